@@ -1,0 +1,1 @@
+"""The web server: pages, REST API, SQLite index. Never imports torch."""
