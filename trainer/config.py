@@ -78,7 +78,14 @@ Float = Annotated[float, BeforeValidator(_no_bool)]
 
 
 def _f(
-    default: Any, title: str, help: str, group: str, *, unit: str = "", labels: dict[str, str] | None = None, **bounds: Any
+    default: Any,
+    title: str,
+    help: str,
+    group: str,
+    *,
+    unit: str = "",
+    labels: dict[str, str] | None = None,
+    **bounds: Any,
 ) -> Any:
     """A field with what a person needs to know of it; ``labels`` names the values of a choice."""
     extra = {"group": group, "unit": unit, "labels": labels or {}}
@@ -104,15 +111,18 @@ class RunConfig(BaseModel):
         None, N_("Width"), N_("Layers scale with it; empty means the model's own width."), "model", ge=1, le=1024
     )
     epochs: Int = _f(1, N_("Epochs"), N_("One pass over the training images each."), "training", ge=1, le=10_000)
-    batch_size: Int = _f(
-        64, N_("Batch size"), N_("Images per step."), "training", unit=N_("images"), ge=1, le=65_536
-    )
+    batch_size: Int = _f(64, N_("Batch size"), N_("Images per step."), "training", unit=N_("images"), ge=1, le=65_536)
     optimizer: Literal["sgd", "adam", "adamw"] = _f(
         "sgd", N_("Optimizer"), N_("SGD with momentum is the classic; Adam adapts each step."), "training",
         labels={"sgd": N_("SGD"), "adam": N_("Adam"), "adamw": N_("AdamW")},
     )  # fmt: skip
     learning_rate: Float = _f(
-        0.01, N_("Learning rate"), N_("The size of a step. If the loss becomes NaN, lower it."), "training", gt=0, le=1e9
+        0.01,
+        N_("Learning rate"),
+        N_("The size of a step. If the loss becomes NaN, lower it."),
+        "training",
+        gt=0,
+        le=1e9,
     )
     momentum: Float | None = _f(
         0.5, N_("Momentum"), N_("SGD only: how much of the last step is kept, 0 to below 1."), "training", ge=0, lt=1
@@ -159,10 +169,17 @@ class RunConfig(BaseModel):
         "advanced", labels={"auto": N_("auto"), "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"},
     )  # fmt: skip
     device: str = _f(
-        "auto", N_("Device"), N_("auto takes a GPU when there is one."), "advanced", pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$"
+        "auto",
+        N_("Device"),
+        N_("auto takes a GPU when there is one."),
+        "advanced",
+        pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$",
     )
     deterministic: bool = _f(
-        True, N_("Deterministic"), N_("The same numbers on every run of one machine; a little slower on a GPU."), "advanced"
+        True,
+        N_("Deterministic"),
+        N_("The same numbers on every run of one machine; a little slower on a GPU."),
+        "advanced",
     )
     early_stopping_patience: Int | None = _f(
         None, N_("Early stopping"), N_("Stop after so many epochs without progress on the validation images."), "advanced",
@@ -173,7 +190,10 @@ class RunConfig(BaseModel):
         "advanced", gt=0, lt=1, allow_inf_nan=False,
     )  # fmt: skip
     progressive_size: bool = _f(
-        False, N_("Progressive size"), N_("Train on smaller images first (vgg and vgg16, images above 32 pixels)."), "advanced"
+        False,
+        N_("Progressive size"),
+        N_("Train on smaller images first (vgg and vgg16, images above 32 pixels)."),
+        "advanced",
     )
     flip_averaging: bool = _f(
         False, N_("Flip averaging"), N_("Test each image and its mirror image, and average the answers."), "advanced"
@@ -229,7 +249,9 @@ def _rules(config: RunConfig) -> Iterable[FieldProblem]:
     if config.early_stopping_patience is not None and config.validation_fraction == 0:
         yield FieldProblem(
             field="early_stopping_patience",
-            message=_("Early stopping needs validation images. Set validation_fraction to 0.1, or leave early stopping empty."),
+            message=_(
+                "Early stopping needs validation images. Set validation_fraction to 0.1, or leave early stopping empty."
+            ),
         )
     if config.nesterov and not config.momentum:
         yield FieldProblem(field="nesterov", message=_("Nesterov needs momentum. Set momentum above 0, such as 0.9."))
@@ -299,12 +321,17 @@ def _plain(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def problems_of(error: ValidationError, known: Iterable[str] = FIELDS) -> list[FieldProblem]:
+def problems_of(error: ValidationError) -> list[FieldProblem]:
     """One sentence per field of a pydantic error, in the words of a person."""
+    return field_problems(error.errors(include_url=False))
+
+
+def field_problems(items: Iterable[Mapping[str, Any]]) -> list[FieldProblem]:
+    """The same from the items of ``ValidationError.errors()``."""
     problems: dict[str, str] = {}
-    for item in error.errors(include_url=False):
-        field = ".".join(str(part) for part in item["loc"] if part not in ("body", "query")) or "body"
-        problems.setdefault(field, _sentence(item, [*known]))
+    for item in items:
+        field = ".".join(str(part) for part in item["loc"] if part not in ("body", "query", "path", "header")) or "body"
+        problems.setdefault(field, _sentence(item, [*FIELDS]))
     return [FieldProblem(field=field, message=message) for field, message in problems.items()]
 
 

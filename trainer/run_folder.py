@@ -151,7 +151,7 @@ class RunFolder:
         write_json(self.path / "run.json", run)
 
     def read_config(self) -> RunConfig:
-        """The run's config. Raises ``FileNotFoundError`` or ``ValueError`` where config.json is missing or not valid."""
+        """The run's config. Raises ``OSError`` or ``ValueError`` where config.json is missing or not valid."""
         data = json.loads(self.config_path.read_text(encoding="utf-8"))
         data.pop("schema", None)
         return RunConfig.model_validate(data)
@@ -209,7 +209,9 @@ class RunFolder:
     def write_exit(self, attempt: int, wait_status: int) -> None:
         """Note how attempt's process ended; ``wait_status`` as ``os.waitpid`` gives it."""
         code = os.waitstatus_to_exitcode(wait_status)
-        write_json(self.exit_path(attempt), {"code": max(code, 0), "signal": -code if code < 0 else None, "time": now()})
+        write_json(
+            self.exit_path(attempt), {"code": max(code, 0), "signal": -code if code < 0 else None, "time": now()}
+        )
 
     def read_exit(self, attempt: int) -> dict[str, Any] | None:
         return read_json(self.exit_path(attempt))
@@ -283,9 +285,10 @@ class EventWriter:
 
     def __init__(self, folder: RunFolder, attempt: int) -> None:
         self.attempt = attempt
-        self.seq, end = 0, 0
-        for event, end in iter_valid_events(folder.events_path):
-            self.seq = event["seq"]
+        last, end = {"seq": 0}, 0
+        for last, end in iter_valid_events(folder.events_path):  # noqa: B007  (both are wanted after the loop)
+            pass
+        self.seq: int = last["seq"]
         self._file = folder.events_path.open("ab")
         self._file.truncate(end)
 

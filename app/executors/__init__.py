@@ -1,0 +1,44 @@
+"""Executors: what the scheduler hands a queued run to. Here stand what each must offer and how it says no."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from trainer.run_folder import RunFolder
+
+
+class ExecutorUnavailable(RuntimeError):
+    """Nothing can be started or asked just now; the sentence says why. Trying again later may help."""
+
+
+class RunNotStarted(ExecutorUnavailable):
+    """The run's process ended before it held the run's lock; ``exit-<attempt>.json`` and ``log.txt`` say more."""
+
+
+class Refused(ValueError):
+    """What was asked can't be answered, whenever it is asked: a bad image, a missing checkpoint."""
+
+
+class Executor(Protocol):
+    """Starts runs and answers questions that need torch. Safe to call from any thread; no call waits for long."""
+
+    def ready(self) -> bool:
+        """Whether a call would be served now."""
+
+    def start(self, folder: RunFolder, attempt: int, num_threads: int, device: str | None = None) -> None:
+        """Start a run; returns when its process holds the run's lock. ``device`` is what ``auto`` means for it.
+
+        Raises ``ExecutorUnavailable``; of these ``RunNotStarted`` where the process ended at once.
+        """
+
+    def describe(self, config: dict[str, Any], image_shape: list[int], num_classes: int) -> dict[str, Any]:
+        """Layers, parameters and multiply-adds of a config, as ``trainer.describe.describe`` gives them."""
+
+    def devices(self) -> list[dict[str, Any]]:
+        """What runs can compute on, the CPU first."""
+
+    def predict(self, folder: RunFolder, epoch: int, image_png: bytes) -> dict[str, Any]:
+        """What the checkpoint of ``epoch`` answers for one image. Raises ``Refused`` where it can't."""
+
+    def close(self) -> None:
+        """Let go of what is held. Never ends a run."""

@@ -1,0 +1,66 @@
+"""The one shape of an error: RFC 9457 problem details with ``errors: [{field, message}]``, and the exceptions behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from trainer.config import FieldProblem
+from trainer.i18n import N_, _
+
+TITLES = {
+    400: N_("Bad request"), 401: N_("Not signed in"), 403: N_("Not allowed"), 404: N_("Not found"),
+    405: N_("Method not allowed"), 409: N_("Not possible now"), 413: N_("Too large"), 421: N_("Unknown host"),
+    422: N_("Not accepted"), 500: N_("Internal error"), 503: N_("Not ready"),
+}  # fmt: skip
+
+
+class Problem(Exception):
+    """An answer other than success; ``detail`` is one sentence that says what happened and what to do."""
+
+    status = 400
+
+    def __init__(self, detail: str, errors: Iterable[FieldProblem] = (), *, status: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = list(errors)
+        self.status = status or self.status
+
+    @property
+    def title(self) -> str:
+        """Two words for the status."""
+        return _(TITLES.get(self.status, TITLES[400]))
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of ``application/problem+json``."""
+        return {
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "errors": [error.model_dump() for error in self.errors],
+        }
+
+
+class NotFound(Problem):
+    status = 404
+
+
+class Conflict(Problem):
+    status = 409
+
+
+class Refused(Problem):
+    """Input that can't be accepted."""
+
+    status = 422
+
+    @classmethod
+    def fields(cls, problems: Iterable[FieldProblem]) -> Refused:
+        """From one sentence per field; the detail repeats the first."""
+        problems = list(problems)
+        return cls(f"{problems[0].field}: {problems[0].message}", problems)
+
+
+class Unavailable(Problem):
+    status = 503

@@ -1,0 +1,69 @@
+"""Single images of a data set as PNG, for the walls of a page. Reads the pixel cache; Pillow and numpy are imported lazily."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from app.errors import NotFound
+from trainer.datasets import catalogue
+from trainer.i18n import _
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SplitName = Literal["train", "test"]
+
+
+@lru_cache(maxsize=16)
+def _pixels(home: Path, name: str, split: str, fingerprint: str) -> NDArray[np.uint8]:
+    """The images of a split [N, C, H, W], mapped once for each content that ``fingerprint`` names."""
+    dataset = catalogue.get_dataset(home, name)
+    if fingerprint != (dataset.train_fingerprint if split == "train" else dataset.test_fingerprint):
+        raise FileNotFoundError(name)
+    return catalogue.open_split(home, name, split).images
+
+
+@lru_cache(maxsize=8)
+def _permutation(height: int, width: int, seed: int) -> NDArray[np.int64]:
+    return catalogue.pixel_permutation(height, width, seed)
+
+
+def image_png(
+    home: Path, name: str, split: SplitName, fingerprint: str, index: int, permutation_seed: int | None = None
+) -> bytes:
+    """Image ``index`` of a split as PNG: grey for one channel, RGB for three; its pixels permuted where a seed is given.
+
+    Raises ``NotFound`` where the data set isn't here, is another by now, or has fewer images.
+    """
+    try:
+        images = _pixels(home, name, split, fingerprint)
+    except (catalogue.UnknownDataset, FileNotFoundError):
+        raise NotFound(
+            _("The images of {name} that this run was tested on are not here. Import or download them again.").format(
+                name=name[:64]
+            )
+        ) from None
+    if not 0 <= index < len(images):
+        message = _("There is no image {index}: the {split} split of {name} has {n}, counted from 0.")
+        raise NotFound(message.format(index=index, split=split, name=name, n=f"{len(images):,}"))
+    pixels = images[index]
+    if permutation_seed is not None:
+        channels, height, width = pixels.shape
+        order = _permutation(height, width, permutation_seed)
+        pixels = pixels.reshape(channels, -1)[:, order].reshape(channels, height, width)
+    return _encode(pixels)
+
+
+def _encode(pixels: NDArray[np.uint8]) -> bytes:
+    """PNG of one image [C, H, W], C 1 or 3."""
+    import numpy as np
+    from PIL import Image
+
+    flat = pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(flat)).save(file, "PNG", compress_level=6)
+    return file.getvalue()

@@ -1,0 +1,110 @@
+"""Background work on data sets: imports, downloads, caches. One thread each, relaying the progress of a child process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from app.errors import Conflict
+from trainer.datasets import worker
+from trainer.datasets.errors import DatasetError
+from trainer.events import Progress
+from trainer.i18n import _
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Work:
+    """One data set on its way: ``what`` is import, download or cache; ``error`` ends it."""
+
+    name: str
+    what: str
+    done: int = 0
+    total: int = 0
+    unit: str = "images"
+    error: dict[str, str] | None = None
+    cancelled: bool = False
+
+
+class Imports:
+    """All data set work of this server. ``version`` grows with every change, for conditional requests."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.version = 0
+        self._work: dict[str, Work] = {}
+        self._lock = threading.Lock()
+
+    def active(self) -> list[dict[str, Any]]:
+        """What goes on or has failed, in order of its begin."""
+        with self._lock:
+            return [asdict(work) for work in self._work.values()]
+
+    def is_active(self, name: str) -> bool:
+        """Whether work on the data set goes on."""
+        with self._lock:
+            return name in self._work and self._work[name].error is None
+
+    def start_import(self, name: str, source: Path, size: int = 64) -> None:
+        """Import an uploaded archive, which is removed afterwards. Raises ``Conflict`` while the name is busy."""
+        self._begin(Work(name, "import"), worker.import_images(self.home, name, source, size=size), source)
+
+    def start_prepare(self, name: str) -> None:
+        """Download and cache a known data set. Raises ``Conflict`` while the name is busy."""
+        self._begin(Work(name, "download", unit="bytes"), worker.prepare(self.home, name))
+
+    def _begin(self, work: Work, progress: Iterator[Progress], source: Path | None = None) -> None:
+        with self._lock:
+            before = self._work.get(work.name)
+            if before is not None and before.error is None:
+                raise Conflict(
+                    _("{name} is being prepared already. Wait for it, or stop it first.").format(name=work.name)
+                )
+            self._work[work.name] = work
+            self.version += 1
+        threading.Thread(
+            target=self._follow, args=(work, progress, source), name=f"data set {work.name}", daemon=True
+        ).start()
+
+    def _follow(self, work: Work, progress: Iterator[Progress], source: Path | None) -> None:
+        error = None
+        try:
+            with contextlib.closing(progress) as events:  # type: ignore[type-var]
+                for event in events:
+                    if work.cancelled:
+                        break
+                    work.what, work.done, work.total, work.unit = event.what, event.done, event.total, event.unit
+                    self.version += 1
+        except DatasetError as problem:
+            error = {"message": problem.message, "advice": problem.advice}
+        except Exception as problem:
+            logger.exception("Work on data set %s failed.", work.name)
+            error = {"message": str(problem), "advice": _("See the server's log.")}
+        finally:
+            if source is not None:
+                source.unlink(missing_ok=True)
+        with self._lock:
+            if error is None:
+                self._work.pop(work.name, None)
+            else:
+                work.error = error
+            self.version += 1
+
+    def cancel(self, name: str) -> None:
+        """Ask for a stop; the work ends at its next sign of progress and leaves nothing behind."""
+        with self._lock:
+            if name in self._work:
+                self._work[name].cancelled = True
+
+    def dismiss(self, name: str) -> None:
+        """Forget a failed work."""
+        with self._lock:
+            if name in self._work and self._work[name].error is not None:
+                del self._work[name]
+                self.version += 1

@@ -1,0 +1,250 @@
+"""Turns run folders into rows: tails ``events.jsonl`` of live runs, finds folders that have no row yet, rebuilds everything.
+
+Rows, offset and seq change in one transaction, so nothing is lost or doubled however often the server dies.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, delete, func
+from sqlmodel import Session, col, select
+
+from app.database import reading, writing
+from app.tables import ACTIVE, Epoch, Run
+from trainer.config import config_hash, group_hash
+from trainer.events import TERMINAL
+from trainer.run_folder import EventLogChanged, RunFolder, iter_valid_events, read_events
+
+logger = logging.getLogger(__name__)
+_EPOCH_FIELDS = set(Epoch.model_fields) - {"run_id", "ended_at"}
+_RATE_NEEDS_SECONDS = 0.5  # below that a rate of steps is mostly noise
+
+
+def next_version(session: Session) -> int:
+    """The number that the next change of any run gets; conditional requests compare it."""
+    return (session.exec(select(func.max(Run.version))).one() or 0) + 1
+
+
+def row_from_folder(folder: RunFolder) -> Run | None:
+    """A row from run.json and config.json, before any event; None where the folder holds no run (yet)."""
+    run = folder.read_run()
+    if run is None:
+        return None
+    try:
+        config = folder.read_config()
+    except (OSError, ValueError) as error:
+        logger.warning("%s is not a run: %s", folder.path, error)
+        return None
+    created_at = str(run.get("created_at", ""))
+    return Run(
+        id=folder.id, name=run.get("name", ""), status=run.get("status") or "queued", config=config.model_dump(),
+        dataset=config.dataset, model=config.model, config_hash=config_hash(config), group=group_hash(config),
+        sweep=run.get("sweep"), seed=config.seed, epochs=config.epochs, tags=run.get("tags", []),
+        notes=run.get("notes", ""), archived=run.get("archived", False), warnings=run.get("warnings", []),
+        created_at=created_at, queued_at=run.get("queued_at", created_at), error=run.get("error"),
+    )  # fmt: skip
+
+
+def apply(session: Session, run: Run, events: Iterable[dict[str, Any]]) -> None:
+    """Bring the row up to what the events say."""
+    for event in events:
+        run.updated_at = event["time"]
+        match event["type"]:
+            case "started":
+                _started(run, event)
+            case "progress":
+                run.phase = {key: event[key] for key in ("what", "done", "total", "unit")}
+            case "step":
+                run.phase = None
+                _position(run, event["step"], event["time"])
+            case "epoch":
+                _epoch(session, run, event)
+            case kind if kind in TERMINAL:
+                _ended(run, event)
+
+
+def _started(run: Run, event: dict[str, Any]) -> None:
+    run.status, run.error, run.finished_at, run.phase = "running", None, None, None
+    run.attempt = max(run.attempt, event["attempt"])
+    run.started_at = run.started_at or event["time"]
+    run.rate_step = run.rate_at = run.seconds_left = None
+    run.step = (event["first_epoch"] - 1) * event["steps_per_epoch"]
+    for name in ("num_parameters", "device", "precision", "test_fingerprint", "num_train", "num_test", "class_names",
+                 "steps_per_epoch", "total_steps"):  # fmt: skip
+        setattr(run, name, event[name])
+
+
+def _seconds_between(earlier: str, later: str) -> float:
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
+
+
+def _position(run: Run, step: int, time: str) -> None:
+    """Move the run to ``step`` and estimate what is left from the rate of this attempt."""
+    run.step = step
+    if run.rate_step is None or run.rate_at is None:
+        run.rate_step, run.rate_at = step, time
+        return
+    seconds = _seconds_between(run.rate_at, time)
+    if seconds >= _RATE_NEEDS_SECONDS and step > run.rate_step and run.total_steps:
+        run.seconds_left = (run.total_steps - step) * seconds / (step - run.rate_step)
+
+
+def _epoch(session: Session, run: Run, event: dict[str, Any]) -> None:
+    values = {name: event.get(name) for name in _EPOCH_FIELDS}
+    session.merge(Epoch(run_id=run.id, ended_at=event["time"], **values))
+    session.flush()
+    run.fruitless_attempts = 0
+    _position(run, event["step"], event["time"])
+    summarize(session, run)
+
+
+def summarize(session: Session, run: Run) -> None:
+    """Recompute from the epochs what the row repeats of them: last, best and sums."""
+    epochs = session.exec(select(Epoch).where(Epoch.run_id == run.id).order_by(col(Epoch.epoch))).all()
+    if not epochs:
+        return
+    last = epochs[-1]
+    best = max(epochs, key=lambda e: (_score(e), -e.epoch))
+    run.epochs_done = last.epoch
+    for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_correct", "test_total",
+                 "validation_accuracy"):  # fmt: skip
+        setattr(run, name, getattr(last, name))
+    run.best_epoch, run.best_score, run.best_test_accuracy = best.epoch, _score(best), best.test_accuracy
+    run.train_seconds = sum(e.seconds for e in epochs)
+    run.evaluation_seconds = sum(e.evaluation_seconds for e in epochs)
+    seen = sum(e.images_per_second * e.seconds for e in epochs)
+    run.images_per_second = seen / run.train_seconds if run.train_seconds else None
+
+
+def _score(epoch: Epoch) -> float:
+    """What the best epoch is chosen by: validation accuracy where there is one."""
+    return epoch.test_accuracy if epoch.validation_accuracy is None else epoch.validation_accuracy
+
+
+def _ended(run: Run, event: dict[str, Any]) -> None:
+    run.status, run.finished_at = event["type"], event["time"]
+    run.seconds_left, run.phase, run.cancel_requested = None, None, False
+    if event["type"] == "failed":
+        run.error = {key: event[key] for key in ("error", "message", "advice")}
+
+
+def ingest(session: Session, folder: RunFolder) -> Run | None:
+    """Make the row of a folder anew from all its files; None where it holds no run."""
+    run = row_from_folder(folder)
+    if run is None:
+        return None
+    session.exec(delete(Epoch).where(col(Epoch.run_id) == run.id))
+    session.exec(delete(Run).where(col(Run.id) == run.id))
+    session.add(run)
+    session.flush()
+    said = folder.read_run() or {}
+    last_type, attempts = None, 0
+    for event, end in iter_valid_events(folder.events_path):
+        apply(session, run, [event])
+        run.event_offset, run.event_seq = end, event["seq"]
+        last_type, attempts = event["type"], event["attempt"]
+    run.attempt = max(attempts, run.attempt)
+    if said.get("after_attempt", 0) >= attempts and said.get("status"):
+        # The server spoke last: queued again, cancelled in the queue, or could not start.
+        run.status, run.error = said["status"], said.get("error")
+        if run.status == "queued":
+            run.finished_at = None
+        elif run.finished_at is None:
+            run.finished_at = said.get("ended_at")
+    elif last_type not in TERMINAL:
+        run.status = "running"  # the scheduler finds out whether its process is alive
+        run.cancel_requested = folder.stop_requested()
+    run.version = next_version(session)
+    return run
+
+
+class Indexer:
+    """Keeps the database abreast of the folders below ``runs``."""
+
+    def __init__(self, engine: Engine, runs: Path) -> None:
+        self.engine = engine
+        self.runs = runs
+        self._seen_mtime = 0.0
+
+    def tick(self) -> bool:
+        """Index what is new; True when anything changed."""
+        found = self.discover()
+        with reading(self.engine) as session:
+            active = session.exec(select(Run).where(col(Run.status).in_(ACTIVE))).all()
+            pending = [run for run in active if self._has_news(run)]
+        if not pending:
+            return found
+        with writing(self.engine) as session:
+            for run in pending:
+                self.read(session, run.id)
+            session.commit()
+        return True
+
+    def _has_news(self, run: Run) -> bool:
+        try:
+            return (self.runs / run.id / "events.jsonl").stat().st_size != run.event_offset
+        except FileNotFoundError:
+            return run.event_offset != 0
+
+    def read(self, session: Session, run_id: str) -> Run | None:
+        """Apply the new events of one run within the caller's transaction; a changed log is read again from the start."""
+        run = session.get(Run, run_id)
+        if run is None:
+            return None
+        folder = RunFolder(self.runs / run_id)
+        try:
+            chunk = read_events(folder.events_path, run.event_offset, run.event_seq)
+        except EventLogChanged:
+            logger.warning("The event log of run %s changed; reading it again.", run_id)
+            session.expunge(run)
+            return ingest(session, folder)
+        if chunk.events:
+            apply(session, run, chunk.events)
+            run.event_offset, run.event_seq = chunk.offset, chunk.events[-1]["seq"]
+            run.version = next_version(session)
+            session.add(run)
+            session.flush()
+        return run
+
+    def discover(self) -> bool:
+        """Add a row for each folder that has none, such as a copied run or one trained without the server."""
+        try:
+            mtime = self.runs.stat().st_mtime
+        except FileNotFoundError:
+            return False
+        if mtime == self._seen_mtime:
+            return False
+        names = {path.name for path in self.runs.iterdir() if path.is_dir() and not path.name.startswith(".")}
+        with reading(self.engine) as session:
+            new = sorted(names - set(session.exec(select(Run.id)).all()))
+        added, unready = [], False
+        if new:
+            with writing(self.engine) as session:
+                for name in new:
+                    run = ingest(session, RunFolder(self.runs / name))
+                    if run is not None:
+                        added.append(run)
+                    elif not (self.runs / name / "config.json").exists():
+                        unready = True  # mkdir happened, its files are still on their way
+                session.commit()
+        if not unready:
+            self._seen_mtime = mtime
+        return bool(added)
+
+    def rebuild(self) -> int:
+        """Drop all rows and read every folder again; returns the number of runs."""
+        with writing(self.engine) as session:
+            version = next_version(session)
+            session.exec(delete(Epoch))
+            session.exec(delete(Run))
+            folders = sorted(self.runs.iterdir()) if self.runs.is_dir() else []
+            runs = [run for path in folders if path.is_dir() if (run := ingest(session, RunFolder(path)))]
+            for number, run in enumerate(runs):
+                run.version = version + number
+            session.commit()
+        return len(runs)

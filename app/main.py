@@ -1,0 +1,161 @@
+"""The application: its parts put together, its life from start to end, and how errors become answers."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import IO, Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from app import templating
+from app.database import make_engine, migrate
+from app.errors import Conflict, NotFound, Problem, Refused
+from app.executors.local import LocalExecutor
+from app.imports import Imports
+from app.indexer import Indexer
+from app.predictions import PredictionsError, PredictionsMissing
+from app.routes import api, pages, system
+from app.scheduler import Scheduler
+from app.security import Guard
+from app.settings import Settings, load_settings
+from app.state import Runoff
+from trainer.config import field_problems
+from trainer.i18n import _
+from trainer.run_folder import write_json
+
+logger = logging.getLogger(__name__)
+
+
+class AlreadyRunning(RuntimeError):
+    """Another server uses this HOME."""
+
+
+def lock_home(settings: Settings) -> IO[bytes]:
+    """Take HOME for this server. Raises ``AlreadyRunning``; the lock is free when the returned file is closed."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    file = (settings.home / "server.lock").open("ab")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        message = _("A Runoff server is running on {home} already. Use it, or set RUNOFF_HOME to another folder.")
+        raise AlreadyRunning(message.format(home=settings.home)) from None
+    return file
+
+
+def make_state(settings: Settings) -> Runoff:
+    """The parts of a server on ``settings.home``, with the database migrated; nothing runs yet."""
+    engine = make_engine(settings.database)
+    migrate(engine)
+    indexer = Indexer(engine, settings.runs)
+    executor = LocalExecutor(settings.home)
+    return Runoff(
+        settings=settings, engine=engine, executor=executor, indexer=indexer, imports=Imports(settings.home),
+        scheduler=Scheduler(engine, settings.runs, indexer, executor, settings.slots),
+    )  # fmt: skip
+
+
+def create_app(settings: Settings | None = None, *, train: bool = True) -> FastAPI:
+    """The server. With ``train`` false nothing is scheduled and no host is started, for tests of pages and API."""
+    settings = settings or load_settings()
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        lock = lock_home(settings)
+        shutil.rmtree(settings.home / "uploads", ignore_errors=True)
+        settings.runs.mkdir(parents=True, exist_ok=True)
+        state = app.state.runoff = make_state(settings)
+        write_json(settings.home / "server.json", {"url": f"http://{_url_host(settings.host)}:{settings.port}"})
+        if train:
+            state.executor.ensure_host()
+            state.scheduler.begin()
+        try:
+            yield
+        finally:
+            state.scheduler.end()
+            state.executor.close()
+            state.engine.dispose()
+            (settings.home / "server.json").unlink(missing_ok=True)
+            lock.close()
+
+    app = FastAPI(
+        title="Runoff", version=version("runoff"), lifespan=life, docs_url=None, redoc_url=None,
+        description="Launch image-classification runs, watch them live, and settle which one is really better.",
+    )  # fmt: skip
+    _add_routes(app)
+    _add_error_handlers(app)
+    app.add_middleware(Guard, settings=settings)
+    return app
+
+
+def _url_host(host: str) -> str:
+    """The address by which this machine reaches the server."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _add_routes(app: FastAPI) -> None:
+    rest = APIRouter(prefix="/api/v1")
+    for router in api.routers():
+        rest.include_router(router)
+    app.include_router(rest)
+    app.include_router(system.router)
+    for router in pages.routers():
+        app.include_router(router, include_in_schema=False)
+    app.mount("/static", templating.Assets(), name="static")
+
+
+# Errors --------------------------------------------------------------------------------------------------------------
+
+
+def answer_problem(scope: Scope, problem: Problem) -> Response:
+    """The problem as JSON for programs, as a page for browsers."""
+    request = Request(scope)
+    if scope["path"].startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse(problem.body(), problem.status, media_type="application/problem+json")
+    return templating.render_error(request, problem.status, problem.title, problem.detail)
+
+
+def _as_problem(error: Exception) -> Problem:
+    """Any exception of a route as a problem with a sentence."""
+    match error:
+        case Problem():
+            return error
+        case RequestValidationError():
+            return Refused.fields(field_problems(error.errors()))
+        case HTTPException(status_code=404):
+            return NotFound(_("There is nothing at this address."))
+        case HTTPException():
+            return Problem(str(error.detail), status=error.status_code)
+        case PredictionsMissing():
+            return NotFound(str(error))
+        case PredictionsError():
+            return Conflict(str(error))
+        case OperationalError() | OSError():
+            logger.exception("Storage failed.")
+            message = _("The disk or the database could not be used: {reason}. Make room or look at the server's log.")
+            return Problem(message.format(reason=getattr(error, "orig", None) or error), status=503)
+    logger.exception("A route failed.", exc_info=error)
+    return Problem(_("Something in Runoff broke. The server's log says what; please report it."), status=500)
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    async def handle(request: Request, error: Exception) -> Response:
+        return answer_problem(request.scope, _as_problem(error))
+
+    kinds: list[Any] = [
+        Problem, RequestValidationError, HTTPException, PredictionsError, OperationalError, OSError, Exception,
+    ]  # fmt: skip
+    for kind in kinds:
+        app.add_exception_handler(kind, handle)

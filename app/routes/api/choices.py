@@ -1,0 +1,66 @@
+"""What can be chosen: models, presets, devices, and what a config would build."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body
+
+from app import runs
+from app.deps import State
+from app.errors import Refused, Unavailable
+from app.executors.local import ExecutorUnavailable
+from app.schemas import Description, DeviceOut, ModelOut
+from app.state import Runoff
+from trainer.config import MODELS, FieldProblem, RunConfig
+from trainer.datasets import catalogue
+from trainer.i18n import _
+from trainer.presets import PRESETS, Preset
+
+router = APIRouter(tags=["choices"])
+
+
+@router.get("/models")
+def list_models() -> list[ModelOut]:
+    """The nets that can be trained."""
+    return [
+        ModelOut(
+            name=name, title=_(m.title), summary=_(m.summary), default_width=m.default_width, width_unit=_(m.width_unit),
+            smallest_image=m.smallest_image,
+        )
+        for name, m in MODELS.items()
+    ]  # fmt: skip
+
+
+@router.get("/presets")
+def list_presets() -> list[Preset]:
+    """Named starts, one for each experiment of the teaching notebook."""
+    return [p.model_copy(update={"title": _(p.title), "summary": _(p.summary)}) for p in PRESETS.values()]
+
+
+@router.get("/devices")
+def list_devices(state: State) -> list[DeviceOut]:
+    """What this machine can train on."""
+    try:
+        return [DeviceOut(**device) for device in state.executor.devices()]
+    except ExecutorUnavailable as error:
+        raise Unavailable(str(error)) from None
+
+
+@router.post("/describe")
+def describe(state: State, body: Annotated[dict[str, Any], Body()]) -> Description:
+    """Layers, shapes, parameters and multiply-adds of a config; takes what ``POST /runs`` takes, starts nothing."""
+    planned = runs.plan(state, runs.parse_start(body))
+    return Description(**describe_config(state, planned.runs[0].config), warnings=planned.warnings)
+
+
+def describe_config(state: Runoff, config: RunConfig) -> dict[str, Any]:
+    """Ask the trainer host what ``config`` builds. Raises ``Refused`` without a shape, ``Unavailable`` without a host."""
+    dataset = catalogue.get_dataset(state.settings.home, config.dataset)
+    if dataset.image_shape is None or not dataset.class_names:
+        message = _("{name} has no known image size yet. Prepare it first.").format(name=config.dataset)
+        raise Refused.fields([FieldProblem(field="dataset", message=message)])
+    try:
+        return state.executor.describe(config.model_dump(), list(dataset.image_shape), len(dataset.class_names))
+    except ExecutorUnavailable as error:
+        raise Unavailable(str(error)) from None

@@ -1,0 +1,197 @@
+"""Runs: start, list, change, cancel, resume, delete, and what each has to show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Depends, Header, Query, Response
+from fastapi.responses import FileResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from app import predictions, queries, runs
+from app.deps import Reading, State
+from app.database import reading
+from app.errors import NotFound
+from app.predictions import AnswerPage, PredictionQuery
+from app.queries import RunFilter
+from app.schemas import EpochList, EpochOut, FileList, RunChange, RunLabels, RunList, RunOut, StepList
+from app.tables import ACTIVE, Run
+from trainer.config import RunConfig
+from trainer.i18n import _
+from trainer.run_folder import read_events
+
+router = APIRouter(prefix="/runs", tags=["runs"])
+Limit = Annotated[int, Query(ge=1, le=1000, description="how many at most")]
+Offset = Annotated[int, Query(ge=0, le=10_000_000, description="how many to leave out")]
+_POLL_SECONDS = 0.25
+_KEEPALIVE_SECONDS = 15.0
+
+
+_create_schema = {
+    "type": "object",
+    "properties": {
+        "preset": {"type": "string", "description": "a preset whose fields lie under the given ones"},
+        **RunConfig.model_json_schema()["properties"],
+        **RunLabels.model_json_schema()["properties"],
+    },
+}
+
+
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _create_schema}}}},
+)
+def start_run(state: State, response: Response, body: Annotated[dict[str, Any], Body()]) -> RunOut:
+    """Start a run."""
+    run, _warnings = runs.start(state, body)
+    response.headers["location"] = f"/api/v1/runs/{run.id}"
+    return queries.run_out(run)
+
+
+@router.get("")
+def list_runs(
+    session: Reading,
+    status: str | None = None,
+    dataset: str | None = None,
+    model: str | None = None,
+    tag: str | None = None,
+    group: str | None = None,
+    sweep: str | None = None,
+    q: Annotated[str | None, Query(description="words in name, tags, notes; field=value compares a field")] = None,
+    archived: Annotated[bool | None, Query(description="leave out for both")] = None,
+    sort: Annotated[str, Query(description="a column; a minus before it turns it round")] = "-created_at",
+    limit: Limit = 100,
+    offset: Offset = 0,
+) -> RunList:
+    """List runs."""
+    found, total = queries.find_runs(
+        session, RunFilter(status, dataset, model, tag, group, sweep, q, archived, sort, limit, offset)
+    )
+    return RunList(runs=[queries.run_out(run) for run in found], total=total)
+
+
+@router.get("/{run_id}")
+def get_run(session: Reading, run_id: str) -> RunOut:
+    """One run."""
+    return queries.run_out(queries.get_run(session, run_id))
+
+
+@router.patch("/{run_id}")
+def change_run(state: State, run_id: str, wanted: RunChange) -> RunOut:
+    """Change name, tags, notes or archived."""
+    return queries.run_out(runs.change(state, run_id, wanted))
+
+
+@router.delete("/{run_id}", status_code=204)
+def delete_run(state: State, run_id: str) -> None:
+    """Delete a run with all its files; a running one must be cancelled first."""
+    runs.delete(state, run_id)
+
+
+@router.post("/{run_id}/cancel", status_code=202)
+def cancel_run(state: State, run_id: str) -> RunOut:
+    """Cancel a queued run, or ask a running one to stop at its next step."""
+    return queries.run_out(runs.cancel(state, run_id))
+
+
+@router.post("/{run_id}/resume", status_code=202)
+def resume_run(state: State, run_id: str) -> RunOut:
+    """Queue a failed or cancelled run again, from its last checkpoint."""
+    return queries.run_out(runs.resume(state, run_id))
+
+
+@router.get("/{run_id}/epochs")
+def list_epochs(session: Reading, run_id: str) -> EpochList:
+    """The numbers of every epoch."""
+    queries.get_run(session, run_id)
+    return EpochList(epochs=[EpochOut.model_validate(epoch) for epoch in queries.epochs_of(session, run_id)])
+
+
+@router.get("/{run_id}/steps")
+def list_steps(
+    state: State, session: Reading, run_id: str, max_points: Annotated[int, Query(ge=2, le=100_000)] = 1000
+) -> StepList:
+    """Losses of steps 1, 101, 201 ..., thinned with the extremes kept."""
+    queries.get_run(session, run_id)
+    return queries.steps_of(runs.folder_of(state, run_id), max_points)
+
+
+@router.get("/{run_id}/predictions")
+def list_predictions(
+    state: State,
+    session: Reading,
+    run_id: str,
+    epoch: Annotated[int | None, Query(ge=1, description="the newest when left out")] = None,
+    correct: bool | None = None,
+    label: Annotated[int | None, Query(ge=0, le=65_535)] = None,
+    predicted: Annotated[int | None, Query(ge=0, le=65_535)] = None,
+    min_confidence: Annotated[float | None, Query(ge=0, le=1)] = None,
+    sort: Literal["index", "confidence", "-confidence", "worst"] = "index",
+    limit: Limit = 100,
+    offset: Offset = 0,
+) -> AnswerPage:
+    """What the run answered for the test images."""
+    run = queries.get_run(session, run_id)
+    wanted = PredictionQuery(correct, label, predicted, min_confidence, sort, limit, offset)
+    return predictions.query(queries.predictions_of(state.settings.runs, run, epoch), wanted)
+
+
+def _existing(session: Reading, run_id: str) -> str:
+    """Refuse a stream of a run that does not exist while an error can still be answered."""
+    return queries.get_run(session, run_id).id
+
+
+@router.get("/{run_id}/events", response_class=EventSourceResponse)
+def follow_events(
+    state: State, run_id: Annotated[str, Depends(_existing)], last_event_id: Annotated[str | None, Header()] = None
+) -> Iterator[ServerSentEvent]:
+    """The run's events as they happen; ends after its last one. ``Last-Event-ID`` resumes behind an event."""
+    seen = int(last_event_id) if last_event_id and last_event_id.isdigit() else 0
+    yield from _events(state, run_id, seen)
+
+
+def _events(state: State, run_id: str, seen: int) -> Iterator[ServerSentEvent]:
+    folder = runs.folder_of(state, run_id)
+    offset = seq = 0
+    quiet_since = time.monotonic()
+    while True:
+        with reading(state.engine) as session:
+            run = session.get(Run, run_id)
+        chunk = read_events(folder.events_path, offset, seq)
+        for event in chunk.events:
+            seq = event["seq"]
+            if seq > seen:
+                yield ServerSentEvent(data=event, event=event["type"], id=str(seq))
+                quiet_since = time.monotonic()
+        offset = chunk.offset
+        if run is None or (run.status not in ACTIVE and not chunk.events):
+            return
+        if time.monotonic() - quiet_since > _KEEPALIVE_SECONDS:
+            yield ServerSentEvent(comment="still here")
+            quiet_since = time.monotonic()
+        time.sleep(_POLL_SECONDS)
+
+
+@router.get("/{run_id}/files")
+def list_files(state: State, session: Reading, run_id: str) -> FileList:
+    """The files of a run that can be downloaded."""
+    run = queries.get_run(session, run_id)
+    return FileList(files=queries.files_of(session, runs.folder_of(state, run_id), run))
+
+
+@router.get("/{run_id}/files/{name}", response_class=FileResponse)
+def get_file(state: State, session: Reading, run_id: str, name: str) -> Response:
+    """Download one of the files."""
+    run = queries.get_run(session, run_id)
+    if name == "epochs.csv":
+        return Response(queries.epochs_csv(queries.epochs_of(session, run_id)), media_type="text/csv")
+    path = queries.file_path(runs.folder_of(state, run_id), name, run)
+    if path is None or not path.is_file():
+        raise NotFound(
+            _("The run has no file {name}. There are: {names}.").format(
+                name=name[:60], names=", ".join(file.name for file in list_files(state, session, run_id).files)
+            )
+        )
+    return FileResponse(path, filename=f"{run_id}-{name}")

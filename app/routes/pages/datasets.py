@@ -1,0 +1,257 @@
+"""The data sets page: what there is to train on, downloads and imports on their way, and the form for an own archive."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi.responses import RedirectResponse
+from sqlalchemy import func
+from sqlmodel import Session, select
+
+from app import queries, templating
+from app.deps import Reading, State
+from app.drawings import Bar, bars
+from app.errors import Conflict, Refused
+from app.routes.api.datasets import begin_import, find_dataset, remove_dataset
+from app.state import Runoff
+from app.tables import Run
+from trainer.config import FieldProblem
+from trainer.datasets import catalogue
+from trainer.datasets.catalogue import Dataset
+from trainer.i18n import N_, _
+
+router = APIRouter()
+DEFAULT_SIZE = 64
+SHEET_CELL, SHEET_CLASSES, SHEET_ROWS = 32, 10, 4  # as trainer.datasets.cache draws samples.png
+MOST_BARS = 30
+KINDS = {"torchvision": N_("torchvision"), "built in": N_("built in"), "imported": N_("imported")}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What goes on about a data set, in words."""
+
+    what: str
+    words: str
+    share: float | None  # 0..1; None = unknown
+    message: str
+    advice: str
+    is_stopping: bool
+
+    @property
+    def has_failed(self) -> bool:
+        return bool(self.message)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One data set."""
+
+    dataset: Dataset
+    work: Work | None
+    num_runs: int
+
+    @property
+    def state(self) -> str:
+        """``ready``, ``available``, ``absent``, ``working`` or ``failed``."""
+        if self.work is not None:
+            return "failed" if self.work.has_failed else "working"
+        return self.dataset.status
+
+    @property
+    def images(self) -> str:
+        d = self.dataset
+        if d.num_train is None or d.num_test is None:
+            return ""
+        return _("{train} train, {test} test").format(train=f"{d.num_train:,}", test=f"{d.num_test:,}")
+
+    @property
+    def size(self) -> str:
+        if self.dataset.image_shape is None:
+            return ""
+        channels, height, width = self.dataset.image_shape
+        words = _("{height} × {width} grey") if channels == 1 else _("{height} × {width} RGB")
+        return words.format(height=height, width=width)
+
+    @property
+    def kind(self) -> str:
+        return _(KINDS[self.dataset.kind])
+
+    @property
+    def sheet_size(self) -> tuple[int, int]:
+        """Width and height of the sheet of samples, in pixels."""
+        assert self.dataset.image_shape is not None
+        _channels, height, width = self.dataset.image_shape
+        columns = min(SHEET_CLASSES, len(self.dataset.class_names))
+        return columns * max(SHEET_CELL, width), SHEET_ROWS * max(SHEET_CELL, height)
+
+    @property
+    def bars(self) -> list[Bar]:
+        """Training images of each class; of many classes the first ``MOST_BARS``."""
+        return bars(self.dataset.class_names[:MOST_BARS], self.dataset.train_counts[:MOST_BARS])
+
+    @property
+    def spread(self) -> str:
+        """The counts in words, for those who can't see the bars."""
+        pairs = zip(self.dataset.class_names, self.dataset.train_counts, strict=True)
+        listed = ", ".join(f"{name} {count:,}" for name, count in list(pairs)[:MOST_BARS])
+        return _("training images per class: {list}").format(list=listed)
+
+
+@dataclass(frozen=True)
+class ImportForm:
+    """What was typed into the form, and what is wrong with it."""
+
+    name: str = ""
+    size: str = str(DEFAULT_SIZE)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def error(self, name: str) -> str:
+        """What is wrong with a field; empty where nothing is."""
+        return self.errors.get(name, "")
+
+
+@dataclass(frozen=True)
+class DatasetsPage:
+    """Variables of datasets.html."""
+
+    cards: list[Card]
+    form: ImportForm
+
+    @property
+    def summary(self) -> str:
+        """``3 ready, 1 downloading, 1 not here yet``."""
+        states = [card.state for card in self.cards]
+        counted = (
+            (states.count("ready"), _("{n} ready")),
+            (states.count("working"), _("{n} on the way")),
+            (states.count("available"), _("{n} to prepare")),
+            (states.count("absent"), _("{n} not here yet")),
+            (states.count("failed"), _("{n} failed")),
+        )
+        return ", ".join(words.format(n=n) for n, words in counted if n)
+
+
+def _work_of(work: dict[str, Any]) -> Work:
+    error = work["error"] or {}
+    share = work["done"] / work["total"] if work["total"] else None
+    total = templating.filesize(work["total"]) if work["unit"] == "bytes" else f"{work['total']:,}"
+    words = {
+        "download": _("Downloading {total}") if work["total"] else _("Downloading"),
+        "cache": _("Preparing {total} images") if work["total"] else _("Preparing the images"),
+    }.get(work["what"], _("Reading {total} images") if work["total"] else _("Reading the archive"))
+    return Work(
+        work["what"], words.format(total=total), share, error.get("message", ""), error.get("advice", ""),
+        bool(work["cancelled"]),
+    )  # fmt: skip
+
+
+def _cards(session: Session, datasets: Sequence[Dataset], active: Sequence[dict[str, Any]]) -> list[Card]:
+    works = {work["name"]: _work_of(work) for work in active}
+    runs = dict(session.exec(select(Run.dataset, func.count()).group_by(Run.dataset)).all())
+    cards = [Card(d, works.pop(d.name, None), runs.get(d.name, 0)) for d in datasets]
+    coming = [Dataset(name, name, "imported", "importing", None, None, None, []) for name in works]
+    return cards + [Card(dataset, works[dataset.name], 0) for dataset in coming]
+
+
+def _page(request: Request, state: Runoff, session: Session, form: ImportForm, status_code: int = 200) -> Response:
+    datasets = catalogue.list_datasets(state.settings.home)
+    active = state.imports.active()
+    known = [(d.name, d.status, d.train_fingerprint, d.created_at) for d in datasets]
+    version = json.dumps([queries.data_version(session), known, active])
+    if status_code == 200 and (same := templating.unchanged(request, version)):
+        return same
+    page = DatasetsPage(_cards(session, datasets, active), form)
+    live = True if any(work["error"] is None for work in active) else None
+    return templating.render(request, "datasets.html", page, version=version, live=live, status_code=status_code)
+
+
+@router.get("/datasets")
+def datasets_page(request: Request, state: State, session: Reading) -> Response:
+    """All data sets as cards."""
+    return _page(request, state, session, ImportForm())
+
+
+@router.post("/datasets")
+def import_archive(
+    request: Request,
+    state: State,
+    session: Reading,
+    file: Annotated[UploadFile | None, File()] = None,
+    name: Annotated[str, Form()] = "",
+    size: Annotated[str, Form()] = str(DEFAULT_SIZE),
+) -> Response:
+    """Begin to import an uploaded archive; the card that follows shows how far it is."""
+    errors: dict[str, str] = {}
+    if file is None or not file.filename:
+        errors["file"] = _("No file was chosen. Choose a zip, tar or tar.gz of class folders.")
+    if not size.isdigit() or not 8 <= int(size) <= 512:
+        errors["size"] = _("Must be a whole number from 8 to 512. You typed {typed}.").format(typed=size[:20])
+    name = name.strip() or suggested_name(file.filename or "" if file else "")
+    if not errors and file is not None:
+        try:
+            begin_import(state, file, name, int(size))
+            return RedirectResponse("/datasets", 303)
+        except (Refused, Conflict) as problem:
+            errors = {error.field: error.message for error in problem.errors} or {"name": problem.detail}
+    return _page(request, state, session, ImportForm(name, size, errors), 422)
+
+
+def suggested_name(filename: str) -> str:
+    """A valid name from that of the file: ``My Cats.tar.gz`` -> ``my-cats``; empty where nothing is left."""
+    stem = re.sub(r"\.(zip|tar|tgz|tar\.gz)$", "", filename.rsplit("/", 1)[-1], flags=re.IGNORECASE)
+    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:64].strip("-")
+
+
+# Actions on one data set --------------------------------------------------------------------------------------------------
+
+
+def _answer(request: Request, icon: str, message: str) -> Response:
+    if "HX-Request" not in request.headers:
+        return RedirectResponse("/datasets", 303)
+    return templating.toast(icon, message)
+
+
+@router.post("/datasets/delete")
+def delete(request: Request, state: State, session: Reading, name: Annotated[str, Form()]) -> Response:
+    """Remove an imported data set; refused while a live run uses it."""
+    dataset = find_dataset(state, name)
+    if state.imports.is_active(name):
+        raise Conflict(_("{name} is being prepared. Stop that first.").format(name=name))
+    remove_dataset(state, session, name)
+    return _answer(request, "trash", _("{name} deleted").format(name=dataset.title))
+
+
+@router.post("/datasets/{name}/prepare")
+def prepare(request: Request, state: State, name: str) -> Response:
+    """Download a known data set if need be, and make its pixel cache."""
+    dataset = find_dataset(state, name)
+    if dataset.status == "ready":
+        return _answer(request, "check", _("{name} is ready already").format(name=dataset.title))
+    state.imports.dismiss(name)
+    state.imports.start_prepare(name)
+    words = _("Downloading {name}") if dataset.status == "absent" else _("Preparing {name}")
+    return _answer(request, "download", words.format(name=dataset.title))
+
+
+@router.post("/datasets/{name}/stop")
+def stop(request: Request, state: State, name: str) -> Response:
+    """Stop a download or an import; nothing of it stays."""
+    if not state.imports.is_active(name):
+        raise Refused.fields([FieldProblem(field="name", message=_("Nothing goes on about {name}.").format(name=name[:64]))])
+    state.imports.cancel(name)
+    return _answer(request, "stop", _("{name} is being stopped").format(name=name))
+
+
+@router.post("/datasets/{name}/dismiss")
+def dismiss(request: Request, state: State, name: str) -> Response:
+    """Forget a download or an import that failed."""
+    state.imports.dismiss(name)
+    return _answer(request, "x", _("The message about {name} is gone").format(name=name[:64]))
+
+

@@ -1,0 +1,484 @@
+"""The page of a new run: its form, checked by the server after each change, and the start of what it asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import RedirectResponse, Response
+from sqlmodel import Session, col, select
+from starlette.datastructures import FormData
+
+from app import charts, forms, queries, runs, templating
+from app.deps import Reading, State
+from app.errors import Refused
+from app.executors import ExecutorUnavailable
+from app.executors import Refused as NotDescribed
+from app.schemas import SweepIn
+from app.state import Runoff
+from app.tables import Run
+from trainer.config import FIELDS, MODELS, FieldProblem, RunConfig, resolved_width
+from trainer.datasets import catalogue
+from trainer.datasets.catalogue import Dataset
+from trainer.i18n import _, ngettext
+from trainer.presets import PRESETS, Preset
+
+router = APIRouter(include_in_schema=False)
+_MOST_CURVES = charts.MARKS
+
+
+async def _form(request: Request) -> FormData:
+    return await request.form()
+
+
+Sent = Annotated[FormData, Depends(_form)]
+
+
+# What the page shows -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Net:
+    """The table of layers, or why it can't be shown."""
+
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    input_shape: list[int] = field(default_factory=list)
+    num_parameters: int = 0
+    multiply_adds: int = 0
+    chart: charts.Drawing | None = None
+    comparison: str = ""
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over the steps, with its legend as (number, label)."""
+
+    chart: charts.Pair
+    legend: list[tuple[int, str]]
+    steps_per_epoch: int
+
+
+@dataclass(frozen=True)
+class FormError:
+    """One problem: the field's title, the sentence, and the id of what to correct ("" where no one field is)."""
+
+    title: str
+    message: str
+    target: str
+
+
+@dataclass(frozen=True)
+class FormWarning:
+    """Something risky; ``fix`` is a field and its text for the button."""
+
+    title: str
+    text: str
+    fix: str = ""
+    fix_words: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long the runs will take, in words; ``seconds`` None where nothing like it has run."""
+
+    seconds: float | None
+    each: float | None
+    num_epochs: int  # that the estimate rests on
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The card beside the form: what will start, what is wrong, what is risky."""
+
+    count: int
+    sentence: str
+    estimate: Estimate
+    num_ahead: int
+    errors: list[FormError]
+    warnings: list[FormWarning]
+    needs_tick: bool
+    ticked: bool
+    same_as: forms.SameAs | None
+
+
+@dataclass(frozen=True)
+class NewPage:
+    """Variables of new.html."""
+
+    typed: forms.Typed
+    loaded: str
+    controls: dict[str, forms.Control]
+    presets: list[Preset]
+    earlier: list[Run]
+    datasets: list[Dataset]
+    dataset: Dataset | None
+    net: Net
+    schedule: Schedule | None
+    seeds: str
+    summary: Summary
+
+    def group(self, name: str) -> list[forms.Control]:
+        return forms.in_group(self.controls, name)
+
+    @property
+    def advanced_words(self) -> str:
+        controls = self.group("advanced")
+        changed = sum(not control.at_default for control in controls)
+        count = ngettext("{n} field", "{n} fields", len(controls)).format(n=len(controls))
+        if not changed:
+            return _("{count}, all at their defaults").format(count=count)
+        return _("{count}, {changed} changed").format(count=count, changed=changed)
+
+    @property
+    def advanced_open(self) -> bool:
+        return any(control.problems or not control.at_default for control in self.group("advanced"))
+
+
+# Routes --------------------------------------------------------------------------------------------------------------
+
+
+@router.get("/runs/new")
+def show(request: Request, state: State, session: Reading) -> Response:
+    """The form: from a preset, from an earlier run (``?from=ID``), with fields from the URL in place."""
+    typed = _begin(session, request.query_params)
+    return _answer(request, state, session, typed)
+
+
+@router.post("/runs/new")
+def send(request: Request, state: State, session: Reading, sent: Sent) -> Response:
+    """Check the form, or start its runs: 303 to the run, or to the list of the sweep."""
+    data = {name: value for name, value in sent.items() if isinstance(value, str)}
+    lists = {name: [v for v in sent.getlist(name) if isinstance(v, str)] for name in sent}
+    typed = forms.read(data, lists)
+    other = _other_source(session, typed, data)
+    if other is not None:
+        return _answer(request, state, session, other, reset=True)
+    if "=" in data.get("fix", ""):
+        name, _equals, text = data["fix"].partition("=")
+        typed = forms.with_query(typed, {name: text})
+        return _answer(request, state, session, typed, reset=True)
+    if "check" in request.query_params:
+        return _answer(request, state, session, typed)
+    return _start(request, state, session, typed)
+
+
+def _begin(session: Session, query: Mapping[str, str]) -> forms.Typed:
+    """Where the form begins. Raises ``NotFound`` for ``?from=`` of a run that is not there."""
+    if query.get("from"):
+        run = queries.get_run(session, query["from"])
+        typed = forms.from_run(run.config, run_id=run.id, name=run.name, tags=run.tags)
+    else:
+        name = query.get("preset", "")
+        typed = forms.from_preset(PRESETS.get(name) or next(iter(PRESETS.values())))
+    return forms.with_query(typed, query)
+
+
+def _source(typed: forms.Typed) -> str:
+    """What the values of the form came from, as the hidden field ``loaded`` keeps it."""
+    return f"run:{typed.origin}" if typed.preset == forms.FROM_RUN else f"preset:{typed.preset or ''}"
+
+
+def _other_source(session: Session, typed: forms.Typed, data: Mapping[str, str]) -> forms.Typed | None:
+    """A new beginning where another preset or another earlier run was chosen; else None."""
+    if typed.preset == forms.FROM_RUN:
+        chosen = data.get("from_run", "")
+        return _begin(session, {"from": chosen}) if chosen and chosen != typed.origin else None
+    if typed.preset and f"preset:{typed.preset}" != data.get("loaded", ""):
+        name = typed.values["name"]
+        return _begin(session, {"preset": typed.preset, **({"name": name} if name else {})})
+    return None
+
+
+def _answer(
+    request: Request, state: Runoff, session: Session, typed: forms.Typed, *, reset: bool = False, status_code: int = 200
+) -> Response:
+    page = _page(state, session, typed, started=status_code != 200)
+    response = templating.render(
+        request, "new.html", page, status_code=status_code, version=queries.data_version(session), refresh="header"
+    )
+    if reset:  # what was ticked before must not survive in the browser
+        response.headers["HX-Reswap"] = "outerHTML"
+        response.headers["HX-Replace-Url"] = _address(typed)
+    return response
+
+
+def _address(typed: forms.Typed) -> str:
+    if typed.preset == forms.FROM_RUN and typed.origin:
+        return f"/runs/new?from={typed.origin}"
+    return f"/runs/new?preset={typed.preset}" if typed.preset in PRESETS else "/runs/new"
+
+
+def _start(request: Request, state: Runoff, session: Session, typed: forms.Typed) -> Response:
+    wish = forms.wish(typed)
+    try:
+        if wish.sweep is None:
+            return _answer(request, state, session, typed, status_code=422)
+        planned = runs.plan(state, wish.sweep)
+        if len(planned.runs) > forms.MOST_WITHOUT_QUESTION and typed.confirmed != str(len(planned.runs)):
+            return _answer(request, state, session, typed, status_code=422)
+        address = _started(state, wish.sweep)
+    except Refused:
+        return _answer(request, state, session, typed, status_code=422)
+    return RedirectResponse(address, status_code=303)
+
+
+def _started(state: Runoff, sweep: SweepIn) -> str:
+    """Start what was planned; where to look at it."""
+    if forms.is_one_run(sweep):
+        labels = forms.labels_of(sweep).model_dump(exclude_defaults=True)
+        run, _warnings = runs.start(state, {**sweep.base, **labels})
+        return f"/runs/{run.id}"
+    return f"/runs?sweep={runs.start_sweep(state, sweep).id}"
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+
+def _page(state: Runoff, session: Session, typed: forms.Typed, *, started: bool) -> NewPage:
+    wish = forms.wish(typed)
+    plan, sweep, problems = _planned(state, typed, wish)
+    datasets = catalogue.list_datasets(state.settings.home)
+    dataset = next((d for d in datasets if d.name == typed.values["dataset"].partition(",")[0].strip()), None)
+    controls = _controls(state, typed, problems)
+    schedule = _schedule(plan, dataset)
+    return NewPage(
+        typed=typed, loaded=_source(typed), controls=controls, presets=list(PRESETS.values()),
+        earlier=_earlier(session, typed), datasets=datasets, dataset=dataset, net=_net(state, plan, dataset),
+        schedule=schedule, seeds=forms.seeds_sentence(typed),
+        summary=_summary(state, session, typed, plan, sweep, problems, started=started),
+    )  # fmt: skip
+
+
+def _planned(
+    state: Runoff, typed: forms.Typed, wish: forms.Wish
+) -> tuple[runs.Plan | None, SweepIn | None, list[FieldProblem]]:
+    """The plan of what is typed and its problems; with problems, the plan of what is right in it."""
+    problems = wish.problems
+    if wish.sweep is not None:
+        try:
+            return runs.plan(state, wish.sweep), wish.sweep, []
+        except Refused as refused:
+            problems = refused.errors
+    rest = forms.wish(forms.healed(typed, problems)).sweep
+    try:
+        return (runs.plan(state, rest) if rest else None), rest, problems
+    except Refused:
+        return None, rest, problems
+
+
+def _controls(state: Runoff, typed: forms.Typed, problems: list[FieldProblem]) -> dict[str, forms.Control]:
+    controls = forms.controls(typed, problems)
+    device = controls["device"]
+    choices = _device_choices(state, device.text)
+    return controls | {"device": replace(device, kind="choice", choices=choices)} if choices else controls
+
+
+def _device_choices(state: Runoff, text: str) -> list[forms.Choice]:
+    """What this machine has; empty while the trainer is not there to tell, or where something else was typed."""
+    try:
+        devices = state.executor.devices() if state.executor.ready() else []
+    except ExecutorUnavailable:
+        return []
+    titles = {str(device["name"]): str(device["title"]) for device in devices}
+    if not titles:
+        return []
+    best = next((title for name, title in titles.items() if name != "cpu"), next(iter(titles.values())))
+    labels = {"auto": _("auto ({device})").format(device=best), **titles}
+    if text not in labels:
+        return []
+    return [forms.Choice(name, label, name == text) for name, label in labels.items()]
+
+
+def _earlier(session: Session, typed: forms.Typed) -> list[Run]:
+    """Runs to begin from, newest first; read only where "As an earlier run" is chosen."""
+    if typed.preset != forms.FROM_RUN:
+        return []
+    found = queries.find_runs(session, queries.RunFilter(limit=100))[0]
+    if typed.origin and all(run.id != typed.origin for run in found):
+        origin = session.get(Run, typed.origin)
+        found = [origin, *found] if origin else found
+    return found
+
+
+# The net -------------------------------------------------------------------------------------------------------------
+
+
+def _net(state: Runoff, plan: runs.Plan | None, dataset: Dataset | None) -> Net:
+    if plan is None or dataset is None:
+        return Net(missing=_("The layers appear once data set and model are chosen."))
+    if dataset.image_shape is None or not dataset.class_names:
+        return Net(missing=_("The layers appear once the images are here: their size is not known yet."))
+    config = plan.runs[0].config
+    shape, classes = tuple(dataset.image_shape), len(dataset.class_names)
+    try:
+        told = _described(state, config, shape, classes)
+        other = _comparison(state, config, shape, classes)
+    except ExecutorUnavailable:
+        return Net(missing=_("The trainer is starting. The layers appear with your next change."))
+    except NotDescribed as problem:
+        return Net(missing=str(problem))
+    shapes = [told["input_shape"], *(layer["shape"] for layer in told["layers"])]
+    return Net(
+        layers=told["layers"], input_shape=told["input_shape"], num_parameters=told["num_parameters"],
+        multiply_adds=told["multiply_adds"], chart=charts.net_chart(_distinct(shapes)), comparison=other,
+    )  # fmt: skip
+
+
+def _distinct(shapes: list[list[int]]) -> list[list[int]]:
+    """Without a shape that only repeats the one before; at most 12, the ends kept."""
+    kept = [shape for number, shape in enumerate(shapes) if number == 0 or shape != shapes[number - 1]]
+    return kept if len(kept) <= 12 else [*kept[:8], *kept[-4:]]
+
+
+def _described(state: Runoff, config: RunConfig, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    """The trainer's description, asked once per net; all other fields are the same to it."""
+    return _ask(state.executor, config.model, resolved_width(config), shape, classes)
+
+
+@lru_cache(maxsize=256)
+def _ask(executor: Any, model: str, width: int, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    config = RunConfig(dataset="any", model=model, width=width)  # type: ignore[arg-type]
+    answer: dict[str, Any] = executor.describe(config.model_dump(), list(shape), classes)
+    return answer
+
+
+def _comparison(state: Runoff, config: RunConfig, shape: tuple[int, ...], classes: int) -> str:
+    """The size of the plainest net beside it: fc, or cnn beside fc."""
+    other = "cnn" if config.model == "fc" else "fc"
+    told = _ask(state.executor, other, MODELS[other].default_width, shape, classes)  # type: ignore[arg-type]
+    return _("{model}, width {width}: {parameters} parameters, {adds} multiply-adds").format(
+        model=other, width=MODELS[other].default_width, parameters=f"{told['num_parameters']:,}",
+        adds=f"{told['multiply_adds']:,}",
+    )  # fmt: skip
+
+
+# The schedule --------------------------------------------------------------------------------------------------------
+
+
+def _steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:
+    images = _num_trained(config, dataset)
+    return max(math.ceil(images / config.batch_size), 1)
+
+
+def _num_trained(config: RunConfig, dataset: Dataset) -> int:
+    """Training images of an epoch."""
+    return round((dataset.num_train or 0) * config.train_fraction * (1 - config.validation_fraction))
+
+
+def _schedule(plan: runs.Plan | None, dataset: Dataset | None) -> Schedule | None:
+    """One curve for each schedule of the plan, the highest first; None where the number of steps is not known."""
+    if plan is None or dataset is None or not dataset.num_train:
+        return None
+    configs = {_schedule_key(run.config): run.config for run in reversed(plan.runs)}
+    chosen = sorted(configs.values(), key=lambda config: -config.learning_rate)[:_MOST_CURVES]
+    longest = max(chosen, key=lambda config: config.epochs * _steps_per_epoch(config, dataset))
+    per_epoch = _steps_per_epoch(longest, dataset)
+    curves = []
+    for index, config in enumerate(chosen):
+        total = config.epochs * _steps_per_epoch(config, dataset)
+        points = charts.learning_rates(config.schedule, config.learning_rate, config.peak_at, total)
+        curves.append(charts.Curve(index, _schedule_label(config, chosen), points))
+    chart = charts.schedule_chart(curves, steps_per_epoch=per_epoch, total_steps=longest.epochs * per_epoch)
+    return Schedule(chart, [(curve.index, curve.label) for curve in curves] if len(curves) > 1 else [], per_epoch)
+
+
+_SCHEDULE_FIELDS = ("learning_rate", "schedule", "peak_at", "epochs", "batch_size")
+
+
+def _schedule_key(config: RunConfig) -> tuple[Any, ...]:
+    return tuple(getattr(config, name) for name in _SCHEDULE_FIELDS)
+
+
+def _schedule_label(config: RunConfig, among: list[RunConfig]) -> str:
+    """The values that tell this curve from the others."""
+    varying = [name for name in _SCHEDULE_FIELDS if len({getattr(other, name) for other in among}) > 1]
+    return ", ".join(forms.text_of(getattr(config, name)) or _("none") for name in varying)
+
+
+# The summary ---------------------------------------------------------------------------------------------------------
+
+
+def _summary(
+    state: Runoff, session: Session, typed: forms.Typed, plan: runs.Plan | None, sweep: SweepIn | None,
+    problems: list[FieldProblem], *, started: bool,
+) -> Summary:  # fmt: skip
+    count = len(plan.runs) if plan else 0
+    needs_tick = count > forms.MOST_WITHOUT_QUESTION
+    ticked = needs_tick and typed.confirmed == str(count)
+    errors = [_error(problem) for problem in problems]
+    if started and not errors and needs_tick and not ticked:
+        errors = [FormError(_("Many runs"), _("Tick that you mean to start {n} runs.").format(n=f"{count:,}"), "confirmed")]
+    counts = queries.status_counts(session)
+    return Summary(
+        count=count, sentence=forms.sentence(sweep) if sweep else "", estimate=_estimate(state, session, plan),
+        num_ahead=counts["queued"] + counts["running"], errors=errors, warnings=_warnings(plan, sweep),
+        needs_tick=needs_tick, ticked=ticked,
+        same_as=forms.same_as(sweep, typed.preset) if sweep and not problems else None,
+    )  # fmt: skip
+
+
+def _error(problem: FieldProblem) -> FormError:
+    name = forms.form_field(problem.field)
+    own = {"repeats": _("Seeds for each configuration"), "name": _("Name"), "tags": _("Tags")}
+    if name in FIELDS:
+        return FormError(_(FIELDS[name].title or name), problem.message, name)
+    return FormError(own.get(name, _("Form")), problem.message, name if name in own else "")
+
+
+def _warnings(plan: runs.Plan | None, sweep: SweepIn | None) -> list[FormWarning]:
+    said = [FormWarning(_("Check this"), text) for text in plan.warnings] if plan else []
+    candidates = forms.choosing_by_test(sweep) if sweep else 0
+    if candidates > 1:
+        said.append(
+            FormWarning(
+                _("The best of {n} will look too good").format(n=candidates),
+                _(
+                    "Choosing by test accuracy makes the winner's number too high. "
+                    "Hold out validation images and choose by those."
+                ),
+                fix="validation_fraction=0.1",
+                fix_words=_("Hold out {percent} %").format(percent=10),
+            )
+        )
+    return said
+
+
+def _estimate(state: Runoff, session: Session, plan: runs.Plan | None) -> Estimate:
+    """From the epochs of earlier runs with the same data set, net and width: their seconds per image."""
+    if plan is None:
+        return Estimate(None, None, 0)
+    total, num_epochs = 0.0, 0
+    rates: dict[tuple[str, str, int], tuple[float, int]] = {}
+    for run in plan.runs:
+        config = run.config
+        key = (config.dataset, config.model, resolved_width(config))
+        if key not in rates:
+            rates[key] = _seconds_per_image(session, *key)
+            num_epochs += rates[key][1]
+        dataset = catalogue.get_dataset(state.settings.home, config.dataset)
+        if not rates[key][1] or not dataset.num_train:
+            return Estimate(None, None, 0)
+        total += rates[key][0] * config.epochs * _num_trained(config, dataset)
+    return Estimate(total, total / len(plan.runs), num_epochs)
+
+
+def _seconds_per_image(session: Session, dataset: str, model: str, width: int) -> tuple[float, int]:
+    """Seconds of training and testing by trained image, and how many epochs say so; the newest 20 runs at most."""
+    query = (
+        select(Run)
+        .where(Run.dataset == dataset, Run.model == model, col(Run.epochs_done) > 0)
+        .order_by(col(Run.created_at).desc())
+        .limit(100)
+    )
+    default = MODELS[model].default_width
+    found = [run for run in session.exec(query) if run.num_train and (run.config.get("width") or default) == width]
+    known = found[:20]
+    images = sum(run.epochs_done * (run.num_train or 0) for run in known)
+    seconds = sum(run.train_seconds + run.evaluation_seconds for run in known)
+    return (seconds / images if images else 0.0), sum(run.epochs_done for run in known)
+

@@ -1,0 +1,236 @@
+"""The runs page: a table that filters, sorts and folds by its address, and the actions on the runs that are ticked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, Field, ValidationError
+
+from app import queries, runs, templating
+from app.deps import Reading, State
+from app.errors import Conflict, NotFound, Problem, Refused
+from app.run_table import PAGE_SIZE, RunTable, load_table
+from app.schemas import RunChange
+from app.state import Runoff
+from app.tables import STATUSES, Run
+from trainer.config import FieldProblem
+from trainer.i18n import N_, _, ngettext
+
+router = APIRouter()
+DEFAULT_SORT = "-created_at"
+Action = Literal["archive", "restore", "delete", "tag", "untag", "cancel", "resume"]
+
+
+class RunsQuery(BaseModel):
+    """The address of the runs page: filters, order, what is open."""
+
+    q: str = ""
+    status: str = ""
+    dataset: str = ""
+    model: str = ""
+    tag: str = ""
+    sweep: str = ""
+    group: str = ""
+    archived: bool = False
+    apart: bool = False  # repeats as single rows
+    sort: str = DEFAULT_SORT
+    open: list[str] = []  # groups whose repeats are shown
+    page: int = Field(1, ge=1, le=1_000_000)
+    until: str | None = None
+
+    def url(self, **changes: Any) -> str:
+        """The address with some of it changed; whatever changes the rows begins at the first page again."""
+        if not changes.keys() <= {"open", "page"}:
+            changes = {"page": 1, "open": [], **changes}
+        fields = {name: field.get_default() for name, field in type(self).model_fields.items() if name != "until"}
+        values = [(name, getattr(self, name) if name not in changes else changes[name]) for name in fields]
+        pairs = [(name, str(v).lower() if isinstance(v, bool) else v) for name, v in values if v and v != fields[name]]
+        return "/runs" + ("?" + urlencode(pairs, doseq=True) if pairs else "")
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether rows may be missing that have nothing to do with paging."""
+        return any((self.q, self.status, self.dataset, self.model, self.tag, self.sweep, self.group, self.archived))
+
+    def filter(self) -> queries.RunFilter:
+        """What the database is asked."""
+        return queries.RunFilter(
+            status=self.status or None, dataset=self.dataset or None, model=self.model or None, tag=self.tag or None,
+            group=self.group or None, sweep=self.sweep or None, q=self.q or None, archived=self.archived, sort=self.sort,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that sorts: its words, its sort key, which way first, and how it is set."""
+
+    title: str
+    sort: str
+    descending_first: bool = False
+    kind: str = ""
+    hint: str = ""
+
+
+NAME = Column(N_("Name"), "name")
+ACCURACY = Column(N_("Test accuracy, %"), "test_accuracy", True, "", N_("after the last epoch, with its 95 % interval"))
+BEST = Column(
+    N_("Best"), "best_test_accuracy", True, "num opt", N_("optimistic where it was chosen on the test images themselves")
+)
+TIME = Column(N_("Time"), "train_seconds", True, "num opt", N_("training only, without evaluation and saving"))
+SPEED = Column(N_("Images/s"), "images_per_second", True, "num opt", N_("training images a second"))
+
+
+@dataclass(frozen=True)
+class RunsPage:
+    """Variables of runs.html."""
+
+    query: RunsQuery
+    table: RunTable
+    choices: dict[str, list[str]]
+    has_any: bool  # whether there is any run at all, archived ones included
+    num_archived: int
+
+    statuses = STATUSES
+    name, accuracy, best, time, speed = NAME, ACCURACY, BEST, TIME, SPEED
+
+    @property
+    def num_all(self) -> int:
+        return sum(self.table.counts.values())
+
+    @property
+    def first(self) -> int:
+        return (self.query.page - 1) * PAGE_SIZE + 1
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.table.rows) - 1
+
+    @property
+    def wishes(self) -> str:
+        """What the filters ask for, in words, for the sentence that nothing matches."""
+        query, wishes = self.query, []
+        named = {
+            _("the status {value}"): _(templating.STATUS_WORDS.get(query.status, "")).lower(),
+            _("the data set {value}"): query.dataset, _("the model {value}"): query.model, _("the tag {value}"): query.tag,
+            _("the sweep {value}"): query.sweep, _("the group {value}"): query.group, _("the words {value}"): query.q,
+        }  # fmt: skip
+        wishes = [words.format(value=value) for words, value in named.items() if value]
+        return _(" and ").join(wishes)
+
+    def sorted_by(self, column: Column) -> str:
+        """``ascending``, ``descending``, or ``none``, as aria-sort wants it."""
+        if self.query.sort.removeprefix("-") != column.sort:
+            return "none"
+        return "descending" if self.query.sort.startswith("-") else "ascending"
+
+    def sort_url(self, column: Column) -> str:
+        """Sort by the column; once sorted by it, the other way round, then as at first."""
+        first, second = ("-" + column.sort, column.sort) if column.descending_first else (column.sort, "-" + column.sort)
+        following = {first: second, second: DEFAULT_SORT}.get(self.query.sort, first)
+        return self.query.url(sort=following)
+
+    def toggle_url(self, group: str) -> str:
+        """Open or close the repeats of a group."""
+        is_open = group in self.query.open
+        return self.query.url(open=[g for g in self.query.open if g != group] if is_open else [*self.query.open, group])
+
+
+@router.get("/")
+def home() -> RedirectResponse:
+    """The runs page is the home page."""
+    return RedirectResponse("/runs", 303)
+
+
+@router.get("/runs")
+def runs_page(request: Request, state: State, session: Reading, query: Annotated[RunsQuery, Query()]) -> Response:
+    """The table of runs."""
+    version = queries.data_version(session)
+    if same := templating.unchanged(request, version):
+        return same
+    table = load_table(
+        session, state.settings.runs, query.filter(), fold=not query.apart, open_groups=query.open, page=query.page,
+        until=query.until,
+    )  # fmt: skip
+    num_archived = sum(queries.status_counts(session, archived=True).values())
+    num_current = sum(queries.status_counts(session, archived=False).values())
+    choices = queries.distinct_values(session)
+    page = RunsPage(query, table, choices, bool(num_archived + num_current), num_archived)
+    return templating.render(request, "runs.html", page, version=version)
+
+
+# Actions on ticked runs --------------------------------------------------------------------------------------------------
+
+
+@router.post("/runs/selected")
+def act(
+    request: Request,
+    state: State,
+    session: Reading,
+    action: Annotated[Action, Form()],
+    run: Annotated[list[str], Form()],
+    tag: Annotated[str, Form()] = "",
+) -> Response:
+    """Do one thing to all ticked runs; ``run`` holds ids, several with commas between. Answers with a line for the corner."""
+    ids = list(dict.fromkeys(run_id for value in run for run_id in value.split(",") if run_id))
+    done, problems = [], []
+    for run_id in ids:
+        try:
+            _ACTIONS[action](state, queries.get_run(session, run_id), tag.strip())
+            done.append(run_id)
+        except (Conflict, NotFound) as problem:
+            problems.append(problem)
+    if problems and not done:
+        raise problems[0] if len(ids) == 1 else Conflict(_rest(problems))
+    if "HX-Request" not in request.headers:
+        return RedirectResponse("/runs", 303)
+    message = _DONE[action](len(done)).format(n=len(done), tag=tag.strip())
+    undo = {"archive": "restore", "restore": "archive"}.get(action)
+    return templating.toast(
+        _ICONS[action], f"{message} {_rest(problems)}".strip(),
+        undo=("/runs/selected", {"action": undo, "run": done}) if undo else None,
+    )  # fmt: skip
+
+
+def _rest(problems: Sequence[Problem]) -> str:
+    if not problems:
+        return ""
+    words = ngettext("{n} run stays as it was: {why}", "{n} runs stay as they were: {why}", len(problems))
+    return words.format(n=len(problems), why=problems[0].detail)
+
+
+def _change(state: Runoff, run: Run, **values: Any) -> None:
+    try:
+        wanted = RunChange(**values)
+    except ValidationError:
+        message = _("A tag has 1 to 40 characters, and a run has at most 20 tags.")
+        raise Refused.fields([FieldProblem(field="tag", message=message)]) from None
+    runs.change(state, run.id, wanted)
+
+
+_ACTIONS: dict[str, Callable[[Runoff, Run, str], object]] = {
+    "archive": lambda state, run, tag: _change(state, run, archived=True),
+    "restore": lambda state, run, tag: _change(state, run, archived=False),
+    "delete": lambda state, run, tag: runs.delete(state, run.id),
+    "tag": lambda state, run, tag: _change(state, run, tags=list(dict.fromkeys([*run.tags, tag]))),
+    "untag": lambda state, run, tag: _change(state, run, tags=[other for other in run.tags if other != tag]),
+    "cancel": lambda state, run, tag: runs.cancel(state, run.id),
+    "resume": lambda state, run, tag: runs.resume(state, run.id),
+}
+_ICONS = {
+    "archive": "archive", "restore": "archive", "delete": "trash", "tag": "tag", "untag": "tag", "cancel": "ban",
+    "resume": "play",
+}  # fmt: skip
+_DONE: dict[str, Callable[[int], str]] = {
+    "archive": lambda n: ngettext("{n} run archived", "{n} runs archived", n),
+    "restore": lambda n: ngettext("{n} run is back in the list", "{n} runs are back in the list", n),
+    "delete": lambda n: ngettext("{n} run deleted", "{n} runs deleted", n),
+    "tag": lambda n: ngettext("{n} run tagged {tag}", "{n} runs tagged {tag}", n),
+    "untag": lambda n: ngettext("Tag {tag} removed from {n} run", "Tag {tag} removed from {n} runs", n),
+    "cancel": lambda n: ngettext("{n} run is being cancelled", "{n} runs are being cancelled", n),
+    "resume": lambda n: ngettext("{n} run is in the queue again", "{n} runs are in the queue again", n),
+}  # fmt: skip

@@ -1,0 +1,61 @@
+"""What is neither page nor API: the health check and signing in with the token."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import RedirectResponse
+
+from app import templating
+from app.deps import State
+from app.security import COOKIE
+from trainer.i18n import _
+
+router = APIRouter()
+_YEAR_SECONDS = 365 * 24 * 3600
+
+
+@router.get("/healthz", tags=["system"])
+def healthz() -> dict[str, str]:
+    """Whether the server answers; no token needed, no detail given."""
+    return {"status": "ok"}
+
+
+@router.post("/api/v1/reindex", tags=["system"])
+def reindex(state: State) -> dict[str, int]:
+    """Rebuild the database from the run folders; answers with the number of runs."""
+    return {"runs": state.indexer.rebuild()}
+
+
+@dataclass(frozen=True)
+class LoginPage:
+    """Variables of login.html."""
+
+    error: str = ""
+
+
+def _login_page(request: Request, error: str = "") -> Response:
+    return templating.render(
+        request, "login.html", LoginPage(error), status_code=401 if error else 200, header=templating.Header()
+    )
+
+
+@router.get("/login", include_in_schema=False)
+def show_login(request: Request) -> Response:
+    """The page that asks for the token."""
+    return _login_page(request)
+
+
+@router.post("/login", include_in_schema=False)
+def login(request: Request, state: State, token: Annotated[str, Form()] = "") -> Response:
+    """Keep the token in a cookie that scripts can't read."""
+    required = state.settings.required_token()
+    if required and not hmac.compare_digest(token.strip().encode(), required.encode()):
+        error = _("This is not the token. The command runoff token prints it on the server's machine.")
+        return _login_page(request, error)
+    answer = RedirectResponse("/runs", status_code=303)
+    answer.set_cookie(COOKIE, token.strip(), max_age=_YEAR_SECONDS, httponly=True, samesite="strict")
+    return answer

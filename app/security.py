@@ -1,0 +1,95 @@
+"""What guards every request: host names, the token, the origin of writes, and the headers of every answer."""
+
+from __future__ import annotations
+
+import hmac
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import Problem
+from app.settings import Settings
+from trainer.i18n import _
+
+POLICY = "; ".join(
+    [
+        "default-src 'self'", "img-src 'self' data: blob:", "object-src 'none'", "base-uri 'none'",
+        "form-action 'self'", "frame-ancestors 'none'",
+    ]
+)  # fmt: skip
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+COOKIE = "runoff_token"
+_SAFE = {"GET", "HEAD", "OPTIONS"}
+_OPEN_PATHS = {"/healthz", "/login"}
+
+
+class Guard:
+    """ASGI middleware; refuses before any route runs and adds the headers to every answer."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.hosts = settings.host_names
+        self.any_host = not settings.is_loopback and not settings.allowed_hosts
+        self.token = settings.required_token()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        problem = self._refusal(scope, Headers(scope=scope))
+        if problem is not None:
+            from app.main import answer_problem
+
+            await answer_problem(scope, problem)(scope, receive, send_with_headers)
+            return
+        await self.app(scope, receive, send_with_headers)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> Problem | None:
+        host = headers.get("host", "").lower()
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        if not self.any_host and name not in self.hosts:
+            message = _("This server does not answer to the name {name}. Add it to RUNOFF_ALLOWED_HOSTS.")
+            return Problem(message.format(name=name[:100]), status=421)
+        if scope["method"] not in _SAFE and not _same_origin(headers, host):
+            return Problem(_("This request came from another site, so it was refused."), status=403)
+        open_path = scope["path"] in _OPEN_PATHS or scope["path"].startswith("/static/")
+        if self.token and not open_path and not self._has_token(headers):
+            return Problem(_("This server needs its token. Sign in, or send it as Authorization: Bearer."), status=401)
+        return None
+
+    def _has_token(self, headers: Headers) -> bool:
+        from http.cookies import CookieError, SimpleCookie
+
+        assert self.token is not None
+        scheme, _space, bearer = headers.get("authorization", "").partition(" ")
+        try:
+            cookies = SimpleCookie(headers.get("cookie", ""))
+        except CookieError:
+            cookies = SimpleCookie()
+        cookie = cookies[COOKIE].value if COOKIE in cookies else ""
+        given = bearer.strip() if scheme.lower() == "bearer" else cookie
+        return hmac.compare_digest(given.encode(), self.token.encode())
+
+
+def _same_origin(headers: Headers, host: str) -> bool:
+    """Whether a write comes from our own page or from a program (which sends neither header)."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc.lower() == host

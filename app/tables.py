@@ -1,0 +1,100 @@
+"""The database's tables: an index of the run folders, rebuilt from them by ``runoff reindex``. Times are ISO 8601 UTC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlmodel import JSON, Column, Field, SQLModel
+
+ACTIVE = ("queued", "running")
+ENDED = ("finished", "failed", "cancelled")
+STATUSES = ("running", "queued", "finished", "failed", "cancelled")
+
+
+class Run(SQLModel, table=True):
+    """One run: its config, its status, and what its events have said so far."""
+
+    id: str = Field(primary_key=True)
+    name: str = ""
+    status: str = Field(default="queued", index=True)
+    config: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    dataset: str = Field(index=True)
+    model: str = Field(index=True)
+    config_hash: str = Field(index=True)
+    group: str = Field(index=True)
+    sweep: str | None = Field(default=None, index=True)
+    seed: int = 0
+    epochs: int = 1
+    tags: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    notes: str = ""
+    archived: bool = Field(default=False, index=True)
+    warnings: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+
+    created_at: str = Field(index=True)
+    queued_at: str = ""
+    started_at: str | None = None
+    finished_at: str | None = None
+
+    attempt: int = 0
+    fruitless_attempts: int = 0  # in a row, that vanished without a new epoch
+    cancel_requested: bool = False
+    error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))  # {error, message, advice}
+
+    num_parameters: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    test_fingerprint: str | None = None
+    num_train: int | None = None
+    num_test: int | None = None
+    class_names: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    steps_per_epoch: int | None = None
+    total_steps: int | None = None
+
+    step: int = 0
+    phase: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))  # work before the first step
+    seconds_left: float | None = None  # as estimated at updated_at
+    updated_at: str = ""
+    rate_step: int | None = None  # the attempt's first known position and its time: steps a second from there on
+    rate_at: str | None = None
+
+    epochs_done: int = 0
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+    test_correct: int | None = None
+    test_total: int | None = None
+    validation_accuracy: float | None = None
+    best_epoch: int | None = None
+    best_score: float | None = None  # validation accuracy with validation, else test accuracy
+    best_test_accuracy: float | None = None
+    train_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    images_per_second: float | None = None
+
+    event_offset: int = 0
+    event_seq: int = 0
+    version: int = Field(default=0, index=True)  # grows with every change of any run
+
+
+class Epoch(SQLModel, table=True):
+    """One epoch of a run. Losses in nats, accuracies 0..1, times in seconds."""
+
+    run_id: str = Field(primary_key=True, foreign_key="run.id", ondelete="CASCADE")
+    epoch: int = Field(primary_key=True)
+    step: int
+    attempt: int
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    test_correct: int
+    test_total: int
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    learning_rate: float
+    seconds: float
+    evaluation_seconds: float
+    save_seconds: float | None = None
+    images_per_second: float
+    ended_at: str

@@ -1,0 +1,112 @@
+"""What the command line draws: progress of runs, tables of runs and of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from trainer.config import MODELS
+from trainer.i18n import _
+
+console = Console(highlight=False)
+
+
+def progress_bars() -> Progress:
+    """Bars for runs: name, position, time left, last accuracy."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+    )  # fmt: skip
+
+
+class RunBar:
+    """One run's line in the progress display, moved by its JSON or by its events."""
+
+    def __init__(self, bars: Progress, name: str) -> None:
+        self.bars = bars
+        self.task: TaskID = bars.add_task(name, total=None, note="", start=True)
+        self._phase_total = 0
+
+    def show_run(self, run: Mapping[str, Any]) -> None:
+        """Move to what ``GET /runs/{id}`` says."""
+        progress = run["progress"] or {}
+        if run["status"] == "finished":
+            self.bars.update(self.task, total=1, completed=1)
+        elif progress.get("total_steps"):
+            self.bars.update(self.task, total=progress["total_steps"], completed=progress["step"])
+        phase = progress.get("phase")
+        self.bars.update(self.task, note=_phase(phase) if phase else note_of(run))
+
+    def show_event(self, event: Mapping[str, Any]) -> None:
+        """Move to what one event says."""
+        match event["type"]:
+            case "started":
+                self.bars.update(self.task, total=event["total_steps"], note="")
+            case "progress":
+                self.bars.update(self.task, note=_phase(event))
+            case "step":
+                self.bars.update(self.task, completed=event["step"])
+            case "epoch":
+                note = _("epoch {epoch}: {accuracy} %").format(
+                    epoch=event["epoch"], accuracy=f"{100 * event['test_accuracy']:.2f}"
+                )
+                self.bars.update(self.task, completed=event["step"], note=note)
+            case "failed":
+                self.bars.update(self.task, note=event["message"])
+
+
+def _phase(phase: Mapping[str, Any]) -> str:
+    words = {"download": _("downloading"), "cache": _("reading images"), "import": _("importing")}
+    share = f" {100 * phase['done'] / phase['total']:.0f} %" if phase.get("total") else ""
+    return words.get(phase["what"], phase["what"]) + share
+
+
+def note_of(run: Mapping[str, Any]) -> str:
+    """Status and last accuracy, or the failure's sentence."""
+    if run["status"] == "failed":
+        return str(run["error"]["message"])
+    accuracy = f" {100 * run['test_accuracy']:.2f} %" if run["test_accuracy"] is not None else ""
+    return _(run["status"]) + accuracy
+
+
+def accuracy_of(run: Mapping[str, Any]) -> str:
+    """``94.50 (94.04 to 94.93)``: per cent with the 95 % Wilson interval, empty before the first epoch."""
+    if run["test_accuracy"] is None:
+        return ""
+    low, high = run["test_accuracy_interval"]
+    return f"{100 * run['test_accuracy']:.2f} ({100 * low:.2f} {_('to')} {100 * high:.2f})"
+
+
+def runs_table(runs: Iterable[Mapping[str, Any]], title: str | None = None) -> Table:
+    """Runs with what matters most."""
+    table = Table(title=title, title_justify="left")
+    columns = [_("Id"), _("Name"), _("Status"), _("Model"), _("Data set"), _("Parameters"), _("Epochs"),
+               _("Test accuracy, %"), _("Time, s")]  # fmt: skip
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number > 4 else "left", no_wrap=number in (0, 7))
+    for run in runs:
+        model = MODELS.get(run["model"])
+        table.add_row(
+            run["id"], run["name"], _(run["status"]), _(model.title) if model else run["model"], run["dataset"],
+            f"{run['num_parameters']:,}" if run["num_parameters"] else "", f"{run['epochs_done']} / {run['epochs']}",
+            accuracy_of(run), f"{run['train_seconds']:.1f}",
+        )  # fmt: skip
+    return table
+
+
+def show_comparison(comparison: Mapping[str, Any]) -> None:
+    """Every verdict as a sentence with its evidence, pairs first, recipes after them."""
+    console.print(runs_table(comparison["runs"]))
+    for pair in comparison["pairs"]:
+        console.print(f"\n[bold]{pair['heading']}[/bold]\n{pair['explanation']}")
+        if pair["evidence"]:
+            console.print(pair["evidence"])
+    for recipe in comparison["recipes"]:
+        console.print(f"\n[bold]{_('Recipes')}: {recipe['heading']}[/bold]\n{recipe['explanation']}")
+    for difference in comparison["config_differences"]:
+        values = ", ".join(str(value) for value in difference["values"])
+        console.print(f"{difference['field']}: {values}")

@@ -1,0 +1,41 @@
+"""Crop and flip against the same thing done image by image."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer import augment
+from trainer.randomness import generator
+
+
+def one_by_one(images: Tensor, drawn: augment.CropFlip) -> Tensor:
+    results = []
+    for image, top, left, flip in zip(
+        images, drawn.top.tolist(), drawn.left.tolist(), drawn.flip.tolist(), strict=True
+    ):
+        bordered = F.pad(image, (4, 4, 4, 4))
+        crop = bordered[:, top : top + image.shape[1], left : left + image.shape[2]]
+        results.append(crop.flip(2) if flip else crop)
+    return torch.stack(results)
+
+
+def test_equals_the_loop() -> None:
+    images = torch.randint(0, 256, (50, 3, 12, 9), dtype=torch.uint8, generator=generator(0, "test"))
+    drawn = augment.draw(50, generator(1, "test"))
+    result = augment.crop_flip(images, drawn)
+    assert result.dtype == torch.uint8
+    assert torch.equal(result, one_by_one(images, drawn))
+
+
+def test_draws_every_offset_and_flips_half() -> None:
+    drawn = augment.draw(9_000, generator(0, "test"))
+    assert {*drawn.top.tolist()} == {*drawn.left.tolist()} == {*range(9)}
+    assert 4_200 < int(drawn.flip.sum()) < 4_800
+
+
+def test_in_place_is_no_change() -> None:
+    images = torch.arange(2 * 16, dtype=torch.uint8).view(2, 1, 4, 4)
+    still = augment.CropFlip(torch.full((2,), 4), torch.full((2,), 4), torch.zeros(2, dtype=torch.bool))
+    assert torch.equal(augment.crop_flip(images, still), images)

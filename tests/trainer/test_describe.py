@@ -1,0 +1,96 @@
+"""Layers, parameters and multiply-adds as people count them, at the defaults, other widths and other shapes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.config import parse_config
+from trainer.describe import describe, devices, num_cores
+
+Shape = tuple[int, int, int]
+
+
+def described(model: str, shape: Shape, num_classes: int = 10, width: int | None = None) -> dict[str, Any]:
+    config, _warnings = parse_config({"dataset": "any", "model": model, "width": width})
+    return describe(config, shape, num_classes)
+
+
+def rows(description: dict[str, Any]) -> list[tuple[str, list[int], int]]:
+    return [(layer["name"], layer["shape"], layer["num_parameters"]) for layer in description["layers"]]
+
+
+def test_cnn_is_described_as_people_count_layers() -> None:
+    description = described("cnn", (1, 28, 28))
+    assert rows(description) == [
+        ("Conv 5 × 5, ReLU", [6, 24, 24], 156),
+        ("MaxPool 2", [6, 12, 12], 0),
+        ("Conv 5 × 5, ReLU", [6, 8, 8], 906),
+        ("MaxPool 2, flatten", [96], 0),
+        ("Linear, ReLU", [50], 4850),
+        ("Linear", [10], 510),
+    ]
+    assert (description["num_parameters"], description["multiply_adds"]) == (6422, 149_300)
+    assert description["padded_shape"] is None
+
+
+def test_fc_begins_with_a_line_of_its_own_for_flatten() -> None:
+    description = described("fc", (1, 28, 28))
+    assert rows(description)[0] == ("Flatten", [784], 0)
+    assert (description["num_parameters"], description["multiply_adds"]) == (6442, 6416)
+
+
+def test_vgg_names_its_batch_norm_and_leaves_out_a_pool_that_does_nothing() -> None:
+    description = described("vgg", (3, 32, 32))
+    assert rows(description)[0] == ("Conv 3 × 3, BatchNorm, ReLU", [64, 32, 32], 3 * 64 * 9 + 64 + 2 * 64)
+    assert rows(description)[-2] == ("MaxPool 2, flatten", [512], 0)
+    assert description["num_parameters"] == 9_231_114
+
+
+def test_vgg_on_larger_images_averages_at_the_end() -> None:
+    description = described("vgg", (3, 64, 64))
+    assert rows(description)[-2] == ("MaxPool 2, AvgPool, flatten", [512], 0)
+    assert description["num_parameters"] == 9_231_114
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "classes", "expected"),
+    [("lenet", (3, 32, 32), 10, 62_006), ("vgg16", (3, 32, 32), 10, 33_646_666), ("fc", (3, 8, 8), 4, 192 * 8 + 116)],
+)
+def test_number_of_parameters(model: str, shape: Shape, classes: int, expected: int) -> None:
+    assert described(model, shape, classes)["num_parameters"] == expected
+
+
+def test_small_images_are_said_to_be_padded() -> None:
+    description = described("lenet", (1, 8, 12), num_classes=4)
+    assert description["padded_shape"] == [1, 16, 16]
+    assert rows(description)[0] == ("ZeroPad", [1, 16, 16], 0)
+
+
+@pytest.mark.parametrize("model", ["fc", "cnn", "lenet", "vgg", "vgg16"])
+@pytest.mark.parametrize("width", [1, 1024])
+def test_the_narrowest_and_the_widest_are_described_without_being_made(model: str, width: int) -> None:
+    description = described(model, (3, 64, 48), num_classes=1000, width=width)
+    assert description["layers"][-1]["shape"] == [1000]
+    assert description["num_parameters"] == sum(layer["num_parameters"] for layer in description["layers"])
+
+
+def test_devices_begin_with_the_cpu() -> None:
+    cpu = devices()[0]
+    assert cpu["name"] == "cpu"
+    assert cpu["num_cores"] >= 1
+    assert cpu["title"].startswith("CPU, ")
+    assert cpu["model"]
+
+
+def test_cores_respect_a_quota(tmp_path: Path) -> None:
+    quota = tmp_path / "cpu.max"
+    unlimited = num_cores(quota)
+    assert 1 <= unlimited <= (os.cpu_count() or 1)
+    quota.write_text("max 100000\n")
+    assert num_cores(quota) == unlimited
+    quota.write_text("50000 100000\n")
+    assert num_cores(quota) == 1

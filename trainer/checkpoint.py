@@ -1,0 +1,145 @@
+"""Checkpoints and predictions on the disk: safetensors with a JSON sidecar, never pickle.
+
+Tensors are named ``model.*`` (the weights that were tested), ``training.*`` (the weights that training goes on with, only
+where a running mean was tested), ``optimizer.<parameter number>.<name>``. Counters and scalars are in the sidecar.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import safetensors.torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.run_folder import RunFolder, sha256, write_bytes
+
+_SPACE_FOR_LOG_PROBABILITIES = 64 << 20  # bytes a run; past it only the first, best and last epoch keep theirs
+_EXTRA = ("log_probabilities", "best_classes", "best_log_probabilities", "label_log_probability")
+
+
+@dataclass(frozen=True)
+class State:
+    """All that is needed to go on exactly; tensors may still be on the device and change with the next step."""
+
+    epoch: int
+    step: int
+    tensors: Mapping[str, Tensor]
+    scalars: dict[str, Any] = field(default_factory=dict)  # JSON values
+
+
+def save(folder: RunFolder, state: State) -> dict[str, str]:
+    """Write the checkpoint of an epoch, then its sidecar; returns their paths in the folder with their SHA-256."""
+    path = folder.checkpoint_path(state.epoch)
+    path.parent.mkdir(exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+    sidecar = {"epoch": state.epoch, "step": state.step, **state.scalars}
+    files = {
+        path: safetensors.torch.save(tensors),
+        path.with_suffix(".json"): json.dumps(sidecar, indent=1, allow_nan=False).encode(),
+    }
+    return {name: digest for file, data in files.items() for name, digest in [_write(folder, file, data)]}
+
+
+def load(folder: RunFolder, epoch: int) -> State:
+    """Read a checkpoint back, on the CPU. Check it by ``is_intact`` first."""
+    path = folder.checkpoint_path(epoch)
+    scalars = json.loads(path.with_suffix(".json").read_text())
+    return State(scalars.pop("epoch"), scalars.pop("step"), safetensors.torch.load_file(path), scalars)
+
+
+def load_model(folder: RunFolder, epoch: int) -> dict[str, Tensor]:
+    """Only the weights that were tested, named as the model's own state; for asking a trained net.
+
+    Raises ``FileNotFoundError`` where the epoch's checkpoint was not kept.
+    """
+    with safetensors.safe_open(folder.checkpoint_path(epoch), framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118 (no dictionary)
+        return {name.removeprefix("model."): file.get_tensor(name) for name in names}
+
+
+def is_intact(folder: RunFolder, epoch: int, files: Mapping[str, str]) -> bool:
+    """Whether both files of the checkpoint are there and hash to what the epoch's line says."""
+    path = folder.checkpoint_path(epoch)
+    try:
+        return all(sha256(file) == files.get(_name(folder, file)) for file in (path, path.with_suffix(".json")))
+    except OSError:
+        return False
+
+
+def prune(folder: RunFolder, keep: Iterable[int]) -> None:
+    """Remove the checkpoints of all epochs but these."""
+    kept = {path.stem for path in map(folder.checkpoint_path, keep)}
+    for path in folder.checkpoints.glob("epoch-*.*"):
+        if path.stem not in kept:
+            path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: RunFolder) -> None:
+    """Remove temporary files of an attempt that was killed while it wrote."""
+    for parent in (folder.path, folder.checkpoints, folder.predictions, folder.pictures):
+        for path in parent.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+# Predictions --------------------------------------------------------------------------------------------------------
+
+
+def save_predictions(folder: RunFolder, epoch: int, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, str]:
+    """Write the answers of an epoch; returns the path in the folder with its SHA-256."""
+    path = folder.predictions_path(epoch)
+    path.parent.mkdir(exist_ok=True)
+    return dict([_write(folder, path, safetensors.numpy.save({**arrays}))])
+
+
+def save_labels(folder: RunFolder, labels: NDArray[np.generic]) -> None:
+    """Write the test images' labels, uint16 [N], once."""
+    if not folder.labels_path.exists():
+        folder.predictions.mkdir(exist_ok=True)
+        write_bytes(folder.labels_path, _npy(labels.astype(np.uint16)))
+
+
+def thin_predictions(folder: RunFolder, first: int, best: int, last: int, row_bytes: int) -> None:
+    """Past 64 MiB of log-probabilities in a run, keep those of the first, best and last epoch only.
+
+    ``row_bytes`` is what one epoch's take. The smaller file names the hash that the epoch's line has for the original
+    in its metadata, as ``thinned_from``.
+    """
+    if last * row_bytes <= _SPACE_FOR_LOG_PROBABILITIES:
+        return
+    kept = {folder.predictions_path(epoch) for epoch in (first, best, last)}
+    for path in folder.predictions.glob("epoch-*.safetensors"):
+        if path not in kept and path.stat().st_size > row_bytes:
+            arrays = safetensors.numpy.load_file(path)
+            if any(name in arrays for name in _EXTRA):
+                small = {name: array for name, array in arrays.items() if name not in _EXTRA}
+                write_bytes(path, safetensors.numpy.save(small, metadata={"thinned_from": sha256(path)}))
+
+
+def log_probability_bytes(arrays: Mapping[str, NDArray[np.generic]]) -> int:
+    """Bytes that an epoch's log-probabilities take."""
+    return sum(arrays[name].nbytes for name in _EXTRA if name in arrays)
+
+
+def _npy(array: NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _name(folder: RunFolder, file: Path) -> str:
+    return file.relative_to(folder.path).as_posix()
+
+
+def _write(folder: RunFolder, file: Path, data: bytes) -> tuple[str, str]:
+    write_bytes(file, data)
+    return _name(folder, file), hashlib.sha256(data).hexdigest()

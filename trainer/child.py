@@ -1,0 +1,157 @@
+"""The host's children: how a process is started for a request, and what it does there.
+
+On Linux a child is forked from the host, which has torch imported but ran no kernel; where fork is not safe it is
+spawned and imports torch itself. Either way it speaks through a pipe: a run sends one byte when it holds its lock,
+a question sends its answer as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from trainer.run_folder import RunFolder
+from trainer.wire import Describe, Devices, Predict, Request, Start, error, parse_request
+
+LOCKED = b"L"
+OOM_SCORE = 500  # of at most 1,000: the kernel takes a run before the host and the server
+QUESTION_SECONDS = 60  # a question's process ends itself after so long, even if the host is gone
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)  # what the host handles
+
+Execute = Callable[
+    ..., int
+]  # (folder, attempt, *, num_threads, on_locked, device) -> exit status, as trainer.runtime.execute
+
+
+@dataclass(frozen=True)
+class Child:
+    """A started process and the end of the pipe on which it speaks."""
+
+    pid: int
+    pipe: int  # file descriptor, non-blocking
+
+
+def fork(request: Request, execute: Execute, close_inherited: Callable[[], None]) -> Child:
+    """Start a child for ``request`` by fork. ``close_inherited`` closes there what belongs to the host."""
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # none may reach the host's handlers in the child
+    pid = os.fork()
+    if pid == 0:
+        _in_child(request, execute, writing, [close_inherited, lambda: os.close(reading)])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    os.close(writing)
+    os.set_blocking(reading, False)
+    return Child(pid, reading)
+
+
+def spawn(request: Request) -> Child:
+    """Start a child for ``request`` in a new interpreter; the request is its standard input."""
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    with tempfile.TemporaryFile() as file:
+        file.write(request.model_dump_json().encode())
+        file.seek(0)
+        command = [sys.executable, "-m", "trainer.child", str(writing)]
+        actions = [(os.POSIX_SPAWN_DUP2, file.fileno(), 0)]
+        pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
+    os.close(writing)
+    os.set_blocking(reading, False)
+    return Child(pid, reading)
+
+
+def _in_child(request: Request, execute: Execute, pipe: int, prepare: list[Callable[[], None]]) -> NoReturn:
+    """The life of a child: a session of its own, nothing of the host's, the work, and out without cleaning up."""
+    code = 1
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        for step in prepare:
+            step()
+        code = perform(request, execute, pipe)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def perform(request: Request, execute: Execute, pipe: int) -> int:
+    """Do what ``request`` asks, speaking on ``pipe``; the exit status."""
+    if isinstance(request, Start):
+        return _run(request, execute, pipe)
+    signal.alarm(QUESTION_SECONDS)
+    with os.fdopen(pipe, "wb") as file:
+        file.write(json.dumps(answer(request)).encode())
+    return 0
+
+
+def _run(request: Start, execute: Execute, pipe: int) -> int:
+    folder = RunFolder(request.folder)
+    log = os.open(folder.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    _write_lines_at_once()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(OOM_SCORE))
+
+    def on_locked() -> None:
+        with contextlib.suppress(OSError):  # the host may be gone: the run does not need it
+            os.write(pipe, LOCKED)
+        os.close(pipe)
+
+    return execute(folder, request.attempt, num_threads=request.num_threads, on_locked=on_locked, device=request.device)
+
+
+def _write_lines_at_once() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def answer(request: Request) -> dict[str, Any]:
+    """The answer to a question: ``{"result"}``, or ``{"error"}`` where what was asked can't be answered."""
+    from trainer import describe, predict
+    from trainer.config import RunConfig
+
+    try:
+        match request:
+            case Describe():
+                channels, height, width = request.image_shape
+                config = RunConfig.model_validate(request.config)
+                return {"result": describe.describe(config, (channels, height, width), request.num_classes)}
+            case Devices():
+                return {"result": describe.devices()}
+            case Predict():
+                return {"result": predict.predict(RunFolder(request.folder), request.epoch, request.image)}
+    except (ValueError, FileNotFoundError) as problem:
+        return error("invalid", str(problem))
+    raise AssertionError(request)
+
+
+def main() -> NoReturn:
+    """A spawned child: the pipe's descriptor is the argument, the request the standard input."""
+    from trainer import runtime
+
+    request = parse_request(sys.stdin.buffer.read())
+    _in_child(request, runtime.execute, int(sys.argv[1]), [])
+
+
+if __name__ == "__main__":
+    main()

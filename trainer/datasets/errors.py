@@ -1,0 +1,16 @@
+"""What can go wrong with a data set, in words for a person. Holds no logic."""
+
+from __future__ import annotations
+
+
+class DatasetError(ValueError):
+    """A data set could not be made, read or removed: ``message`` says what and why, ``advice`` what to do."""
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        self.message = message
+        self.advice = advice
+        super().__init__(f"{message} {advice}".strip())
+
+
+class UnknownDataset(ValueError):
+    """No data set has this name."""

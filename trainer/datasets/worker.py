@@ -1,0 +1,120 @@
+"""Makes caches in a child process and relays its progress, so that decoding can neither harm nor slow its caller.
+
+Progress is ``download`` (bytes of one file at a time), ``import`` (bytes of the source whose headers were read), then
+``cache`` (images).
+
+What the child does is in ``originals`` and ``importing``; this module imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from trainer.datasets import cache
+from trainer.datasets.catalogue import get_dataset
+from trainer.datasets.errors import DatasetError, UnknownDataset
+from trainer.datasets.facts import KNOWN, NAME, KnownSet
+from trainer.events import Progress
+from trainer.i18n import _
+
+__all__ = ["DatasetError", "UnknownDataset", "check_name", "find_known", "import_images", "prepare"]
+
+DEFAULT_SIZE = 64  # pixels a side, for images that are not all of one small size
+SMALLEST_SIZE, LARGEST_SIZE = 8, 512
+_PATIENCE_SECONDS = 10
+
+
+def find_known(name: str) -> KnownSet:
+    """The known data set of this name. Raises ``UnknownDataset``."""
+    if name not in KNOWN:
+        raise UnknownDataset(_("Only {names} can be prepared.").format(names=", ".join(KNOWN)))
+    return KNOWN[name]
+
+
+def check_name(name: str) -> None:
+    """Whether images may be imported under this name. Raises ``DatasetError``."""
+    if not NAME.fullmatch(name):
+        raise DatasetError(
+            _("This name can't be used: small letters, digits and hyphens only, 64 at most."),
+            _("Choose a name such as my-images."),
+        )
+    if name in KNOWN:
+        raise DatasetError(
+            _("The name {name} belongs to a data set that Runoff knows.").format(name=name), _("Choose another name.")
+        )
+
+
+def prepare(home: Path, name: str, *, download: bool = True) -> Generator[Progress, None, None]:
+    """Cache a known data set, from files on this machine or by download; nothing to do where it is ready.
+
+    Raises ``UnknownDataset``, or ``DatasetError`` where it is not here and can't be had. Closing the generator ends the
+    child; nothing half-written stays.
+    """
+    if get_dataset(home, name).status == "ready":
+        return
+    find_known(name)
+    yield from _relay(home, name, ["prepare", name, *([] if download else ["--no-download"])])
+
+
+def import_images(
+    home: Path, name: str, source: Path, *, size: int = DEFAULT_SIZE, title: str | None = None
+) -> Generator[Progress, None, None]:
+    """Cache the images of a zip, tar, tar.gz or folder of class folders under ``name``.
+
+    ``size`` (pixels a side) is for images that are not all of one size of at most 64. Raises ``DatasetError`` with a
+    sentence and an advice, and leaves nothing behind then. Closing the generator ends the child.
+    """
+    check_name(name)
+    arguments = ["import", "--size", str(size), *([] if title is None else [f"--title={title}"]), "--"]
+    yield from _relay(home, name, [*arguments, name, str(source.absolute())])
+
+
+def _relay(home: Path, name: str, arguments: list[str]) -> Generator[Progress, None, None]:
+    environment = {key: value for key, value in os.environ.items() if key != "RUNOFF_TOKEN"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "trainer.datasets", *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env={**environment, "RUNOFF_HOME": str(home)},
+    )  # fmt: skip
+    try:
+        yield from _read(child)
+    finally:
+        _end(child)
+        cache.clean(home, name)
+
+
+def _read(child: subprocess.Popen[bytes]) -> Generator[Progress, None, None]:
+    assert child.stdout is not None
+    for raw in child.stdout:
+        line: dict[str, Any] = json.loads(raw)
+        kind = line.pop("type")
+        if kind == "error":
+            raise DatasetError(line["message"], line["advice"])
+        if kind == "ready":
+            return
+        yield Progress(**line)
+    code = child.wait()
+    what = signal.Signals(-code).name if code < 0 else _("status {code}").format(code=code)
+    raise DatasetError(
+        _("The images could not be read: the process ended without a word ({what}).").format(what=what),
+        _("It may have run out of memory. Try again, with smaller images."),
+    )
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Wait for a child that is done, or stop one that is not."""
+    assert child.stdout is not None
+    child.stdout.close()
+    if child.poll() is None:
+        child.terminate()
+    try:
+        child.wait(_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

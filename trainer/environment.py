@@ -1,0 +1,162 @@
+"""What ``auto`` became: device, precision and threads of a run, with the versions that its numbers depend on.
+
+Decided once and kept in ``environment.json``; later attempts obey it, so that they calculate the same. ``HOME/precision.json``
+holds the precisions that were measured to be fastest.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import dtype
+
+from trainer.config import RunConfig, resolved_width
+from trainer.failures import DeviceMissing, PrecisionUnsupported
+from trainer.i18n import _
+from trainer.run_folder import read_json
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Everything outside the config that decides a run's numbers, and where it ran."""
+
+    device: str  # cpu, cuda:N or mps
+    precision: str  # float32, bfloat16 or float16
+    num_threads: int
+    deterministic: bool = True
+    device_name: str = ""
+    machine: str = ""
+    num_cpus: int = 1
+    platform: str = ""
+    python: str = ""
+    torch: str = ""
+    numpy: str = ""
+    train_fingerprint: str = ""
+    test_fingerprint: str = ""
+
+    @property
+    def autocast_dtype(self) -> dtype | None:
+        """The dtype of mixed precision, or None for plain float32."""
+        return _DTYPES.get(self.precision)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Environment:
+        """Fields that this version does not know are left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+
+def resolve(
+    config: RunConfig,
+    image_shape: tuple[int, int, int],
+    home: Path,
+    *,
+    num_threads: int,
+    device: str | None = None,
+    fingerprints: tuple[str, str] = ("", ""),
+) -> Environment:
+    """Decide what ``auto`` is on this machine; ``device`` is what the caller would take for ``auto``.
+
+    Raises ``DeviceMissing`` or ``PrecisionUnsupported``.
+    """
+    wanted = device if device and config.device == "auto" else config.device
+    name = resolve_device(wanted)
+    precision = config.precision
+    if precision == "auto":
+        known = read_json(home / "precision.json") or {}
+        measured = known.get(precision_key(config, image_shape, name))
+        precision = measured if measured in ("float32", "bfloat16", "float16") else "float32"
+    check_precision(precision, name)
+    return Environment(
+        device=name, precision=precision, num_threads=num_threads, deterministic=config.deterministic,
+        device_name=device_name(name), machine=machine(), num_cpus=os.cpu_count() or 1, platform=platform.platform(),
+        python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__,
+        train_fingerprint=fingerprints[0], test_fingerprint=fingerprints[1],
+    )  # fmt: skip
+
+
+def resolve_device(wanted: str) -> str:
+    """cpu, cuda:N or mps for a device of a config. Raises ``DeviceMissing`` where it is not in this machine."""
+    kind, _colon, number = wanted.partition(":")
+    if wanted == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    advice = _("Start a new run with device auto or cpu, or make the device available and resume.")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count <= int(number or 0):
+            message = _("The run asks for {device}, but PyTorch finds {count} CUDA devices in this machine.")
+            raise DeviceMissing(message.format(device=wanted, count=count), advice)
+        return f"cuda:{int(number or 0)}"
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceMissing(_("The run asks for mps, but this machine has no Apple GPU that PyTorch can use."), advice)
+    return wanted
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Raises ``PrecisionUnsupported`` where the device can't train in that precision."""
+    if precision == "float16" and device == "cpu":
+        raise PrecisionUnsupported(
+            _("float16 can't be trained on the CPU: its small gradients become zero there."),
+            _("Start a new run with precision bfloat16 or float32, or on a GPU."),
+        )
+    if precision == "bfloat16" and device.startswith("cuda") and not torch.cuda.is_bf16_supported():
+        raise PrecisionUnsupported(
+            _("This GPU does not calculate in bfloat16."), _("Start a new run with precision float16 or float32.")
+        )
+
+
+def device_name(device: str) -> str:
+    """What the device calls itself."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(torch.device(device))
+    return "Apple GPU" if device == "mps" else _cpu_model()
+
+
+def machine() -> str:
+    """The kind of machine, such as "x86_64, AMD EPYC, 2 cores": what a measured speed holds for."""
+    return f"{platform.machine()}, {_cpu_model()}, {os.cpu_count() or 1} cores"
+
+
+@cache
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def precision_key(config: RunConfig, image_shape: tuple[int, int, int], device: str) -> str:
+    """What a measured precision depends on, as one key of ``HOME/precision.json``."""
+    shape = "x".join(str(side) for side in image_shape)
+    net = f"{config.model}-{resolved_width(config)}"
+    parts = [machine(), f"torch {torch.__version__}", net, shape, f"batch {config.batch_size}", device]
+    return " | ".join([*parts, device_name(device)] if device != "cpu" else parts)
+
+
+def apply(environment: Environment) -> None:
+    """Set this process to calculate as ``environment`` says. Before the first kernel."""
+    torch.set_num_threads(environment.num_threads)
+    if not environment.device.startswith("cuda"):
+        return  # CPU kernels give the same numbers for the same number of threads
+    torch.cuda.set_device(torch.device(environment.device))
+    torch.backends.cudnn.benchmark = not environment.deterministic
+    if environment.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
