@@ -21,6 +21,7 @@ from app.client import Client, ClientError, find_server
 from app.settings import Settings, SettingsError, load_settings
 from trainer.config import FIELDS, ConfigError, FieldProblem
 from trainer.i18n import _, ngettext
+from trainer.run_folder import RunFolder, read_events
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -28,13 +29,11 @@ app = typer.Typer(
 )  # fmt: skip
 datasets_app = typer.Typer(no_args_is_help=True, help="List, import and remove data sets.")
 app.add_typer(datasets_app, name="datasets")
-_WATCH_SECONDS = 0.3
 
 
 def main() -> None:
     """The console script: every expected error is one sentence on stderr and status 1 (2 for wrong arguments)."""
     from app.errors import Problem
-    from app.main import AlreadyRunning  # noqa: F401  (kept lazy: importing the server costs most of a second)
 
     try:
         app()
@@ -60,9 +59,7 @@ def _server(settings: Settings) -> Client:
     """The running server's client. Raises ``ClientError``."""
     client = find_server(settings)
     if client is None:
-        raise ClientError(
-            _("No Runoff server runs on {home}. Start it with runoff serve.").format(home=settings.home)
-        )
+        raise ClientError(_("No Runoff server runs on {home}. Start it with runoff serve.").format(home=settings.home))
     return client
 
 
@@ -87,7 +84,9 @@ def serve(
     from app.main import lock_home
 
     lock_home(settings).close()
-    typer.echo(_("Runoff serves {url} from {home}").format(url=f"http://{settings.host}:{settings.port}", home=settings.home))
+    typer.echo(
+        _("Runoff serves {url} from {home}").format(url=f"http://{settings.host}:{settings.port}", home=settings.home)
+    )
     if settings.required_token() and not settings.token:
         typer.echo(_("Others can reach this address, so a token is needed: runoff token prints it."))
     root = Path(__file__).parent.parent
@@ -224,25 +223,21 @@ def _train_here(settings: Settings, sweep: Mapping[str, Any]) -> None:
     """Plan as the server would, then train one run after the other in processes of their own."""
     from app import runs
     from app.schemas import SweepIn
-    from app.state import Runoff
     from app.terminal import RunBar, progress_bars
-    from trainer.run_folder import RunFolder, now
 
     os.environ["RUNOFF_HOME"] = str(settings.home)
     checked = SweepIn.model_validate(sweep)
     planned = runs.plan_for(settings, checked)
     for warning in planned.warnings:
         sys.stderr.write(f"{warning}\n")
-    _ = Runoff, now
     status = 0
     for item in planned.runs:
-        folder = RunFolder.create(
-            settings.runs, item.config, name=item.name, tags=checked.tags, warnings=planned.warnings, trained_by="command"
-        )
+        folder = RunFolder.claim(settings.runs, item.config)
+        labels = {"name": item.name, "tags": checked.tags, "warnings": planned.warnings}
         with progress_bars() as bars:
             bar = RunBar(bars, item.name)
-            last = {}
-            for last in _local_events(folder):
+            last: dict[str, Any] = {}
+            for last in _local_events(folder, labels):
                 bar.show_event(last)
         typer.echo(str(folder.path))
         status = max(status, _report_end(last))
@@ -255,16 +250,21 @@ def _report_end(last: Mapping[str, Any]) -> int:
     return 0 if last.get("type") == "finished" else 1
 
 
-def _local_events(folder: Any) -> Iterator[dict[str, Any]]:
-    """Train ``folder`` in a process of its own and yield its events; Ctrl-C asks it to stop and keeps the last epoch."""
-    from trainer.run_folder import read_events
+def _local_events(folder: RunFolder, labels: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Train ``folder`` in a process of its own and yield its events; Ctrl-C asks it to stop and keeps the last epoch.
 
-    child = subprocess.Popen([sys.executable, "-m", "trainer", str(folder.path)], stdout=subprocess.DEVNULL, start_new_session=True)
+    The folder is announced when the process has its lock, so that a running server does not start it as well.
+    """
+    command = [sys.executable, "-m", "trainer", str(folder.path)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     offset = seq = 0
-    ended = False
+    announced = False
     while True:
         try:
             ended = child.poll() is not None
+            if not announced and (ended or folder.is_alive()):
+                folder.announce(**labels)
+                announced = True
             chunk = read_events(folder.events_path, offset, seq)
             offset, seq = chunk.offset, seq + len(chunk.events)
             yield from chunk.events
@@ -277,25 +277,11 @@ def _local_events(folder: Any) -> Iterator[dict[str, Any]]:
 
 def _follow(client: Client, run_ids: list[str]) -> int:
     """Draw the runs until all have ended; status 1 if one did not finish. Ctrl-C only stops watching."""
-    from app.terminal import RunBar, console, progress_bars, runs_table
+    from app.terminal import console, runs_table, watch_runs
 
-    with progress_bars() as bars:
-        shown = {run_id: RunBar(bars, client.run(run_id)["name"] or run_id) for run_id in run_ids}
-        ended: dict[str, dict[str, Any]] = {}
-        while len(ended) < len(shown):
-            for run_id, bar in shown.items():
-                if run_id not in ended:
-                    run = client.run(run_id)
-                    bar.show_run(run)
-                    if run["status"] not in ("queued", "running"):
-                        ended[run_id] = run
-            if len(ended) < len(shown):
-                time.sleep(_WATCH_SECONDS)
-    console.print(runs_table(ended[run_id] for run_id in run_ids))
-    for run in ended.values():
-        if run["error"]:
-            console.print(f"{run['name']}: {run['error']['message']} {run['error']['advice']}")
-    return 0 if all(run["status"] == "finished" for run in ended.values()) else 1
+    ended = watch_runs(client, run_ids)
+    console.print(runs_table(ended))
+    return 0 if all(run["status"] == "finished" for run in ended) else 1
 
 
 @app.command("runs")
@@ -311,7 +297,9 @@ def list_runs(
     """List runs of the running server."""
     from app.terminal import console, runs_table
 
-    found = _server(load_settings()).runs(q=q, status=status, dataset=dataset, model=model, tag=tag, sort=sort, limit=limit)
+    found = _server(load_settings()).runs(
+        q=q, status=status, dataset=dataset, model=model, tag=tag, sort=sort, limit=limit
+    )
     count = ngettext("{count} run", "{count} runs", found["total"]).format(count=f"{found['total']:,}")
     console.print(runs_table(found["runs"], count))
 

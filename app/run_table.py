@@ -29,6 +29,7 @@ Interval = tuple[float, float]
 
 FAILURES = {
     "DatasetMissing": N_("Data set missing."),
+    "DatasetError": N_("Data set missing."),
     "DatasetChanged": N_("Data set changed."),
     "NonFiniteLoss": N_("Loss became NaN."),
     "OutOfMemory": N_("Out of memory."),

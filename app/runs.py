@@ -22,6 +22,7 @@ from app.errors import Conflict, Problem, Refused
 from app.indexer import ingest, next_version
 from app.queries import get_run, run_out
 from app.schemas import RunChange, RunLabels, SweepIn, SweepOut
+from app.settings import Settings
 from app.state import Runoff
 from app.tables import Run
 from trainer.config import FIELDS, MODELS, ConfigError, FieldProblem, RunConfig, check_data, parse_config, problems_of
@@ -60,6 +61,11 @@ def folder_of(state: Runoff, run_id: str) -> RunFolder:
 
 def plan(state: Runoff, sweep: SweepIn) -> Plan:
     """Check a sweep and spell out its runs; starts nothing. Raises ``Refused`` with one sentence per field."""
+    return plan_for(state.settings, sweep)
+
+
+def plan_for(settings: Settings, sweep: SweepIn) -> Plan:
+    """The same without a server."""
     base, grid = _with_preset(sweep)
     _check_grid(base, grid, sweep.repeats)
     runs, warnings, problems = [], {}, {}
@@ -68,7 +74,7 @@ def plan(state: Runoff, sweep: SweepIn) -> Plan:
         fields = base | {name: grid[name][index] for name, index in picked.items()}
         try:
             config, said = parse_config(fields)
-            _check_dataset(state, config)
+            _check_dataset(settings, config)
         except ConfigError as error:
             for problem in error.problems:
                 field = f"grid.{problem.field}[{picked[problem.field]}]" if problem.field in picked else problem.field
@@ -119,10 +125,10 @@ def _check_grid(base: Mapping[str, Any], grid: Mapping[str, list[Any]], repeats:
         raise Refused.fields(problems)
 
 
-def _check_dataset(state: Runoff, config: RunConfig) -> None:
+def _check_dataset(settings: Settings, config: RunConfig) -> None:
     """Check the config against its data set, as far as that is known. Raises ``ConfigError``."""
     try:
-        dataset = catalogue.get_dataset(state.settings.home, config.dataset)
+        dataset = catalogue.get_dataset(settings.home, config.dataset)
     except catalogue.UnknownDataset as error:
         raise ConfigError([FieldProblem(field="dataset", message=str(error))]) from None
     if dataset.image_shape and dataset.num_train:

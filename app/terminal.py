@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,7 +13,11 @@ from rich.table import Table
 from trainer.config import MODELS
 from trainer.i18n import _
 
+if TYPE_CHECKING:
+    from app.client import Client
+
 console = Console(highlight=False)
+_WATCH_SECONDS = 0.2
 
 
 def progress_bars() -> Progress:
@@ -110,3 +115,23 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
     for difference in comparison["config_differences"]:
         values = ", ".join(str(value) for value in difference["values"])
         console.print(f"{difference['field']}: {values}")
+
+
+def watch_runs(client: Client, run_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Draw runs of a server until all have ended; returns them in order and prints why a run failed."""
+    ended: dict[str, dict[str, Any]] = {}
+    with progress_bars() as bars:
+        shown = {run_id: RunBar(bars, client.run(run_id)["name"] or run_id) for run_id in run_ids}
+        while len(ended) < len(shown):
+            for run_id, bar in shown.items():
+                if run_id not in ended:
+                    run = client.run(run_id)
+                    bar.show_run(run)
+                    if run["status"] not in ("queued", "running"):
+                        ended[run_id] = run
+            if len(ended) < len(shown):
+                time.sleep(_WATCH_SECONDS)
+    for run in ended.values():
+        if run["error"]:
+            console.print(f"{run['name']}: {run['error']['message']} {run['error']['advice']}")
+    return [ended[run_id] for run_id in run_ids]

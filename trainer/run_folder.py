@@ -79,8 +79,8 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, runs: Path, config: RunConfig, **run: Any) -> RunFolder:
-        """Claim a new random id by mkdir below ``runs`` and write config.json, then run.json (which makes it a run)."""
+    def claim(cls, runs: Path, config: RunConfig) -> RunFolder:
+        """Claim a new random id by mkdir below ``runs`` and write config.json. It is no run before ``announce``."""
         runs.mkdir(parents=True, exist_ok=True)
         while True:
             folder = cls(runs / "".join(secrets.choice(_ALPHABET) for _ in range(ID_LENGTH)))
@@ -90,11 +90,23 @@ class RunFolder:
                 continue
             break
         write_json(folder.config_path, {"schema": SCHEMA_VERSION, **config.model_dump()})
-        folder.write_run(
-            {"id": folder.id, "name": "", "tags": [], "notes": "", "archived": False, "sweep": None, "warnings": [],
-             "created_at": now(), "status": "queued", "after_attempt": 0, **run}
-        )  # fmt: skip
         sync_folder(runs)
+        return folder
+
+    def announce(self, **run: Any) -> None:
+        """Write run.json, which makes the folder a run that a server may find and start."""
+        self.write_run(
+            {
+                "id": self.id, "name": "", "tags": [], "notes": "", "archived": False, "sweep": None, "warnings": [],
+                "created_at": now(), "status": "queued", "after_attempt": 0, **run,
+            }
+        )  # fmt: skip
+
+    @classmethod
+    def create(cls, runs: Path, config: RunConfig, **run: Any) -> RunFolder:
+        """Claim a folder and announce it at once."""
+        folder = cls.claim(runs, config)
+        folder.announce(**run)
         return folder
 
     @property

@@ -1,0 +1,50 @@
+# Everything one does here. `make demo` and `make test` need nothing but Python 3.11 or newer, git and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: demo serve test check bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   set up, serve, train FC, CNN and permuted CNN, end with the link to their comparison (ARGS=--exit, ARGS=--again)"
+	@echo "make serve  serve on http://127.0.0.1:8000, starting again when the code changes"
+	@echo "make test   set up and run all tests"
+	@echo "make check  style, types, import contracts"
+	@echo "make bench  the benchmarks, printed as ratios"
+
+demo: $(VENV)/ready
+	@$(BIN)/runoff demo $(ARGS)
+
+serve: $(VENV)/ready
+	@$(BIN)/runoff serve --reload $(ARGS)
+
+test: $(VENV)/ready-dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/ready-dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/ready-dev
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Runoff needs Python 3.11 or newer; try make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python's venv module is not complete here. Run: apt-get install -y python3-venv"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Setting up $(VENV) (once, a few minutes; most of it is PyTorch)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

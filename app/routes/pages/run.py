@@ -1,0 +1,533 @@
+"""The page of one run: how good, how sure, when done, and what it gets wrong. Its charts ask for JSON here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from pydantic import BaseModel, Field, ValidationError
+from sqlmodel import Session, col, select
+
+from app import charts, predictions, queries, runs, templating
+from app.deps import Reading, State
+from app.errors import Refused
+from app.predictions import PredictionQuery, Predictions, PredictionsError, Sort
+from app.schemas import FileOut, RunChange, RunOut
+from app.state import Runoff
+from app.statistics import wilson_interval
+from app.tables import ACTIVE, Epoch, Run
+from trainer.config import MODELS, FieldProblem, problems_of
+from trainer.datasets import catalogue
+from trainer.i18n import _
+from trainer.run_folder import RunFolder, read_json
+
+router = APIRouter()
+FIRST_TILES, MORE_TILES, MOST_TILES = 45, 100, 1045
+MOST_CLASSES_IN_MATRIX = 40
+_LOG_BYTES = 16_000
+_CONFIDENCES = (0.5, 0.9, 0.99)
+_HEATS = (0.003, 0.008, 0.02, 0.05)  # parts of a class's images at which a cell gets darker
+
+
+class RunQuery(BaseModel):
+    """What of the run's page is shown; it stands in the URL, so that Back undoes it and a link shares it."""
+
+    tab: Literal["predictions", "matrix", "train"] = "predictions"
+    epoch: int | None = Field(None, ge=1, le=10_000)
+    show: Literal["wrong", "right", "all"] = "wrong"
+    label: int | None = Field(None, ge=0, le=65_535)
+    predicted: int | None = Field(None, ge=0, le=65_535)
+    confidence: float | None = Field(None, ge=0, le=1)
+    order: Sort = "worst"
+    shown: int = Field(FIRST_TILES, ge=1, le=MOST_TILES)
+    image: int | None = Field(None, ge=0)
+
+    def url(self, path: str, **changes: Any) -> str:
+        """The address with some of it changed; what is at its default stays out."""
+        values = self.model_copy(update=changes).model_dump(exclude_defaults=True, exclude_none=True)
+        return f"{path}?{urlencode(values)}" if values else path
+
+
+# What the page shows -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stat:
+    """One number of the header card, with what is said beside it."""
+
+    title: str
+    value: str
+    beside: str = ""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Where the images of a split are; ``zoom`` makes tiles of about 56 pixels, ``zoom_detail`` of about 200."""
+
+    dataset: str
+    fingerprint: str
+    split: str
+    height: int
+    width: int
+    permutation: int | None = None
+
+    @property
+    def zoom(self) -> int:
+        return max(1, round(56 / max(self.height, self.width)))
+
+    @property
+    def zoom_detail(self) -> int:
+        return max(1, round(200 / max(self.height, self.width)))
+
+    def src(self, index: int) -> str:
+        return f"/images/{self.dataset}/{self.fingerprint}/{self.split}/{index}.png"
+
+    def permuted_src(self, index: int) -> str:
+        return f"{self.src(index)}?permutation={self.permutation}"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A test image and its answer, with the address that opens it."""
+
+    index: int
+    label: int
+    predicted: int
+    confidence: float
+    href: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One class with the probability that the net gave it."""
+
+    name: str
+    probability: float
+    is_label: bool
+    is_answer: bool
+
+
+@dataclass(frozen=True)
+class Detail:
+    """One image, opened."""
+
+    tile: Tile
+    bars: list[Bar]
+    previous: str | None
+    next: str | None
+    close: str
+
+
+@dataclass(frozen=True)
+class Wall:
+    """The answers that fit the filters, as many as are shown."""
+
+    tiles: list[Tile]
+    total: int
+    more: str | None
+    detail: Detail | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A count of the confusion matrix with its heat 0..5 and its link."""
+
+    count: int
+    heat: int
+    href: str
+    is_diagonal: bool
+    current: bool
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Rows are true classes, columns answers. ``largest`` are the most frequent mistakes where a table is too wide."""
+
+    rows: list[list[Cell]]
+    largest: list[tuple[int, int, Cell]]
+
+
+@dataclass(frozen=True)
+class TrainImages:
+    """The first training images with their labels."""
+
+    images: Images
+    items: list[tuple[int, int]]  # (index, label)
+    permuted: bool
+    augmentation: str
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The part of the page under the tabs."""
+
+    epoch: int
+    num_wrong: int
+    num_right: int
+    wall: Wall | None = None
+    matrix: Matrix | None = None
+    train: TrainImages | None = None
+    problem: str = ""  # why there is nothing to show
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """Variables of run.html."""
+
+    run: Run
+    out: RunOut
+    query: RunQuery
+    path: str
+    stats: list[Stat]
+    left: float | None
+    seconds_so_far: float
+    place_in_queue: int
+    next_seed: int
+    classes: list[str]
+    images: Images | None
+    answers: Answers | None
+    config: list[tuple[str, str]]
+    environment: list[tuple[str, str]]
+    files: list[FileOut]
+    log: str
+    figure_version: str
+    confidences: Sequence[float] = field(default=_CONFIDENCES)
+
+    @property
+    def name(self) -> str:
+        return self.run.name or self.run.id
+
+    def url(self, **changes: Any) -> str:
+        """A link within the page; whatever changes what is listed begins at the first tiles, with no image open."""
+        if not changes.keys() & {"image", "shown"}:
+            changes = {"image": None, "shown": FIRST_TILES, **changes}
+        return self.query.url(self.path, **changes)
+
+    @property
+    def long_names(self) -> bool:
+        """Whether the names of classes need wide tiles."""
+        return any(len(name) > 3 for name in self.classes)
+
+    def class_name(self, number: int) -> str:
+        return self.classes[number] if number < len(self.classes) else str(number)
+
+
+# Routes --------------------------------------------------------------------------------------------------------------
+
+
+@router.get("/runs/{run_id}")
+def show(
+    request: Request, state: State, session: Reading, run_id: str, query: Annotated[RunQuery, Query()]
+) -> Response:  # fmt: skip
+    """The run, live while it is queued or running."""
+    run = queries.get_run(session, run_id)
+    place = _place_in_queue(session, run)
+    counts = queries.status_counts(session)
+    version = f"{run.version}.{place}.{counts['running']}.{counts['queued']}"
+    unchanged = templating.unchanged(request, version)
+    if unchanged:
+        return unchanged
+    page = _page(state, session, run, query, place)
+    return templating.render(request, "run.html", page, version=version, live=run.status in ACTIVE)
+
+
+@router.post("/runs/{run_id}/change")
+def change(
+    state: State, run_id: str, name: Annotated[str, Form()] = "", tags: Annotated[str, Form()] = "",
+    notes: Annotated[str, Form()] = "",
+) -> Response:  # fmt: skip
+    """Rename, tag, note; back to the run. Raises ``Refused`` for a text that is too long."""
+    words = [tag for part in tags.split(",") if (tag := part.strip())]
+    try:
+        wanted = RunChange(name=name, tags=words, notes=notes.replace("\r\n", "\n"))
+    except ValidationError as error:
+        raise Refused.fields(_named(problems_of(error))) from None
+    runs.change(state, run_id, wanted)
+    return RedirectResponse(f"/runs/{run_id}", status_code=303)
+
+
+def _named(problems: list[FieldProblem]) -> list[FieldProblem]:
+    return [FieldProblem(field=problem.field.partition(".")[0], message=problem.message) for problem in problems]
+
+
+@router.post("/runs/{run_id}/{action}")
+def act(state: State, run_id: str, action: Literal["archive", "restore", "cancel", "resume", "delete"]) -> Response:
+    """One of the buttons; back to the run, or to the list where it is gone."""
+    if action == "delete":
+        runs.delete(state, run_id)
+        return RedirectResponse("/runs", status_code=303)
+    if action in ("archive", "restore"):
+        runs.change(state, run_id, RunChange(archived=action == "archive"))
+    elif action == "cancel":
+        runs.cancel(state, run_id)
+    else:
+        runs.resume(state, run_id)
+    return RedirectResponse(f"/runs/{run_id}", status_code=303)
+
+
+@router.get("/runs/{run_id}/figures/{figure}.json")
+def figure(state: State, session: Reading, run_id: str, figure: Literal["accuracy", "loss"]) -> Response:
+    """A chart of the run for plotly.js."""
+    run = queries.get_run(session, run_id)
+    curve = charts.RunCurve(0, run.name or run.id, curve_points(queries.epochs_of(session, run_id), run.num_train or 0))
+    if figure == "accuracy":
+        return JSONResponse(charts.accuracy_figure([curve], train=True, last=run.epochs))
+    steps = queries.steps_of(runs.folder_of(state, run_id))
+    per_epoch = run.steps_per_epoch or 1
+    return JSONResponse(
+        charts.step_figure(
+            steps.steps, steps.losses, curve, steps_per_epoch=per_epoch, total_steps=run.total_steps or per_epoch
+        )
+    )
+
+
+def curve_points(epochs: Sequence[Epoch], num_train: int) -> list[charts.EpochPoint]:
+    """The epochs of a run as points of a curve; time and images count from the start of the run."""
+    if not epochs:
+        return []
+    low, high = wilson_interval([e.test_correct for e in epochs], [e.test_total for e in epochs])
+    points, seconds = [], 0.0
+    for epoch, a, b in zip(epochs, low.tolist(), high.tolist(), strict=True):
+        seconds += epoch.seconds
+        points.append(
+            charts.EpochPoint(
+                epoch=epoch.epoch, seconds=round(seconds, 3), images=epoch.epoch * num_train, interval=(a, b),
+                test_accuracy=epoch.test_accuracy, train_accuracy=epoch.train_accuracy, test_loss=epoch.test_loss,
+                train_loss=epoch.train_loss,
+            )
+        )  # fmt: skip
+    return points
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+
+def _place_in_queue(session: Session, run: Run) -> int:
+    """1 for the run that starts next; 0 for one that does not wait."""
+    if run.status != "queued":
+        return 0
+    order = (col(Run.queued_at), col(Run.created_at), col(Run.seed), col(Run.id))
+    waiting = session.exec(select(Run.id).where(Run.status == "queued").order_by(*order)).all()
+    return list(waiting).index(run.id) + 1 if run.id in waiting else 0
+
+
+def _page(state: Runoff, session: Session, run: Run, query: RunQuery, place: int) -> RunPage:
+    folder = runs.folder_of(state, run.id)
+    environment = folder.read_environment() or {}
+    path = f"/runs/{run.id}"
+    images = images_of(state, run, "test")
+    out = queries.run_out(run)
+    return RunPage(
+        run=run, out=out, query=query, path=path, stats=_stats(run, out),
+        left=templating.remaining(run.seconds_left, run.updated_at),
+        seconds_so_far=templating.seconds_since(run.started_at) if run.status == "running" else 0.0,
+        place_in_queue=place, next_seed=_next_seed(session, run), classes=list(run.class_names), images=images,
+        answers=_answers(state, run, folder, query, path, environment), config=_config(run),
+        environment=_environment(run, environment), files=queries.files_of(session, folder, run),
+        log=queries.log_tail(folder, _LOG_BYTES), figure_version=f"{run.version}",
+    )  # fmt: skip
+
+
+def _next_seed(session: Session, run: Run) -> int:
+    """The first seed behind those that the run's group has used."""
+    seeds = session.exec(select(Run.seed).where(Run.group == run.group)).all()
+    return max(seeds, default=run.seed) + 1
+
+
+def images_of(state: Runoff, run: Run, split: str, fingerprint: str | None = None) -> Images | None:
+    """The images that the run saw; None where the data set is not here, or no longer the same."""
+    try:
+        dataset = catalogue.get_dataset(state.settings.home, run.dataset)
+    except catalogue.UnknownDataset:
+        return None
+    known = dataset.test_fingerprint if split == "test" else dataset.train_fingerprint
+    wanted = run.test_fingerprint if split == "test" else fingerprint
+    if not known or known != wanted or not dataset.image_shape:
+        return None
+    permutation = run.config.get("permutation_seed") if run.config.get("permute_pixels") else None
+    return Images(run.dataset, known, split, dataset.image_shape[1], dataset.image_shape[2], permutation)
+
+
+def _stats(run: Run, out: RunOut) -> list[Stat]:
+    number, percent = templating.number, templating.percent
+    stats = []
+    if run.test_accuracy is not None:
+        interval = out.test_accuracy_interval
+        beside = _("{low} to {high}").format(low=percent(interval[0]), high=percent(interval[1])) if interval else ""
+        stats.append(Stat(_("Test accuracy"), f"{percent(run.test_accuracy)} %", beside))
+    if run.validation_accuracy is not None:
+        stats.append(Stat(_("Validation accuracy"), f"{percent(run.validation_accuracy)} %"))
+    if run.train_accuracy is not None:
+        stats.append(Stat(_("Training accuracy"), f"{percent(run.train_accuracy)} %", _("during the epoch")))
+    if run.test_loss is not None:
+        stats.append(Stat(_("Test loss"), f"{run.test_loss:.4f}"))
+    if run.best_epoch is not None:
+        beside = _("of {n} done").format(n=number(run.epochs_done))
+        if out.best_is_optimistic and run.epochs_done > 1:
+            beside += ", " + _("chosen on the test images")
+        stats.append(Stat(_("Best epoch"), number(run.best_epoch), beside))
+    if run.num_parameters is not None:
+        stats.append(Stat(_("Parameters"), number(run.num_parameters)))
+    if run.train_seconds:
+        speed = _("{n} images/s").format(n=number(run.images_per_second)) if run.images_per_second else ""
+        stats.append(Stat(_("Time"), templating.seconds(run.train_seconds), speed))
+    return stats
+
+
+def _config(run: Run) -> list[tuple[str, str]]:
+    """Every field that applies, with the value in force."""
+    pairs = []
+    for name, value in run.config.items():
+        if name == "width":
+            value = value or MODELS[run.model].default_width
+        if value is not None:
+            pairs.append((name, value_words(value)))
+    return pairs
+
+
+def value_words(value: Any) -> str:
+    """A value of a config as people read it."""
+    if isinstance(value, bool):
+        return _("yes") if value else _("no")
+    return f"{value:,}" if isinstance(value, int) and value >= 10_000 else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _environment(run: Run, environment: dict[str, Any]) -> list[tuple[str, str]]:
+    pairs = []
+    if environment:
+        device = str(environment.get("device", ""))
+        pairs.append((_("Device"), f"{device}, {environment.get('machine') or environment.get('device_name', '')}"))
+        if device == "cpu":
+            pairs.append((_("Threads"), str(environment.get("num_threads", ""))))
+        pairs.append((_("Precision"), str(environment.get("precision", ""))))
+        pairs += [(title, str(environment[key])) for key, title in (("torch", "PyTorch"), ("python", "Python")) if key in environment]
+    if run.num_test:
+        words = _("{n}, fingerprint {fingerprint}").format(n=f"{run.num_test:,}", fingerprint=(run.test_fingerprint or "")[:12])
+        pairs.append((_("Test images"), words))
+    pairs.append((_("Attempt"), str(run.attempt)))
+    return pairs
+
+
+# Answers -------------------------------------------------------------------------------------------------------------
+
+
+def _answers(
+    state: Runoff, run: Run, folder: RunFolder, query: RunQuery, path: str, environment: dict[str, Any]
+) -> Answers | None:
+    """What is under the tabs; None before the first epoch."""
+    if not run.epochs_done:
+        return None
+    epoch = min(query.epoch or run.epochs_done, run.epochs_done)
+    try:
+        found = predictions.load(folder, epoch)
+    except PredictionsError as problem:
+        return Answers(epoch, 0, 0, problem=str(problem))
+    right = found.num_correct
+    counts = {"epoch": epoch, "num_wrong": found.num_images - right, "num_right": right}
+    if query.tab == "train":
+        return Answers(**counts, train=_train_images(state, run, folder, environment))
+    wall = _wall(found, folder, run, query, epoch, path)
+    if query.tab == "matrix":
+        return Answers(**counts, wall=wall if _has_cell(query) else None, matrix=_matrix(found, run, query, path))
+    return Answers(**counts, wall=wall)
+
+
+def _has_cell(query: RunQuery) -> bool:
+    return query.label is not None and query.predicted is not None
+
+
+def _wanted(query: RunQuery) -> PredictionQuery:
+    correct = {"wrong": False, "right": True, "all": None}[query.show]
+    if query.tab == "matrix":
+        correct = None
+    return PredictionQuery(
+        correct=correct, label=query.label, predicted=query.predicted, min_confidence=query.confidence,
+        sort=query.order, limit=query.shown,
+    )  # fmt: skip
+
+
+def _wall(found: Predictions, folder: RunFolder, run: Run, query: RunQuery, epoch: int, path: str) -> Wall:
+    answers = predictions.query(found, _wanted(query))
+    tiles = [
+        Tile(a.index, a.label, a.predicted, a.confidence, query.url(path, image=a.index) + "#detail")
+        for a in answers.items
+    ]
+    more = min(query.shown + MORE_TILES, MOST_TILES)
+    return Wall(
+        tiles=tiles, total=answers.total, detail=_detail(found, folder, run, query, epoch, path, tiles),
+        more=query.url(path, shown=more) if answers.total > query.shown and more > query.shown else None,
+    )  # fmt: skip
+
+
+def _detail(
+    found: Predictions, folder: RunFolder, run: Run, query: RunQuery, epoch: int, path: str, tiles: Sequence[Tile]
+) -> Detail | None:
+    index = query.image
+    if index is None or index >= found.num_images:
+        return None
+    tile = Tile(
+        index, int(found.labels[index]), int(found.predicted[index]), float(found.confidence[index]),
+        query.url(path, image=index),
+    )  # fmt: skip
+    order = [other.index for other in tiles]
+    at = order.index(index) if index in order else None
+    before = tiles[at - 1].href if at else None
+    after = tiles[at + 1].href if at is not None and at + 1 < len(tiles) else None
+    return Detail(tile, _bars(folder, run, epoch, tile), before, after, query.url(path, image=None))
+
+
+def _bars(folder: RunFolder, run: Run, epoch: int, tile: Tile) -> list[Bar]:
+    """The five likeliest classes and the true one; empty where the run kept no probabilities for this epoch."""
+    import numpy as np
+
+    stored = predictions.load_log_probabilities(folder, epoch)
+    if stored is None:
+        return []
+    probabilities = np.exp(stored[tile.index].astype(np.float64))
+    best = [int(number) for number in np.argsort(-probabilities, kind="stable")[:5]]
+    shown = best if tile.label in best else [*best, tile.label]
+    names = run.class_names
+    return [
+        Bar(names[n] if n < len(names) else str(n), float(probabilities[n]), n == tile.label, n == tile.predicted)
+        for n in shown
+    ]
+
+
+def _matrix(found: Predictions, run: Run, query: RunQuery, path: str) -> Matrix:
+    size = max(len(run.class_names), int(found.labels.max()) + 1, int(found.predicted.max()) + 1)
+    counts = predictions.confusion_matrix(found, size).tolist()
+    totals = [sum(row) for row in counts]
+
+    def cell(label: int, predicted: int) -> Cell:
+        count = counts[label][predicted]
+        href = query.url(path, label=label, predicted=predicted, image=None, shown=FIRST_TILES)
+        current = query.label == label and query.predicted == predicted
+        return Cell(count, heat_of(count, totals[label]), href + "#cell", label == predicted, current)
+
+    mistakes = sorted(
+        ((label, answer) for label in range(size) for answer in range(size) if label != answer and counts[label][answer]),
+        key=lambda place: -counts[place[0]][place[1]],
+    )
+    rows = [[cell(i, j) for j in range(size)] for i in range(size)] if size <= MOST_CLASSES_IN_MATRIX else []
+    return Matrix(rows, [(i, j, cell(i, j)) for i, j in mistakes[:30]] if not rows else [])
+
+
+def heat_of(count: int, total: int) -> int:
+    """0 for nothing, then 1 to 5 by the part of the class's images."""
+    if not count or not total:
+        return 0
+    return 1 + sum(count / total > step for step in _HEATS)
+
+
+def _train_images(state: Runoff, run: Run, folder: RunFolder, environment: dict[str, Any]) -> TrainImages | None:
+    told = read_json(folder.pictures / "train.json")
+    images = images_of(state, run, "train", environment.get("train_fingerprint"))
+    if told is None or images is None:
+        return None
+    items = list(zip(told["indices"], told["labels"], strict=True))
+    return TrainImages(images, items, bool(told.get("permuted")), str(told.get("augmentation", "none")))
+
