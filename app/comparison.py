@@ -312,18 +312,26 @@ def _untested(a: ComparedRun, b: ComparedRun, names: Mapping[str, str]) -> Pair:
 def agreement_counts(runs: Sequence[ComparedRun]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Two tables [R, R]: on how many images both runs are right, and on how many they gave the same answer.
 
-    One matrix product per set of test images; 0 for runs that can't be compared.
+    0 for runs that can't be compared. The first is the product of the matrix right or wrong [R, N] with its transpose,
+    by counting bits: BLAS is as fast on an idle machine, but here its threads wait for cores on which runs train (up to
+    0.4 s instead of 1 ms).
     """
     right = np.zeros((len(runs), len(runs)), np.int64)
     same = np.zeros_like(right)
     for key in {run.images_key for run in runs if run.has_answers}:
         rows = [i for i, run in enumerate(runs) if run.has_answers and run.images_key == key]
-        correct = np.stack([runs[i].correct for i in rows]).astype(np.float32)  # exact up to 2^24 images
+        bits = _packed(np.stack([runs[i].correct for i in rows]))
         predicted = np.stack([np.asarray(runs[i].predicted) for i in rows])
-        right[np.ix_(rows, rows)] = np.rint(correct @ correct.T)
-        for i, answers in zip(rows, predicted, strict=True):
+        for i, own_bits, answers in zip(rows, bits, predicted, strict=True):
+            right[i, rows] = np.bitwise_count(bits & own_bits).sum(axis=1, dtype=np.int64)
             same[i, rows] = np.count_nonzero(predicted == answers, axis=1)
     return right, same
+
+
+def _packed(table: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """The rows of a table [R, N] as 64-bit words, filled up with zeros."""
+    packed = np.packbits(table, axis=1)
+    return np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
 
 
 def _tested_pairs(

@@ -3,7 +3,7 @@
 import { showToast } from "./toasts.js";
 
 const LIVE_MS = 1000;
-const IDLE_MS = 10000;
+const IDLE_MS = 5000;
 const ANNOUNCE_MS = 10000;
 
 let askedAt = performance.now();

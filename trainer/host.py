@@ -97,6 +97,8 @@ class Host:
         self._listen()
         self._busy_at = time.monotonic()
         with self._signals():
+            with contextlib.suppress(OSError):  # asked ahead: the first use of a GPU's driver may take seconds
+                self._begin(wire.Devices(), time.monotonic() + ANSWER_SECONDS[wire.Devices])
             while not self._stopping and not self._is_idle():
                 self.tick(min(TICK_SECONDS, self._idle_seconds))
         self._unlink_socket()
@@ -280,6 +282,9 @@ class Host:
         try:
             if isinstance(request, wire.Start):
                 self._start(connection, request)
+            elif isinstance(request, wire.End):
+                self._stopping = not any(work.is_run for work in self._works.values())
+                self._send(connection, {"id": request.id, "result": {"ending": self._stopping}})
             else:
                 self._ask(connection, request)
         except OSError as problem:  # no process or no descriptor to be had

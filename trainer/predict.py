@@ -33,11 +33,14 @@ def predict(folder: RunFolder, epoch: int, image: bytes) -> dict[str, Any]:
     plain = config.model_copy(update={"validation_fraction": 0.0, "train_fraction": 1.0, "label_noise": 0.0})
     data = loader.load(home(), plain, torch.device("cpu"))
     channels, height, width = data.image_shape
-    pixels = torch.from_numpy(decode(io.BytesIO(image), grey=channels == 1, height=height, width=width).copy())
+    try:
+        pixels = decode(io.BytesIO(image), grey=channels == 1, height=height, width=width)
+    except ValueError as problem:
+        raise ValueError(_("That is no image that can be read. Choose a PNG or JPEG file.")) from problem
     net = models.build(config, data.image_shape, data.num_classes)
     net.load_state_dict(checkpoint.load_model(folder, epoch))
     torch.set_num_threads(1)
-    answers = evaluate(net, pixels[None], torch.zeros(1, dtype=torch.int64), data, config, environment)
+    answers = evaluate(net, torch.tensor(pixels)[None], torch.zeros(1, dtype=torch.int64), data, config, environment)
     probabilities = _result(answers).log_probabilities[0].exp().tolist()
     return {
         "probabilities": probabilities,

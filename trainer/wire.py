@@ -6,6 +6,7 @@ A connection begins with the host's greeting; then one JSON object a line each w
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -64,8 +65,21 @@ class Predict(BaseModel):
     epoch: PositiveInt
     image: Base64Bytes
 
+    @classmethod
+    def from_bytes(cls, folder: Path, epoch: int, image: bytes) -> Predict:
+        """The request about the bytes of an image file."""
+        return cls(folder=folder, epoch=epoch, image=base64.b64encode(image))
 
-Request = Start | Describe | Devices | Predict
+
+class End(BaseModel):
+    """End now unless runs go on; answered with ``{"ending"}``."""
+
+    model_config = ConfigDict(strict=True)
+    command: Literal["end"] = "end"
+    id: int = 0
+
+
+Request = Start | Describe | Devices | Predict | End
 _requests: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="command")])
 
 

@@ -6,7 +6,6 @@ from several threads do not wait for each other and a late answer can't be taken
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import json
 import os
@@ -28,7 +27,7 @@ from trainer.run_folder import RunFolder
 GREETING_SECONDS = 1.0
 START_SECONDS = 10.0
 QUESTION_SECONDS = 5.0
-DEVICES_SECONDS = 15.0  # the first use of a GPU's driver may take a while; asked once
+LARGEST_IMAGE = 10 * 10**6  # bytes
 STEADY_SECONDS = 60.0  # a host that lived as long did not "die at once"
 LONGEST_PAUSE_SECONDS = 60.0
 _LARGEST_LOG = 2**20  # bytes of host.log before the next host begins a new one
@@ -175,19 +174,33 @@ class LocalExecutor:
         return result
 
     def devices(self) -> list[dict[str, Any]]:
-        """What runs can compute on; asked once and remembered. Raises ``ExecutorUnavailable``."""
+        """What runs can compute on; remembered once told. Raises ``ExecutorUnavailable``."""
         if self._devices is None:
-            self._devices = self._call(wire.Devices(), DEVICES_SECONDS)
+            self._devices = self._call(wire.Devices(), QUESTION_SECONDS)
         return list(self._devices)
 
     def predict(self, folder: RunFolder, epoch: int, image_png: bytes) -> dict[str, Any]:
         """What the checkpoint of ``epoch`` answers for one image. Raises ``ExecutorUnavailable``, ``Refused``."""
-        encoded = base64.b64encode(image_png)
-        if len(encoded) > wire.MAX_LINE - 10_000:
+        if len(image_png) > LARGEST_IMAGE:
             raise Refused(_("The image is too large. Choose one below 10 MB."))
-        request = wire.Predict(folder=folder.path.resolve(), epoch=epoch, image=encoded)
+        request = wire.Predict.from_bytes(folder.path.resolve(), epoch, image_png)
         result: dict[str, Any] = self._call(request, QUESTION_SECONDS)
         return result
+
+    def end_host(self, patience_seconds: float = 15.0) -> bool:
+        """End this home's host now rather than after its idle minute, unless runs go on; whether none is left."""
+        deadline = time.monotonic() + patience_seconds
+        while time.monotonic() < deadline:
+            if self.ready():
+                if not self._call(wire.End(), QUESTION_SECONDS)["ending"]:
+                    return False
+                self.close()
+            else:
+                with self._lock:
+                    if not self._is_starting(wire.code_version()):
+                        return True
+            time.sleep(0.05)
+        return False
 
     def close(self) -> None:
         """Drop the connection. Runs go on; the host ends by itself when it has none."""

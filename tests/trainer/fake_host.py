@@ -31,7 +31,8 @@ def execute(
     if lock is None:
         return 4
     facts = {
-        "pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0), "attempt": attempt, "num_threads": num_threads, "device": device,
+        "pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0), "attempt": attempt,
+        "num_threads": num_threads, "device": device,
         "open_files": sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) > 2 and
                              os.path.exists(f"/proc/self/fd/{fd}")),
         "home": os.environ.get("RUNOFF_HOME"), "token": os.environ.get("RUNOFF_TOKEN"),

@@ -195,7 +195,13 @@ def _other_source(session: Session, typed: forms.Typed, data: Mapping[str, str])
 
 
 def _answer(
-    request: Request, state: Runoff, session: Session, typed: forms.Typed, *, reset: bool = False, status_code: int = 200
+    request: Request,
+    state: Runoff,
+    session: Session,
+    typed: forms.Typed,
+    *,
+    reset: bool = False,
+    status_code: int = 200,
 ) -> Response:
     page = _page(state, session, typed, started=status_code != 200)
     response = templating.render(
@@ -412,7 +418,9 @@ def _summary(
     ticked = needs_tick and typed.confirmed == str(count)
     errors = [_error(problem) for problem in problems]
     if started and not errors and needs_tick and not ticked:
-        errors = [FormError(_("Many runs"), _("Tick that you mean to start {n} runs.").format(n=f"{count:,}"), "confirmed")]
+        errors = [
+            FormError(_("Many runs"), _("Tick that you mean to start {n} runs.").format(n=f"{count:,}"), "confirmed")
+        ]
     counts = queries.status_counts(session)
     return Summary(
         count=count, sentence=forms.sentence(sweep) if sweep else "", estimate=_estimate(state, session, plan),
@@ -481,4 +489,3 @@ def _seconds_per_image(session: Session, dataset: str, model: str, width: int) -
     images = sum(run.epochs_done * (run.num_train or 0) for run in known)
     seconds = sum(run.train_seconds + run.evaluation_seconds for run in known)
     return (seconds / images if images else 0.0), sum(run.epochs_done for run in known)
-

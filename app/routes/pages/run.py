@@ -30,6 +30,7 @@ FIRST_TILES, MORE_TILES, MOST_TILES = 45, 100, 1045
 MOST_CLASSES_IN_MATRIX = 40
 _LOG_BYTES = 16_000
 _CONFIDENCES = (0.5, 0.9, 0.99)
+_VERSIONS = (("torch", "PyTorch"), ("python", "Python"))
 _HEATS = (0.003, 0.008, 0.02, 0.05)  # parts of a class's images at which a cell gets darker
 
 
@@ -393,7 +394,7 @@ def value_words(value: Any) -> str:
     """A value of a config as people read it."""
     if isinstance(value, bool):
         return _("yes") if value else _("no")
-    return f"{value:,}" if isinstance(value, int) and value >= 10_000 else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _environment(run: Run, environment: dict[str, Any]) -> list[tuple[str, str]]:
@@ -404,9 +405,11 @@ def _environment(run: Run, environment: dict[str, Any]) -> list[tuple[str, str]]
         if device == "cpu":
             pairs.append((_("Threads"), str(environment.get("num_threads", ""))))
         pairs.append((_("Precision"), str(environment.get("precision", ""))))
-        pairs += [(title, str(environment[key])) for key, title in (("torch", "PyTorch"), ("python", "Python")) if key in environment]
+        pairs += [(title, str(environment[key])) for key, title in _VERSIONS if key in environment]
     if run.num_test:
-        words = _("{n}, fingerprint {fingerprint}").format(n=f"{run.num_test:,}", fingerprint=(run.test_fingerprint or "")[:12])
+        words = _("{n}, fingerprint {fingerprint}").format(
+            n=f"{run.num_test:,}", fingerprint=(run.test_fingerprint or "")[:12]
+        )
         pairs.append((_("Test images"), words))
     pairs.append((_("Attempt"), str(run.attempt)))
     return pairs
@@ -509,7 +512,12 @@ def _matrix(found: Predictions, run: Run, query: RunQuery, path: str) -> Matrix:
         return Cell(count, heat_of(count, totals[label]), href + "#cell", label == predicted, current)
 
     mistakes = sorted(
-        ((label, answer) for label in range(size) for answer in range(size) if label != answer and counts[label][answer]),
+        (
+            (label, answer)
+            for label in range(size)
+            for answer in range(size)
+            if label != answer and counts[label][answer]
+        ),
         key=lambda place: -counts[place[0]][place[1]],
     )
     rows = [[cell(i, j) for j in range(size)] for i in range(size)] if size <= MOST_CLASSES_IN_MATRIX else []
@@ -530,4 +538,3 @@ def _train_images(state: Runoff, run: Run, folder: RunFolder, environment: dict[
         return None
     items = list(zip(told["indices"], told["labels"], strict=True))
     return TrainImages(images, items, bool(told.get("permuted")), str(told.get("augmentation", "none")))
-

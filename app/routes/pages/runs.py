@@ -12,6 +12,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, ValidationError
 
 from app import queries, runs, templating
+from app.database import reading
 from app.deps import Reading, State
 from app.errors import Conflict, NotFound, Problem, Refused
 from app.run_table import PAGE_SIZE, RunTable, load_table
@@ -170,7 +171,6 @@ def runs_page(request: Request, state: State, session: Reading, query: Annotated
 def act(
     request: Request,
     state: State,
-    session: Reading,
     action: Annotated[Action, Form()],
     run: Annotated[list[str], Form()],
     tag: Annotated[str, Form()] = "",
@@ -180,7 +180,7 @@ def act(
     done, problems = [], []
     for run_id in ids:
         try:
-            _ACTIONS[action](state, queries.get_run(session, run_id), tag.strip())
+            _ACTIONS[action](state, _find(state, run_id), tag.strip())
             done.append(run_id)
         except (Conflict, NotFound) as problem:
             problems.append(problem)
@@ -194,6 +194,12 @@ def act(
         _ICONS[action], f"{message} {_rest(problems)}".strip(),
         undo=("/runs/selected", {"action": undo, "run": done}) if undo else None,
     )  # fmt: skip
+
+
+def _find(state: Runoff, run_id: str) -> Run:
+    """The run, read in a session that is closed before anything is written: an open one would block the writer."""
+    with reading(state.engine) as session:
+        return queries.get_run(session, run_id)
 
 
 def _rest(problems: Sequence[Problem]) -> str:
