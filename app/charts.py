@@ -374,12 +374,15 @@ def _seeds(rows: Sequence[SeedRow], width: float, caption: str, label: str, css:
         parts += [_path(f"M{_n(x(value))} 6V{_n(bottom)}", "grid"), _text(x(value), bottom + 14, plain(value), "mid")]
     parts.append(_text(right, bottom + 30, caption, "end"))
     for number, row in enumerate(rows):
-        parts.append(_seed_row(row, x, 26 + 58 * number, width if wide else None))
+        parts.append(_seed_row(row, x, 26 + 58 * number, width if wide else None, domain))
     return Drawing(width, bottom + 36, label, tuple(parts), css)
 
 
-def _seed_row(row: SeedRow, x: Callable[[float], float], y: float, text_at: float | None) -> Markup:
-    parts = [_text(0, y + 13, row.name, "run"), _whisker(x(row.low), x(row.high), y, 4), _diamond(x(row.mean), y, 6.6)]
+def _seed_row(
+    row: SeedRow, x: Callable[[float], float], y: float, text_at: float | None, domain: tuple[float, float]
+) -> Markup:
+    ends = [x(min(max(end, domain[0]), domain[1])) for end in (row.low, row.high)]
+    parts = [_text(0, y + 13, row.name, "run"), _whisker(*ends, y, 4), _diamond(x(row.mean), y, 6.6)]
     if text_at is not None:
         parts += [_text(text_at, y + 6, f"{row.mean:.2f} %", "val end")]
         parts += [_text(text_at, y + 21, f"{row.low:.2f} to {row.high:.2f}", "end")]
@@ -449,12 +452,22 @@ def _band(index: int, x: list[float], low: list[float], high: list[float]) -> di
     }  # fmt: skip
 
 
-def _layout(x_title: str, *, y_log: bool = False, x_range: list[float] | None = None) -> dict[str, Any]:
+def _layout(
+    x_title: str, *, y_log: bool = False, x_range: list[float] | None = None, epochs: int = 0
+) -> dict[str, Any]:
+    """Axes without colours; ``epochs`` is the highest whole number of an axis that counts epochs, else 0."""
     x_axis: dict[str, Any] = {"title": {"text": x_title}, "tickformat": ",~r"}
     if x_range:
         x_axis["range"] = x_range
-    y_axis: dict[str, Any] = {"type": "log", "dtick": "D2"} if y_log else {}
+    if epochs:
+        x_axis |= {"tick0": 0 if epochs > 10 else 1, "dtick": max(1, round(nice_step(epochs, 10)))}
+    y_axis: dict[str, Any] = {"tickformat": ",~r"}
+    if y_log:
+        y_axis = {"type": "log", "tickvals": _LOG_TICKS, "ticktext": [f"{value:g}" for value in _LOG_TICKS]}
     return {"xaxis": x_axis, "yaxis": y_axis, "uirevision": "kept", "hovermode": "closest"}
+
+
+_LOG_TICKS = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 3)]
 
 
 def accuracy_figure(
@@ -477,7 +490,14 @@ def accuracy_figure(
         y = [100 * point.test_accuracy for point in curve.points]
         name = _("test") if train else curve.name
         traces.append(_trace(curve.index, name, x, y, text=text, hovertemplate=_hover(name, "%{y:.2f} % (%{text})")))
-    return {"data": traces, "layout": _layout(axis_title(axis), x_range=_epoch_range(axis, last))}
+    layout = _layout(axis_title(axis), x_range=_epoch_range(axis, last), epochs=_last_epoch(curves, axis, last))
+    return {"data": traces, "layout": layout}
+
+
+def _last_epoch(curves: Sequence[RunCurve], axis: str, last: int | None = None) -> int:
+    if axis != "epoch":
+        return 0
+    return last or max((curve.points[-1].epoch for curve in curves if curve.points), default=1)
 
 
 def _hover(name: str, value: str) -> str:
@@ -504,7 +524,8 @@ def loss_figure(curves: Sequence[RunCurve], *, axis: str = "epoch") -> dict[str,
         traces.append(_trace(curve.index, title, x, y, **dotted))
         y = [point.test_loss for point in curve.points]
         traces.append(_trace(curve.index, curve.name, x, y, hovertemplate=_hover(curve.name, "%{y:.4f}")))
-    return {"data": traces, "layout": _layout(axis_title(axis)) | {"yaxis": {"rangemode": "tozero"}}}
+    layout = _layout(axis_title(axis), epochs=_last_epoch(curves, axis))
+    return {"data": traces, "layout": layout | {"yaxis": {"rangemode": "tozero"}}}
 
 
 def step_figure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -52,7 +53,7 @@ class Imports:
             return name in self._work and self._work[name].error is None
 
     def start_import(self, name: str, source: Path, size: int = 64) -> None:
-        """Import an uploaded archive, which is removed afterwards. Raises ``Conflict`` while the name is busy."""
+        """Import an uploaded archive, which is removed afterwards with its folder. Raises ``Conflict`` while the name is busy."""
         self._begin(Work(name, "import"), worker.import_images(self.home, name, source, size=size), source)
 
     def start_prepare(self, name: str) -> None:
@@ -88,7 +89,7 @@ class Imports:
             error = {"message": str(problem), "advice": _("See the server's log.")}
         finally:
             if source is not None:
-                source.unlink(missing_ok=True)
+                shutil.rmtree(source.parent, ignore_errors=True)
         with self._lock:
             if error is None:
                 self._work.pop(work.name, None)

@@ -26,7 +26,7 @@ function axis(own) {
   const faint = colour("ink-2");
   return {
     gridcolor: colour("line"), linecolor: colour("line-strong"), zeroline: false, tickfont: { size: 11, color: faint },
-    automargin: true, fixedrange: false, ...own, title: { ...own.title, font: { size: 11, color: faint }, standoff: 6 },
+    automargin: true, showline: false, ...own, title: { ...own.title, font: { size: 11, color: faint }, standoff: 6 },
   };
 }
 

@@ -65,15 +65,15 @@ def begin_import(state: Runoff, file: UploadFile, name: str, size: int) -> None:
     if any(dataset.name == name for dataset in catalogue.list_datasets(state.settings.home)):
         message = _("There is a data set {name} already. Choose another name.").format(name=name)
         raise Conflict(message, [FieldProblem(field="name", message=message)])
-    uploads = state.settings.home / "uploads"
-    uploads.mkdir(parents=True, exist_ok=True)
-    path = uploads / f"{secrets.token_hex(8)}-{Path(file.filename or 'archive').name[-60:]}"
+    folder = state.settings.home / "uploads" / secrets.token_hex(8)
+    folder.mkdir(parents=True)
+    path = folder / (Path(file.filename or "").name[-60:].lstrip(".") or "archive")
     try:
         with path.open("wb") as target:
             shutil.copyfileobj(file.file, target, 1 << 20)
         state.imports.start_import(name, path, size)
     except BaseException:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from sqlmodel import Session, col, select
 
 from app import charts, predictions, queries, runs, templating, verdicts
-from app.comparison import Comparison, ConfigDifference, Group, Pair, Recipe
+from app.comparison import USEFUL_SEEDS, Comparison, ConfigDifference, Group, Pair, Recipe
 from app.deps import Reading, State
 from app.errors import Refused
 from app.predictions import Predictions, PredictionsError
@@ -30,6 +30,7 @@ from trainer.i18n import _, ngettext
 router = APIRouter()
 MOST_RUNS = charts.MARKS
 FIRST_TILES, MORE_TILES, MOST_TILES = 30, 100, 1030
+_MOST_FURTHER = 100
 _PICKED = 200  # runs that the picker offers
 
 
@@ -240,7 +241,7 @@ def figure(
 @router.post("/compare/repeats")
 def add_repeats(
     state: State, session: Reading, a: Annotated[str, Form()], b: Annotated[str, Form()],
-    further: Annotated[int, Form(ge=1, le=100)],
+    further: Annotated[int, Form(ge=1, le=_MOST_FURTHER)],
 ) -> Response:  # fmt: skip
     """Start the seeds that both recipes lack; on to the list of runs."""
     first, second = queries.runs_to_compare(session, [a, b])
@@ -388,9 +389,10 @@ def _more(session: Session, a: Run, b: Run, recipe: Recipe | None) -> parts.More
     """One number of further seeds, from the power calculation; None where there is none to offer."""
     if recipe is None or recipe.verdict == "not_comparable" or recipe.further_seeds == 0:
         return None
-    if recipe.further_seeds is None:
-        return None
-    further = min(recipe.further_seeds, 100)
+    further = recipe.further_seeds
+    if further is None:  # no number would find the margin; up to five seeds still show the spread
+        further = max(USEFUL_SEEDS - min(recipe.n_a, recipe.n_b), 0)
+    further = min(further, _MOST_FURTHER)
     missing = parts.missing_seeds(_seeds(session, a), _seeds(session, b), further)
     each = [_seconds(a), _seconds(b)]
     seconds = (
