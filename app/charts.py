@@ -381,8 +381,8 @@ def _seeds(rows: Sequence[SeedRow], width: float, caption: str, label: str, css:
 def _seed_row(
     row: SeedRow, x: Callable[[float], float], y: float, text_at: float | None, domain: tuple[float, float]
 ) -> Markup:
-    ends = [x(min(max(end, domain[0]), domain[1])) for end in (row.low, row.high)]
-    parts = [_text(0, y + 13, row.name, "run"), _whisker(*ends, y, 4), _diamond(x(row.mean), y, 6.6)]
+    low, high = (x(min(max(end, domain[0]), domain[1])) for end in (row.low, row.high))
+    parts = [_text(0, y + 13, row.name, "run"), _whisker(low, high, y, 4), _diamond(x(row.mean), y, 6.6)]
     if text_at is not None:
         parts += [_text(text_at, y + 6, f"{row.mean:.2f} %", "val end")]
         parts += [_text(text_at, y + 21, f"{row.low:.2f} to {row.high:.2f}", "end")]

@@ -408,7 +408,8 @@ def varying(sweep: SweepIn) -> dict[str, list[Any]]:
 
 def sentence(sweep: SweepIn) -> str:
     """What will start: "3 learning rates × 2 seeds, cosine, 5 epochs each."."""
-    factors = [_factor(name, len(values)) for name, values in varying(sweep).items()]
+    fields = sorted(varying(sweep).items(), key=lambda item: item[0] == "permute_pixels")
+    factors = [_factor(name, len(values)) for name, values in fields]
     if sweep.repeats > 1:
         factors.append(ngettext("{n} seed", "{n} seeds", sweep.repeats).format(n=f"{sweep.repeats:,}"))
     rest = []

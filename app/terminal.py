@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -86,32 +87,45 @@ def accuracy_of(run: Mapping[str, Any]) -> str:
     return f"{100 * run['test_accuracy']:.2f} ({100 * low:.2f} {_('to')} {100 * high:.2f})"
 
 
+_WIDE = 110  # characters; narrower terminals leave out what the name usually says
+
+
 def runs_table(runs: Iterable[Mapping[str, Any]], title: str | None = None) -> Table:
-    """Runs with what matters most."""
-    table = Table(title=title, title_justify="left")
-    columns = [_("Id"), _("Name"), _("Status"), _("Model"), _("Data set"), _("Parameters"), _("Epochs"),
-               _("Test accuracy, %"), _("Time, s")]  # fmt: skip
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number > 4 else "left", no_wrap=number in (0, 7))
+    """Runs with what matters most, in 80 characters where names are short."""
+    table = Table(title=title, title_justify="left", padding=(0, 1 if console.width >= _WIDE else 0))
+    columns = [("id", _("Id")), ("name", _("Name")), ("status", _("Status")), ("model", _("Model")),
+               ("dataset", _("Data set")), ("parameters", _("Parameters")), ("epochs", _("Epochs")),
+               ("accuracy", _("Test accuracy, %")), ("time", _("Time, s"))]  # fmt: skip
+    shown = [(key, title) for key, title in columns if console.width >= _WIDE or key not in ("model", "dataset")]
+    for key, column in shown:
+        numeric = key in ("parameters", "epochs", "accuracy", "time")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=key != "name", overflow="fold")
     for run in runs:
-        model = MODELS.get(run["model"])
-        table.add_row(
-            run["id"], run["name"], _(run["status"]), _(model.title) if model else run["model"], run["dataset"],
-            f"{run['num_parameters']:,}" if run["num_parameters"] else "", f"{run['epochs_done']} / {run['epochs']}",
-            accuracy_of(run), f"{run['train_seconds']:.1f}",
-        )  # fmt: skip
+        cells = _cells(run)
+        table.add_row(*(cells[key] for key, _title in shown))
     return table
+
+
+def _cells(run: Mapping[str, Any]) -> dict[str, str]:
+    model = MODELS.get(run["model"])
+    return {
+        "id": run["id"], "name": escape(run["name"]), "status": _(run["status"]),
+        "model": _(model.title) if model else run["model"], "dataset": run["dataset"],
+        "parameters": f"{run['num_parameters']:,}" if run["num_parameters"] else "",
+        "epochs": f"{run['epochs_done']}/{run['epochs']}", "accuracy": accuracy_of(run),
+        "time": f"{run['train_seconds']:.1f}",
+    }  # fmt: skip
 
 
 def show_comparison(comparison: Mapping[str, Any]) -> None:
     """Every verdict as a sentence with its evidence, pairs first, recipes after them."""
     console.print(runs_table(comparison["runs"]))
     for pair in comparison["pairs"]:
-        console.print(f"\n[bold]{pair['heading']}[/bold]\n{pair['explanation']}")
+        console.print(f"\n[bold]{escape(pair['heading'])}[/bold]\n{escape(pair['explanation'])}")
         if pair["evidence"]:
-            console.print(pair["evidence"])
+            console.print(escape(pair["evidence"]))
     for recipe in comparison["recipes"]:
-        console.print(f"\n[bold]{_('Recipes')}: {recipe['heading']}[/bold]\n{recipe['explanation']}")
+        console.print(f"\n[bold]{_('Recipes')}: {escape(recipe['heading'])}[/bold]\n{escape(recipe['explanation'])}")
     for difference in comparison["config_differences"]:
         values = ", ".join(str(value) for value in difference["values"])
         console.print(f"{difference['field']}: {values}")

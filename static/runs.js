@@ -1,6 +1,7 @@
 // The runs page: ticks, the bar that says what they can be used for, and the keys j, k and x.
 import { isTyping } from "./app.js";
 
+const MOST_COMPARED = 8; // as many as there are colours, markers and dashes
 const ticks = () => [...document.querySelectorAll(".c-tick [name=run]")];
 const chosen = () => ticks().filter((tick) => tick.checked);
 const words = (element, n) => (n === 1 ? element.dataset.one : element.dataset.many).replace("{n}", n.toLocaleString("en-US"));
@@ -12,12 +13,18 @@ function nameAll(list, others) {
   return new Intl.ListFormat(document.documentElement.lang, { type: "conjunction" }).format(names);
 }
 
+/** The runs that the compare page gets: of each group one, as the page brings in its repeats by itself. */
+function toCompare(list) {
+  const alone = list.length === 1;
+  return ids(list, (tick) => (alone ? tick.dataset.comparable : tick.dataset.comparable.split(",")[0]));
+}
+
 function showSelection() {
   const bar = document.getElementById("selection");
   if (!bar) return;
   const list = chosen();
   const all = ids(list, (tick) => tick.value);
-  const comparable = ids(list, (tick) => tick.dataset.comparable);
+  const comparable = toCompare(list);
   bar.hidden = all.length === 0;
   const selectAll = document.getElementById("select-all");
   if (selectAll) {
@@ -34,9 +41,9 @@ function showSelection() {
   for (const element of document.querySelectorAll("#delete-dialog [data-one], #tag-dialog [data-one]")) element.textContent = words(element, all.length);
 
   const compare = bar.querySelector("[data-compare]");
-  const enough = comparable.length >= 2;
+  const enough = comparable.length >= 2 && comparable.length <= MOST_COMPARED;
   compare.setAttribute("aria-disabled", String(!enough));
-  compare.title = enough ? "" : bar.dataset.tooFew;
+  compare.title = enough ? "" : comparable.length < 2 ? bar.dataset.tooFew : bar.dataset.tooMany;
   if (enough) compare.href = `/compare?${new URLSearchParams(comparable.map((id) => ["run", id]))}`;
   else compare.removeAttribute("href");
 }

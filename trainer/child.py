@@ -45,11 +45,16 @@ def fork(request: Request, execute: Execute, close_inherited: Callable[[], None]
     sys.stdout.flush()
     sys.stderr.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # none may reach the host's handlers in the child
-    pid = os.fork()
-    if pid == 0:
-        _in_child(request, execute, writing, [close_inherited, lambda: os.close(reading)])
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    os.close(writing)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _in_child(request, execute, writing, [close_inherited, lambda: os.close(reading)])
+    except OSError:
+        os.close(reading)
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        os.close(writing)
     os.set_blocking(reading, False)
     return Child(pid, reading)
 
@@ -58,13 +63,18 @@ def spawn(request: Request) -> Child:
     """Start a child for ``request`` in a new interpreter; the request is its standard input."""
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)
-    with tempfile.TemporaryFile() as file:
-        file.write(request.model_dump_json().encode())
-        file.seek(0)
-        command = [sys.executable, "-m", "trainer.child", str(writing)]
-        actions = [(os.POSIX_SPAWN_DUP2, file.fileno(), 0)]
-        pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
-    os.close(writing)
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(request.model_dump_json().encode())
+            file.seek(0)
+            command = [sys.executable, "-m", "trainer.child", str(writing)]
+            actions = [(os.POSIX_SPAWN_DUP2, file.fileno(), 0)]
+            pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
+    except OSError:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
     os.set_blocking(reading, False)
     return Child(pid, reading)
 
@@ -128,13 +138,13 @@ def _write_lines_at_once() -> None:
 def answer(request: Request) -> dict[str, Any]:
     """The answer to a question: ``{"result"}``, or ``{"error"}`` where what was asked can't be answered."""
     from trainer import describe, predict
-    from trainer.config import RunConfig
+    from trainer.config import parse_config
 
     try:
         match request:
             case Describe():
                 channels, height, width = request.image_shape
-                config = RunConfig.model_validate(request.config)
+                config, _warnings = parse_config(request.config)
                 return {"result": describe.describe(config, (channels, height, width), request.num_classes)}
             case Devices():
                 return {"result": describe.devices()}

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from trainer import child, wire
+from trainer.i18n import _
 from trainer.run_folder import RunFolder, now
 
 IDLE_SECONDS = 60.0  # without connection and without children before the host ends
@@ -288,7 +289,7 @@ class Host:
             else:
                 self._ask(connection, request)
         except OSError as problem:  # no process or no descriptor to be had
-            message = f"The machine could start no process: {problem}"
+            message = _("The machine could start no process: {reason}").format(reason=problem)
             self._send(connection, {"id": request.id, **wire.error("unavailable", message)})
 
     def _start(self, connection: Connection, request: wire.Start) -> None:
@@ -298,7 +299,7 @@ class Host:
                 break
         else:
             if not request.folder.is_dir():
-                message = f"There is no folder {request.folder}."
+                message = _("There is no folder {path}.").format(path=request.folder)
                 self._send(connection, {"id": request.id, **wire.error("invalid", message)})
                 return
             work = self._begin(request, None)
@@ -320,7 +321,9 @@ class Host:
                 work.waiting.append((connection, request.id))
                 return
         if len(questions) >= MAX_QUESTIONS:
-            self._send(connection, {"id": request.id, **wire.error("unavailable", "The trainer is busy.")})
+            self._send(
+                connection, {"id": request.id, **wire.error("unavailable", _("The trainer is busy; try again soon."))}
+            )
             return
         work = self._begin(request, time.monotonic() + ANSWER_SECONDS[type(request)])
         work.waiting.append((connection, request.id))
@@ -371,7 +374,7 @@ class Host:
         del self._works[work.pid]
         if isinstance(work.request, wire.Start):
             self._note_exit(work.request, status)
-            self._answer(work, wire.error("not started", _how_it_ended("The run's process", status)))
+            self._answer(work, wire.error("not started", _how_it_ended(_("The run's process"), status)))
         else:
             self._answer(work, self._final_answer(work, status))
 
@@ -385,7 +388,7 @@ class Host:
         try:
             answer: dict[str, Any] = json.loads(work.said)
         except ValueError:
-            return wire.error("unavailable", _how_it_ended("The process that was asked", status))
+            return wire.error("unavailable", _how_it_ended(_("The process that was asked"), status))
         if "result" in answer and not isinstance(work.request, wire.Predict):
             self._answers[_key(work.request)] = answer
             while len(self._answers) > MAX_ANSWERS:
@@ -408,7 +411,9 @@ def _key(request: wire.Request) -> str:
 
 def _how_it_ended(who: str, wait_status: int) -> str:
     code = os.waitstatus_to_exitcode(wait_status)
-    return f"{who} was ended by signal {-code}." if code < 0 else f"{who} ended with exit status {code}."
+    if code < 0:
+        return _("{who} was ended by signal {number}.").format(who=who, number=-code)
+    return _("{who} ended with exit status {code}.").format(who=who, code=code)
 
 
 def _log(line: str) -> None:

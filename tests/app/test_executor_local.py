@@ -68,7 +68,7 @@ def executor(home: Path) -> Iterator[LocalExecutor]:
     with pytest.raises(ExecutorUnavailable, match="is starting"):
         executor.start(make_run(home), 1, 1)
     assert not executor.ready()
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 3
     del os.environ["RUNOFF_TOKEN"]
     wait_for(executor.ready)
     yield executor

@@ -136,6 +136,18 @@ def test_resumed_equals_uninterrupted(make_config: MakeConfig, make_data: MakeDa
         assert (one.predictions["confidence"] == other.predictions["confidence"]).all()
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_memory_order_changes_speed_only(make_config: MakeConfig, make_data: MakeData, optimizer: str) -> None:
+    config = make_config(model="lenet", epochs=2, optimizer=optimizer, learning_rate=0.01, weight_averaging=0.9)
+    data = make_data(config, shape=(3, 20, 16))
+    plain, last = (epochs(train(config, data, channels_last=order)) for order in (False, True))
+    for name, tensor in plain[-1].state.tensors.items():
+        torch.testing.assert_close(last[-1].state.tensors[name], tensor, rtol=1e-3, atol=1e-4)
+    saved = {name: tensor.contiguous() for name, tensor in last[0].state.tensors.items()}  # as a file gives it back
+    state = State(1, last[0].state.step, saved, last[0].state.scalars)
+    assert_same_tensors(epochs(train(config, data, resume=state, channels_last=True))[-1].state, last[-1].state)
+
+
 def test_same_config_twice_is_the_same(make_config: MakeConfig, make_data: MakeData) -> None:
     config = make_config(model="cnn", augmentation="crop_flip")
     first, again, other = (

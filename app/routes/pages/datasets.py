@@ -83,6 +83,11 @@ class Card:
         return _(KINDS[self.dataset.kind])
 
     @property
+    def source(self) -> str:
+        """The file that it came from, as its owner called it."""
+        return re.sub(r"^[0-9a-f]{16}-", "", self.dataset.source)
+
+    @property
     def sheet_size(self) -> tuple[int, int]:
         """Width and height of the sheet of samples, in pixels."""
         assert self.dataset.image_shape is not None

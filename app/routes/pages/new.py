@@ -189,8 +189,7 @@ def _other_source(session: Session, typed: forms.Typed, data: Mapping[str, str])
         chosen = data.get("from_run", "")
         return _begin(session, {"from": chosen}) if chosen and chosen != typed.origin else None
     if typed.preset and f"preset:{typed.preset}" != data.get("loaded", ""):
-        name = typed.values["name"]
-        return _begin(session, {"preset": typed.preset, **({"name": name} if name else {})})
+        return _begin(session, {"preset": typed.preset})
     return None
 
 
@@ -348,7 +347,7 @@ def _described(state: Runoff, config: RunConfig, shape: tuple[int, ...], classes
 
 @lru_cache(maxsize=256)
 def _ask(executor: Any, model: str, width: int, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
-    config = RunConfig(dataset="any", model=model, width=width)  # type: ignore[arg-type]
+    config = RunConfig(dataset="any", model=model, width=width)
     answer: dict[str, Any] = executor.describe(config.model_dump(), list(shape), classes)
     return answer
 
@@ -356,7 +355,7 @@ def _ask(executor: Any, model: str, width: int, shape: tuple[int, ...], classes:
 def _comparison(state: Runoff, config: RunConfig, shape: tuple[int, ...], classes: int) -> str:
     """The size of the plainest net beside it: fc, or cnn beside fc."""
     other = "cnn" if config.model == "fc" else "fc"
-    told = _ask(state.executor, other, MODELS[other].default_width, shape, classes)  # type: ignore[arg-type]
+    told = _ask(state.executor, other, MODELS[other].default_width, shape, classes)
     return _("{model}, width {width}: {parameters} parameters, {adds} multiply-adds").format(
         model=other, width=MODELS[other].default_width, parameters=f"{told['num_parameters']:,}",
         adds=f"{told['multiply_adds']:,}",

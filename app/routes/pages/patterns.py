@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from fastapi import APIRouter, Request, Response
 
 from app import templating
+from app.charts import ForestRow, Pair, SeedRow, forest_plot, seeds_chart
 from app.drawings import Scale, scale_of
+from trainer.i18n import _
 
 router = APIRouter()
 
@@ -16,6 +18,25 @@ SEEDS = [0.8878, 0.8807, 0.8405, 0.8592, 0.8612]
 LOSSES = [2.3 * math.exp(-step / 3) + 0.1 + 0.05 * math.sin(7 * step) for step in range(30)]
 SINGLE, SINGLE_INTERVAL = 0.9780, (0.9749, 0.9807)
 MEAN, MEAN_INTERVAL = 0.8659, (0.8426, 0.8892)
+
+
+def example_forest() -> Pair:
+    """The two lines of a comparison: two nets, two recipes."""
+    rows = [
+        ForestRow(_("These two nets"), _("paired over 10,000 images"), 4.83, 4.34, 5.34, 0),
+        ForestRow(_("The two recipes"), _("5 and 5 seeds"), 7.89, 5.9, 9.88, 0),
+        ForestRow(_("Too close to call"), _("paired over 10,000 images"), 0.12, -0.39, 0.63),
+    ]
+    return forest_plot(rows, margin=0.5, left=_("FC"), right=_("CNN"))
+
+
+def example_seeds() -> Pair:
+    """Two recipes, each with the accuracies of its seeds."""
+    rows = [
+        SeedRow(0, _("CNN"), [95.46, 94.39, 93.79, 94.38, 94.39], 94.48, 93.73, 95.23),
+        SeedRow(1, _("FC"), [100 * seed for seed in SEEDS], 100 * MEAN, 100 * MEAN_INTERVAL[0], 100 * MEAN_INTERVAL[1]),
+    ]
+    return seeds_chart(rows, caption=_("test accuracy after 1 epoch, %"))
 
 
 @dataclass(frozen=True)
@@ -31,6 +52,8 @@ class PatternsPage:
     """Variables of patterns.html."""
 
     scale: Scale = field(default_factory=lambda: scale_of([SINGLE_INTERVAL, MEAN_INTERVAL]))
+    forest: Pair = field(default_factory=example_forest)
+    seeds_drawn: Pair = field(default_factory=example_seeds)
     statuses: tuple[str, ...] = ("queued", "running", "finished", "failed", "cancelled")
     single: float = SINGLE
     single_interval: tuple[float, float] = SINGLE_INTERVAL

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -430,13 +430,13 @@ def _answers(
     except PredictionsError as problem:
         return Answers(epoch, 0, 0, problem=str(problem))
     right = found.num_correct
-    counts = {"epoch": epoch, "num_wrong": found.num_images - right, "num_right": right}
+    answers = Answers(epoch, num_wrong=found.num_images - right, num_right=right)
     if query.tab == "train":
-        return Answers(**counts, train=_train_images(state, run, folder, environment))
+        return replace(answers, train=_train_images(state, run, folder, environment))
     wall = _wall(found, folder, run, query, epoch, path)
     if query.tab == "matrix":
-        return Answers(**counts, wall=wall if _has_cell(query) else None, matrix=_matrix(found, run, query, path))
-    return Answers(**counts, wall=wall)
+        return replace(answers, wall=wall if _has_cell(query) else None, matrix=_matrix(found, run, query, path))
+    return replace(answers, wall=wall)
 
 
 def _has_cell(query: RunQuery) -> bool:
