@@ -185,7 +185,7 @@ def _schedule(
     curves: Sequence[Curve], per_epoch: int, total: int, width: float, label: str, css: str
 ) -> Drawing:  # fmt: skip
     left, right, top, bottom = 42.0, width - 14, 24.0, 116.0
-    highest = max((y for curve in curves for _x, y in curve.points), default=1.0)
+    highest = float(f"{max((y for curve in curves for _x, y in curve.points), default=1.0):.3g}")
     marks = ticks(0, highest, 4) or [0.0]
     highest = max(highest, marks[-1])
     x, y = _scale((0, total), (left, right)), _scale((0, highest), (bottom, top))

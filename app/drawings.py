@@ -107,5 +107,7 @@ def bars(names: Sequence[str], counts: Sequence[int]) -> list[Bar]:
         height = 32 * count / most
         width = column * 0.8
         label = name if len(name) <= room else name[: room - 1] + "…"
-        result.append(Bar(i * column + column * 0.1, 46 - height, width, height, (i + 0.5) * column, count, name, label))
+        result.append(
+            Bar(i * column + column * 0.1, 46 - height, width, height, (i + 0.5) * column, count, name, label)
+        )
     return result

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_
+from sqlalchemy import ColumnElement, and_, func, or_, true
 from sqlmodel import Session, col, select
 
 from app.comparison import ComparedRun, CompareError, Comparison, compare
@@ -169,7 +169,7 @@ def distinct_values(session: Session) -> dict[str, list[str]]:
     return {
         "datasets": sorted(session.exec(select(Run.dataset).distinct()).all()),
         "models": sorted(session.exec(select(Run.model).distinct()).all()),
-        "tags": sorted(session.exec(select(tags.c.value).select_from(Run, tags).distinct()).all()),
+        "tags": sorted(session.exec(select(tags.c.value).select_from(Run).join(tags, true()).distinct()).all()),
     }
 
 

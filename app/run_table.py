@@ -245,7 +245,11 @@ def load_table(
     page: int = 1,
     until: str | None = None,
 ) -> RunTable:
-    """The rows of page ``page``. With ``until`` only runs made up to that time, and the number of newer ones."""
+    """The rows of page ``page``. With ``until`` only runs made up to that time, and the number of newer ones.
+
+    Raises ``Refused`` for an unknown status or sort.
+    """
+    _conditions(wanted)  # refuses an unknown status
     everything = _light_rows(session, replace(wanted, status=None))
     counts = Counter(row.status for row in everything)
     matching = [row for row in everything if not wanted.status or row.status == wanted.status]

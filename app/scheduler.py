@@ -8,14 +8,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from sqlalchemy import Engine
 from sqlmodel import col, select
 
 from app import runs
 from app.database import reading, writing
-from app.executors.local import ExecutorUnavailable
+from app.executors import Executor, ExecutorUnavailable, RunNotStarted
 from app.indexer import Indexer
 from app.tables import Run
 from trainer.config import MODELS
@@ -23,15 +22,6 @@ from trainer.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 _BUSY_SECONDS, _IDLE_SECONDS = 0.2, 1.0
-
-
-class Executor(Protocol):
-    """Where runs are trained; ``local`` is the host on this machine."""
-
-    def ensure_host(self) -> None: ...
-    def ready(self) -> bool: ...
-    def devices(self) -> list[dict[str, object]]: ...
-    def start(self, folder: RunFolder, attempt: int, num_threads: int, device: str) -> None: ...
 
 
 class Scheduler:
@@ -108,10 +98,15 @@ class Scheduler:
             session.commit()
 
     def _start_queued(self, queued: list[Run]) -> None:
-        self.executor.ensure_host()
-        if not self.executor.ready():
+        try:
+            self.executor.ensure_host()
+            devices = self.executor.devices() if self.executor.ready() else None
+        except ExecutorUnavailable as error:
+            logger.warning("The queue waits: %s", error)
             return
-        accelerators = [str(device["name"]) for device in self.executor.devices() if device["name"] != "cpu"]
+        if devices is None:
+            return
+        accelerators = [str(device["name"]) for device in devices if device["name"] != "cpu"]
         with reading(self.engine) as session:
             running = list(session.exec(select(Run).where(Run.status == "running")).all())
         for run in queued:
@@ -155,6 +150,8 @@ class Scheduler:
         try:
             self.executor.start(folder, run.attempt, threads_for(run.model), device)
             return True
+        except RunNotStarted:
+            return True  # an attempt that vanished at once; the next tick deals with it
         except ExecutorUnavailable as error:
             logger.warning("Run %s waits: %s", run.id, error)
             with writing(self.engine) as session:

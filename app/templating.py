@@ -24,6 +24,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from app import drawings
+from app.executors import ExecutorUnavailable
 from trainer.i18n import N_, _, ngettext, translations
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -244,7 +245,10 @@ def device_title(state: Any) -> str:
     """The devices in a word or two, once the trainer host has named them; never waits for it."""
     if not state.executor.ready():
         return ""
-    titles = [str(device["title"]) for device in state.executor.devices()]
+    try:
+        titles = [str(device["title"]) for device in state.executor.devices()]
+    except ExecutorUnavailable:
+        return ""
     gpus = [title for title in titles if not title.startswith("CPU")]
     return ", ".join(gpus) or next(iter(titles), "")
 
@@ -282,7 +286,9 @@ def render(
     return HTMLResponse(html, status_code=status_code, headers=headers)
 
 
-def fragment(template: str, status_code: int = 200, headers: dict[str, str] | None = None, **variables: Any) -> Response:
+def fragment(
+    template: str, status_code: int = 200, headers: dict[str, str] | None = None, **variables: Any
+) -> Response:
     """A piece of HTML from a partial template, for what is put into a page that is already there (a toast, a check)."""
     html = environment().get_template(template).render(language=language(), **variables)
     return HTMLResponse(html, status_code=status_code, headers={"Cache-Control": "no-store"} | (headers or {}))

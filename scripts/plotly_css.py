@@ -20,7 +20,9 @@ RULES = "() => [...document.getElementById('plotly.js-style-global').sheet.cssRu
 def plotly_rules() -> list[str]:
     """The rules in the order in which they stand in the page."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox"]
+        )
         page = browser.new_page()
         page.add_script_tag(path=BUNDLE)
         rules: list[str] = page.evaluate(RULES)

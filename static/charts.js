@@ -1,9 +1,9 @@
 // Draws figures with plotly.js in the colours of the tokens; again on a change of theme, and with new points when the
 // page's data-version changes: the chart stays, with its zoom. The numbers come as JSON from data-figure.
 const figures = new WeakMap(); // .figure element -> the JSON that it shows
-const probe = document.createElement("span");
+const probe = document.createElement("span"); // its computed colour is a token's; outside the body, which may be replaced
 probe.hidden = true;
-document.body.append(probe);
+document.documentElement.append(probe);
 
 /** The colour of a token as rgb(), with an opacity where wanted. */
 function colour(token, opacity = 1) {

@@ -88,7 +88,7 @@ def _f(
     **bounds: Any,
 ) -> Any:
     """A field with what a person needs to know of it; ``labels`` names the values of a choice."""
-    extra = {"group": group, "unit": unit, "labels": labels or {}}
+    extra: dict[str, Any] = {"group": group, "unit": unit, "labels": labels or {}}
     if "allow_inf_nan" not in bounds and isinstance(default, float):
         bounds["allow_inf_nan"] = False
     return Field(default, title=title, description=help, json_schema_extra=extra, **bounds)

@@ -272,7 +272,7 @@ class Learner:
     def create(cls, config: RunConfig, data: Data, environment: Environment) -> Learner:
         model: nn.Module = models.build(config, data.image_shape, data.num_classes).to(data.device)
         if environment.channels_last:  # convolutions follow their weights, so the images need no change
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = model.to(memory_format=torch.channels_last)
         average = None
         if config.weight_averaging is not None:
             average = optimizers.WeightAverage(config.weight_averaging, model, copy.deepcopy(model))

@@ -85,7 +85,8 @@ def resolve(
     check_precision(precision, name)
     return Environment(
         device=name, precision=precision, num_threads=num_threads, deterministic=config.deterministic,
-        channels_last=name == "cpu" and config.model in _CHANNELS_LAST, device_name=device_name(name), machine=machine(), num_cpus=os.cpu_count() or 1, platform=platform.platform(),
+        channels_last=name == "cpu" and config.model in _CHANNELS_LAST, device_name=device_name(name),
+        machine=machine(), num_cpus=os.cpu_count() or 1, platform=f"{platform.system()} {platform.release()}",
         python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__,
         train_fingerprint=fingerprints[0], test_fingerprint=fingerprints[1],
     )  # fmt: skip

@@ -160,8 +160,6 @@ class Attempt:
         environment = self._environment(config)
         data = loader.load(home(), config, torch.device(environment.device))
         self._recall(history)
-        if not self.folder.labels_path.exists():
-            checkpoint.save_labels(self.folder, data.test_labels.cpu().numpy())
         with contextlib.closing(engine.train(config, data, environment, history.resume)) as events:
             for event in events:
                 if event is not None:
@@ -239,6 +237,7 @@ class Attempt:
     # while training
     def _handle(self, event: Event, writer: EventWriter, config: RunConfig, data: loader.Data) -> None:
         if isinstance(event, Epoch):
+            checkpoint.save_labels(self.folder, data.test_labels.cpu().numpy())
             self._save(event, writer)
             return
         writer.write(event)

@@ -22,6 +22,9 @@ class Refused(ValueError):
 class Executor(Protocol):
     """Starts runs and answers questions that need torch. Safe to call from any thread; no call waits for long."""
 
+    def ensure_host(self) -> None:
+        """See to it that the executor will be ready; does not wait for it. Raises ``ExecutorUnavailable``."""
+
     def ready(self) -> bool:
         """Whether a call would be served now."""
 

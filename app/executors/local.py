@@ -192,9 +192,10 @@ class LocalExecutor:
         deadline = time.monotonic() + patience_seconds
         while time.monotonic() < deadline:
             if self.ready():
-                if not self._call(wire.End(), QUESTION_SECONDS)["ending"]:
-                    return False
+                ending = self._call(wire.End(), QUESTION_SECONDS)["ending"]
                 self.close()
+                if not ending:
+                    return False
             else:
                 with self._lock:
                     if not self._is_starting(wire.code_version()):

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
 
-from app import runs
+from app import executors, runs
 from app.deps import State
 from app.errors import Refused, Unavailable
-from app.executors.local import ExecutorUnavailable
+from app.executors import ExecutorUnavailable
 from app.schemas import Description, DeviceOut, ModelOut
 from app.state import Runoff
 from trainer.config import MODELS, FieldProblem, RunConfig
@@ -62,5 +62,7 @@ def describe_config(state: Runoff, config: RunConfig) -> dict[str, Any]:
         raise Refused.fields([FieldProblem(field="dataset", message=message)])
     try:
         return state.executor.describe(config.model_dump(), list(dataset.image_shape), len(dataset.class_names))
+    except executors.Refused as error:
+        raise Refused(str(error)) from None
     except ExecutorUnavailable as error:
         raise Unavailable(str(error)) from None

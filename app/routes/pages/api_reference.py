@@ -57,7 +57,9 @@ class Call:
 
     @property
     def anchor(self) -> str:
-        return f"{self.method.lower()}{self.path.removeprefix('/api/v1').replace('/', '-')}".translate({123: None, 125: None})
+        return f"{self.method.lower()}{self.path.removeprefix('/api/v1').replace('/', '-')}".translate(
+            {123: None, 125: None}
+        )
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,10 @@ class Reference:
         if body_type == "multipart/form-data":
             parts.append("-F name=my-images -F file=@my-images.zip")
         elif body_type:
-            parts += ["-H 'Content-Type: application/json'", f"-d '{json.dumps(EXAMPLE_BODIES.get(f'{method} {path}', {}))}'"]
+            parts += [
+                "-H 'Content-Type: application/json'",
+                f"-d '{json.dumps(EXAMPLE_BODIES.get(f'{method} {path}', {}))}'",
+            ]
         return " \\\n  ".join([" ".join(parts[:2]), *parts[2:]])
 
 

@@ -20,7 +20,15 @@ from app.deps import Reading, State
 from app.errors import Refused
 from app.predictions import Predictions, PredictionsError
 from app.routes.pages import compare_parts as parts
-from app.routes.pages.run import MOST_CLASSES_IN_MATRIX, Images, curve_points, heat_of, images_of, value_words
+from app.routes.pages.run import (
+    MOST_CLASSES_IN_MATRIX,
+    Images,
+    curve_points,
+    header_from,
+    heat_of,
+    images_of,
+    value_words,
+)
 from app.schemas import RunOut, SweepIn
 from app.state import Runoff
 from app.tables import ACTIVE, Run
@@ -220,10 +228,14 @@ def show(request: Request, state: State, session: Reading, query: Annotated[Comp
     if unchanged:
         return unchanged
     live = any(run.status in ACTIVE for run in found)
+    header = header_from(state, queries.status_counts(session))
     if len(found) < 2:
         page = _pick(session, query, found)
-        return templating.render(request, "compare_pick.html", page, version=version, refresh="header", live=live)
-    return templating.render(request, "compare.html", _page(state, session, query, found), version=version, live=live)
+        return templating.render(
+            request, "compare_pick.html", page, version=version, refresh="header", live=live, header=header
+        )
+    shown = _page(state, session, query, found)
+    return templating.render(request, "compare.html", shown, version=version, live=live, header=header)
 
 
 @router.get("/compare/figures/{figure}.json")
@@ -246,6 +258,7 @@ def add_repeats(
     """Start the seeds that both recipes lack; on to the list of runs."""
     first, second = queries.runs_to_compare(session, [a, b])
     missing = parts.missing_seeds(_seeds(session, first), _seeds(session, second), further)
+    session.close()  # a transaction that only reads would keep the writer waiting
     for run, seeds in zip((first, second), missing, strict=True):
         if seeds:
             runs.start_sweep(state, _sweep(run, seeds))

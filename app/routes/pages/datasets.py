@@ -248,7 +248,9 @@ def prepare(request: Request, state: State, name: str) -> Response:
 def stop(request: Request, state: State, name: str) -> Response:
     """Stop a download or an import; nothing of it stays."""
     if not state.imports.is_active(name):
-        raise Refused.fields([FieldProblem(field="name", message=_("Nothing goes on about {name}.").format(name=name[:64]))])
+        raise Refused.fields(
+            [FieldProblem(field="name", message=_("Nothing goes on about {name}.").format(name=name[:64]))]
+        )
     state.imports.cancel(name)
     return _answer(request, "stop", _("{name} is being stopped").format(name=name))
 
@@ -258,5 +260,3 @@ def dismiss(request: Request, state: State, name: str) -> Response:
     """Forget a download or an import that failed."""
     state.imports.dismiss(name)
     return _answer(request, "x", _("The message about {name} is gone").format(name=name[:64]))
-
-

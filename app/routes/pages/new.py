@@ -18,6 +18,7 @@ from app.deps import Reading, State
 from app.errors import Refused
 from app.executors import ExecutorUnavailable
 from app.executors import Refused as NotDescribed
+from app.routes.pages.run import header_from
 from app.schemas import SweepIn
 from app.state import Runoff
 from app.tables import Run
@@ -52,6 +53,7 @@ class Net:
     chart: charts.Drawing | None = None
     comparison: str = ""
     missing: str = ""
+    waiting: bool = False  # the trainer will be there in a moment: ask again
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,13 @@ def _answer(
 ) -> Response:
     page = _page(state, session, typed, started=status_code != 200)
     response = templating.render(
-        request, "new.html", page, status_code=status_code, version=queries.data_version(session), refresh="header"
+        request,
+        "new.html",
+        page,
+        status_code=status_code,
+        version=queries.data_version(session),
+        refresh="header",
+        header=header_from(state, queries.status_counts(session)),
     )
     if reset:  # what was ticked before must not survive in the browser
         response.headers["HX-Reswap"] = "outerHTML"
@@ -247,14 +255,15 @@ def _started(state: Runoff, sweep: SweepIn) -> str:
 def _page(state: Runoff, session: Session, typed: forms.Typed, *, started: bool) -> NewPage:
     wish = forms.wish(typed)
     plan, sweep, problems = _planned(state, typed, wish)
+    # What asks the trainer comes before what reads the database: a read transaction must not wait for another process.
     datasets = catalogue.list_datasets(state.settings.home)
     dataset = next((d for d in datasets if d.name == typed.values["dataset"].partition(",")[0].strip()), None)
     controls = _controls(state, typed, problems)
-    schedule = _schedule(plan, dataset)
+    net = _net(state, plan, dataset)
     return NewPage(
         typed=typed, loaded=_source(typed), controls=controls, presets=list(PRESETS.values()),
-        earlier=_earlier(session, typed), datasets=datasets, dataset=dataset, net=_net(state, plan, dataset),
-        schedule=schedule, seeds=forms.seeds_sentence(typed),
+        earlier=_earlier(session, typed), datasets=datasets, dataset=dataset, net=net,
+        schedule=_schedule(plan, dataset), seeds=forms.seeds_sentence(typed),
         summary=_summary(state, session, typed, plan, sweep, problems, started=started),
     )  # fmt: skip
 
@@ -324,7 +333,7 @@ def _net(state: Runoff, plan: runs.Plan | None, dataset: Dataset | None) -> Net:
         told = _described(state, config, shape, classes)
         other = _comparison(state, config, shape, classes)
     except ExecutorUnavailable:
-        return Net(missing=_("The trainer is starting. The layers appear with your next change."))
+        return Net(missing=_("The trainer is starting. The layers appear in a moment."), waiting=True)
     except NotDescribed as problem:
         return Net(missing=str(problem))
     shapes = [told["input_shape"], *(layer["shape"] for layer in told["layers"])]

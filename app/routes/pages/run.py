@@ -233,7 +233,13 @@ def show(
     if unchanged:
         return unchanged
     page = _page(state, session, run, query, place)
-    return templating.render(request, "run.html", page, version=version, live=run.status in ACTIVE)
+    header = header_from(state, counts)
+    return templating.render(request, "run.html", page, version=version, live=run.status in ACTIVE, header=header)
+
+
+def header_from(state: Runoff, counts: dict[str, int]) -> templating.Header:
+    """The frame's header from counts that were read already: a second connection could wait for a writer, and it for us."""
+    return templating.Header(counts["running"], counts["queued"], templating.device_title(state), known=True)
 
 
 @router.post("/runs/{run_id}/change")

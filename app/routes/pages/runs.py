@@ -80,7 +80,11 @@ class Column:
 NAME = Column(N_("Name"), "name")
 ACCURACY = Column(N_("Test accuracy, %"), "test_accuracy", True, "", N_("after the last epoch, with its 95 % interval"))
 BEST = Column(
-    N_("Best"), "best_test_accuracy", True, "num opt", N_("optimistic where it was chosen on the test images themselves")
+    N_("Best"),
+    "best_test_accuracy",
+    True,
+    "num opt",
+    N_("optimistic where it was chosen on the test images themselves"),
 )
 TIME = Column(N_("Time"), "train_seconds", True, "num opt", N_("training only, without evaluation and saving"))
 SPEED = Column(N_("Images/s"), "images_per_second", True, "num opt", N_("training images a second"))
@@ -131,7 +135,9 @@ class RunsPage:
 
     def sort_url(self, column: Column) -> str:
         """Sort by the column; once sorted by it, the other way round, then as at first."""
-        first, second = ("-" + column.sort, column.sort) if column.descending_first else (column.sort, "-" + column.sort)
+        first, second = (
+            ("-" + column.sort, column.sort) if column.descending_first else (column.sort, "-" + column.sort)
+        )
         following = {first: second, second: DEFAULT_SORT}.get(self.query.sort, first)
         return self.query.url(sort=following)
 

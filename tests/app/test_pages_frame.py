@@ -1,0 +1,276 @@
+"""What all pages share: numbers in words, addresses of static files, the frame, errors, and the rules of the templates."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from app import templating
+from app.drawings import bars, scale_of, spark, strip
+
+TEMPLATES = sorted(path.relative_to(templating.TEMPLATES).as_posix() for path in templating.TEMPLATES.rglob("*.html"))
+
+
+# Numbers and times ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [(0.9781, "97.81"), (0.0, "0.00"), (1.0, "100.00"), (0.99999, "99.99"), (None, ""), (0.845, "84.50")],
+)
+def test_percent(fraction: float | None, text: str) -> None:
+    assert templating.percent(fraction) == text
+
+
+@pytest.mark.parametrize(
+    ("difference", "text"), [(0.0483, "+4.83"), (-0.0138, "−1.38"), (-0.00001, "0.00"), (0.0, "0.00")]
+)
+def test_points(difference: float, text: str) -> None:
+    assert templating.points(difference) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(46.12, "46.1 s"), (0.04, "0.0 s"), (59.96, "1 min 00 s"), (235, "3 min 55 s"), (3599.9, "1 h 00 min"), (3720, "1 h 02 min"),
+     (90_000, "25 h 00 min"), (None, "")],
+)  # fmt: skip
+def test_seconds(value: float | None, text: str) -> None:
+    assert templating.seconds(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.2, "1 s"), (27, "27 s"), (59, "59 s"), (60, "1 min 00 s"), (None, "")])
+def test_whole_seconds(value: float | None, text: str) -> None:
+    assert templating.whole_seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (170_498_071, "170.5 MB"), (2.5e12, "2.5 TB")]
+)
+def test_filesize(value: float, text: str) -> None:
+    assert templating.filesize(value) == text
+
+
+def test_numbers_have_thousands_commas() -> None:
+    assert templating.number(6422) == "6,422"
+    assert templating.number(None) == ""
+    assert templating.number(1234.567, 1) == "1,234.6"
+
+
+def test_a_moment_is_utc_until_the_browser_makes_it_local() -> None:
+    assert templating.moment("2026-03-01T10:20:30.123Z") == (
+        '<time datetime="2026-03-01T10:20:30.123Z" data-time="absolute">2026-03-01 10:20 UTC</time>'
+    )
+    assert templating.moment(None) == ""
+
+
+def test_what_is_left_is_never_below_zero() -> None:
+    assert templating.remaining(5.0, "2020-01-01T00:00:00.000Z") == 0.0
+    assert templating.remaining(None, "2020-01-01T00:00:00.000Z") is None
+
+
+# Drawings ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_scale_has_round_ends_and_holds_all_intervals() -> None:
+    scale = scale_of([(0.8276, 0.8421), (0.9749, 0.9807)])
+    assert (scale.low, scale.high, scale.tick) == (82, 100, 90)
+    assert scale.x(0.82) == 3
+    assert scale.x(1.0) == 109
+
+
+@pytest.mark.parametrize("intervals", [[], [(0.0, 0.0)], [(1.0, 1.0)], [(0.5, 0.5)], [(0.0, 1.0)], [(0.9781, 0.9782)]])
+def test_every_scale_has_a_width_and_a_tick_inside(intervals: list[tuple[float, float]]) -> None:
+    scale = scale_of(intervals)
+    assert 0 <= scale.low < scale.tick < scale.high <= 100
+
+
+def test_a_strip_stays_inside() -> None:
+    drawn = strip(scale_of([(0.9, 0.95)]), 0.2, (0.1, 0.99), [0.5])
+    assert all(3 <= x <= 109 for x in (drawn.point, drawn.low, drawn.high, *drawn.seeds))
+
+
+def test_a_spark_needs_two_finite_values() -> None:
+    assert spark([1.0]) is None
+    assert spark([1.0, float("nan")]) is None
+    drawn = spark([2.0, float("inf"), 1.0])
+    assert drawn is not None
+    assert (drawn.first, drawn.last, drawn.path) == (2.0, 1.0, "M2.0 2.0L84.0 18.0")
+
+
+def test_bars_of_no_images_and_long_names() -> None:
+    assert bars([], []) == []
+    drawn = bars(["a long name"] * 10, [0] * 10)
+    assert drawn[0].height == 0
+    assert drawn[0].label == "a lon…"
+
+
+# Static files -----------------------------------------------------------------------------------------------------------
+
+
+def test_assets_carry_the_content_hash_and_are_kept_for_ever(site: Any) -> None:
+    address = templating.asset("app.css")
+    assert re.fullmatch(r"/static/[0-9a-f]{12}/app\.css", address)
+    assert site.get(address).headers["Cache-Control"] == templating.IMMUTABLE
+    for other in (
+        "/static/app.css",
+        "/static/000000000000/app.css",
+    ):  # an old page after an upgrade still finds its file
+        answer = site.get(other)
+        assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-cache")
+    assert site.get("/static/nothing.css").status_code == 404
+
+
+def test_vendored_files_are_those_of_the_list() -> None:
+    vendor = templating.STATIC / "vendor"
+    listed = [line.split() for line in (vendor / "VERSIONS").read_text().splitlines()[1:]]
+    assert {name for name, *_rest in listed} == {path.name for path in vendor.glob("*.js")}
+    for name, _package, _version, digest in listed:
+        assert hashlib.sha256((vendor / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_modules_import_files_that_exist() -> None:
+    for path in templating.STATIC.glob("*.js"):
+        for name in re.findall(r'(?:from|import)\s+"\./([\w-]+\.js)"', path.read_text()):
+            assert (templating.STATIC / name).is_file(), f"{path.name} imports {name}"
+
+
+# The frame --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/runs", "/datasets", "/patterns", "/api"])
+def test_every_page_has_its_frame(site: Any, path: str) -> None:
+    answer = site.get(path)
+    assert answer.status_code == 200
+    assert f'href="{path}" aria-current="page"' in answer.text
+    for part in ('<html lang="en">', 'href="#main">Skip to content', 'id="main"', 'id="toasts"', "theme.js"):
+        assert part in answer.text
+    assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+
+
+def test_the_header_counts_runs(site: Any, add_run: Any) -> None:
+    add_run(status="running")
+    add_run(status="queued")
+    text = site.get("/datasets").text
+    assert "1 running" in text
+    assert "1 queued" in text
+    assert 'data-live="true"' in text
+
+
+def test_a_page_asked_again_is_not_sent_again(site: Any, add_run: Any) -> None:
+    tag = site.get("/runs").headers["HX-PTag"]
+    assert site.get("/runs", headers={"HX-PTag": tag}).status_code == 304
+    assert site.get("/runs?until=2026-03-01", headers={"HX-PTag": tag}).status_code == 304  # what polling adds
+    assert site.get("/runs?sort=name", headers={"HX-PTag": tag}).status_code == 200  # another view
+    add_run()
+    assert site.get("/runs", headers={"HX-PTag": tag}).status_code == 200
+
+
+def test_the_tag_of_a_page_knows_no_clock() -> None:
+    request = Request({"type": "http", "method": "GET", "path": "/runs", "query_string": b"q=a", "headers": []})
+    assert templating.page_tag(request, "1") == templating.page_tag(request, "1") != templating.page_tag(request, "2")
+
+
+# Errors -----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_address_says_where_to_go(site: Any) -> None:
+    answer = site.get("/nothing/here")
+    assert answer.status_code == 404
+    assert "There is nothing at this address." in answer.text
+    assert 'href="/runs">Go to the runs' in answer.text
+
+
+def test_programs_get_problem_documents(site: Any) -> None:
+    answer = site.get("/nothing/here", headers={"Accept": "application/json"})
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("status", "action"), [(401, "Sign in"), (404, "Go to the runs"), (409, "Go to the runs"), (500, "Try again")]
+)
+def test_error_pages_offer_a_way_on(status: int, action: str) -> None:
+    request = Request({"type": "http", "method": "GET", "path": "/x", "query_string": b"", "headers": []})
+    answer = templating.render_error(request, status, "Title", "It <b>broke</b>.")
+    html = bytes(answer.body).decode()
+    assert answer.status_code == status
+    assert action in html
+    assert "It &lt;b&gt;broke&lt;/b&gt;." in html
+    assert 'id="poller"' not in html
+
+
+def test_an_error_of_an_action_is_a_toast() -> None:
+    headers = [(b"hx-target", b"div#toasts")]
+    request = Request({"type": "http", "method": "POST", "path": "/x", "query_string": b"", "headers": headers})
+    answer = templating.render_error(request, 409, "Title", "The run is running.")
+    assert answer.status_code == 409
+    assert bytes(answer.body).decode().lstrip().startswith('<div class="toast"')
+
+
+def test_the_reference_of_the_api_lists_every_call(site: Any) -> None:
+    schema = site.get("/openapi.json").json()
+    text = site.get("/api").text
+    for path, operations in schema["paths"].items():
+        for method in operations:
+            assert re.search(rf">{method.upper()}</span><code>{re.escape(path)}</code>", text), f"{method} {path}"
+    assert "curl -X POST http://localhost/api/v1/sweeps" in text
+
+
+# Rules of the templates -------------------------------------------------------------------------------------------------
+
+WORDS = re.compile(r"[^\W\d_]{2,}")
+ATTRIBUTES = {"aria-label", "placeholder", "title", "alt", "data-copied"}
+FREE = {"Runoff", "train/cat/0001.jpg", "train/dog/0001.jpg", "test/cat/0001.jpg"}  # names and examples of code
+
+
+class Visible(HTMLParser):
+    """Collects text, attributes that are read aloud, and what a strict Content-Security-Policy refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.refused: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = dict(attrs)
+        if tag == "style" or (tag == "script" and "src" not in names):
+            self.refused.append(tag)
+        for name, value in attrs:
+            if name == "style" or name.startswith(("on", "hx-on")):
+                self.refused.append(f"{tag} {name}")
+            if name in ATTRIBUTES:
+                self.text.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(re.sub(r'[\w:-]+="[^"]*"', "", data))  # macros that only make attributes
+
+
+def read_template(path: Path) -> Visible:
+    source = re.sub(r"\{#.*?#\}", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    source = re.sub(r"\{%-?\s*trans\b.*?endtrans\s*-?%\}", "", source, flags=re.DOTALL)
+    source = re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", source, flags=re.DOTALL)
+    visible = Visible()
+    visible.feed(source)
+    return visible
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_visible_text_goes_through_gettext(name: str) -> None:
+    found = " ".join(read_template(templating.TEMPLATES / name).text)
+    left = [word for part in found.split() if part not in FREE for word in WORDS.findall(part)]
+    assert left == [], f"{name} holds text that can't be translated: {left}"
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_hold_nothing_that_the_policy_refuses(name: str) -> None:
+    assert read_template(templating.TEMPLATES / name).refused == []
+
+
+def test_all_templates_compile() -> None:
+    for name in TEMPLATES:
+        templating.environment().get_template(name)

@@ -1,0 +1,364 @@
+"""The runs page: what rows say, how the address chooses them, repeats as one row, and the actions on ticked runs."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from app import run_table
+from app.routes.pages.runs import ACCURACY, NAME, RunsPage, RunsQuery
+from app.run_table import PAGE_SIZE, GroupRow
+from app.tables import Run
+
+Client = Any
+
+
+def rows_of(html: str) -> list[str]:
+    """The table's rows as text, in order."""
+    rows = re.findall(r"<tr id=.*?</tr>", html, flags=re.DOTALL)
+    return [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in rows]
+
+
+def names_of(html: str) -> list[str]:
+    return re.findall(r'data-name="([^"]*)"', html)
+
+
+# Empty states -----------------------------------------------------------------------------------------------------------
+
+
+def test_without_runs_the_page_says_how_to_begin(site: Client) -> None:
+    text = site.get("/runs").text
+    assert "No runs yet" in text
+    assert "make demo" in text
+    assert "preset=mnist-fc-against-cnn" in text
+    assert "<table" not in text
+
+
+def test_no_match_names_the_filters_and_clears_them(site: Client, add_run: Any) -> None:
+    add_run("CNN")
+    text = site.get("/runs?tag=permuted&status=failed").text
+    assert "Nothing has the status failed and the tag permuted." in text
+    assert 'href="/runs" hx-get="/runs">Clear filters' in text
+
+
+def test_archived_runs_are_left_out_and_can_be_shown(site: Client, add_run: Any) -> None:
+    add_run("old", archived=True)
+    assert "All runs are archived" in site.get("/runs").text
+    assert names_of(site.get("/runs?archived=true").text) == ["old"]
+
+
+def test_home_leads_to_the_runs(site: Client) -> None:
+    answer = site.get("/")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/runs")
+
+
+# Rows -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run(site: Client, add_run: Any) -> None:
+    add_run("CNN seed 0", correct=9_780, epochs=5, tags=["part-1"])
+    [row] = rows_of(site.get("/runs").text)
+    assert row == "Finished CNN seed 0 part-1 cnn 6,422 mnist 5 of 5 97.80 97.49 to 98.07 97.80 ep 5 10.0 s 6,000"
+
+
+def test_a_running_run_counts_down_and_can_be_cancelled(site: Client, add_run: Any) -> None:
+    run = add_run("CNN", status="running", epochs=5, step=1_400, steps_per_epoch=938, total_steps=4_690, seconds_left=27.0,
+                  updated_at="2999-01-01T00:00:00.000Z")  # fmt: skip
+    text = site.get("/runs").text
+    assert "epoch 2 of 5" in text
+    assert 'data-left="27.00"' in text
+    assert ">27 s left<" in text
+    assert f'{{"action": "cancel", "run": "{run.id}"}}' in text
+    assert 'value="0.2985' in text
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({}, "starting"),
+        ({"phase": {"what": "download", "done": 4, "total": 10, "unit": "bytes"}}, "downloading"),
+        ({"phase": {"what": "cache", "done": 0, "total": 0, "unit": "images"}}, "preparing the images"),
+        ({"step": 5, "total_steps": 10, "steps_per_epoch": 10, "cancel_requested": True}, "stopping at the next step"),
+    ],
+)
+def test_what_a_running_run_does(site: Client, add_run: Any, columns: dict[str, Any], words: str) -> None:
+    add_run("CNN", status="running", **columns)
+    assert words in rows_of(site.get("/runs").text)[0]
+
+
+def test_queued_runs_say_when_their_turn_comes(site: Client, add_run: Any) -> None:
+    add_run("now", status="running", model="fc", seconds_left=27.0, updated_at="2999-01-01T00:00:00.000Z")
+    add_run("second", status="queued", learning_rate=0.1)
+    add_run("third", status="queued", learning_rate=0.2)
+    third, second, _running = rows_of(site.get("/runs").text)
+    assert "next, in about 27 s" in second
+    assert "waiting, 1 before it" in third
+
+
+def test_a_failed_run_says_why_and_what_to_do(site: Client, add_run: Any) -> None:
+    error = {
+        "error": "NonFiniteLoss",
+        "message": "The loss became NaN in epoch 1.",
+        "advice": "Lower the learning rate.",
+    }
+    run = add_run("CNN", status="failed", error=error, started_at="2026-03-01T10:00:00.000Z")
+    text = site.get("/runs").text
+    assert "<b>Loss became NaN.</b> The loss became NaN in epoch 1. Lower the learning rate." in text
+    assert f'{{"action": "resume", "run": "{run.id}"}}' in text
+    assert f'href="/runs/{run.id}#log"' in text
+    assert "none: no epoch ended" in text
+    assert "/datasets#import" not in text
+
+
+def test_a_missing_data_set_leads_to_the_import(site: Client, add_run: Any) -> None:
+    add_run("LeNet", status="failed", error={"error": "DatasetMissing", "message": "Not here.", "advice": "Import it."})
+    assert 'href="/datasets#import"' in site.get("/runs").text
+
+
+def test_a_run_cancelled_in_the_queue(site: Client, add_run: Any) -> None:
+    add_run("VGG", status="cancelled")
+    assert "cancelled while waiting" in rows_of(site.get("/runs").text)[0]
+
+
+def test_names_are_escaped(site: Client, add_run: Any) -> None:
+    add_run(
+        "<script>alert(1)</script>",
+        tags=['"><u>'],
+        error={"error": "x", "message": "<i>", "advice": ""},
+        status="failed",
+    )
+    text = site.get("/runs").text
+    assert "<script>alert" not in text
+    assert '"><u>' not in text
+    assert "<i>" not in text
+
+
+# Repeats ----------------------------------------------------------------------------------------------------------------
+
+
+def repeat(add_run: Any, correct: list[int], **values: Any) -> list[Run]:
+    return [
+        add_run(f"CNN, 1 epoch, seed {seed}", correct=right, seed=seed, **values) for seed, right in enumerate(correct)
+    ]
+
+
+def test_repeats_fold_into_one_row_with_mean_and_t_interval(site: Client, add_run: Any) -> None:
+    repeat(add_run, [9_546, 9_439, 9_379, 9_438, 9_439], tags=["part-1"])
+    [row] = rows_of(site.get("/runs").text)
+    assert row.startswith("5 repeats CNN, 1 epoch seeds 0 to 4 part-1 cnn")
+    assert "1 of 1 94.48 93.73 to 95.23 95.46 seed 0" in row
+    assert "50.0 s 6,000" in row
+
+
+def test_a_group_opens_by_its_address(site: Client, add_run: Any) -> None:
+    runs = repeat(add_run, [9_500, 9_400])
+    closed = site.get("/runs").text
+    assert 'aria-expanded="false"' in closed
+    assert f"/runs?open={runs[0].group}" in closed
+    opened = rows_of(site.get(f"/runs?open={runs[0].group}").text)
+    assert [row.split(" 1 of 1")[0] for row in opened[1:]] == ["Finished seed 0", "Finished seed 1"]
+
+
+def test_ticking_a_group_means_its_repeats(site: Client, add_run: Any) -> None:
+    runs = repeat(add_run, [9_500, 9_400])
+    assert f'value="{runs[0].id},{runs[1].id}"' in site.get("/runs").text
+
+
+def test_one_seed_twice_is_no_group(site: Client, add_run: Any) -> None:
+    add_run("a", seed=1)
+    add_run("b", seed=1)
+    assert names_of(site.get("/runs").text) == ["b", "a"]
+
+
+def test_repeats_can_stand_apart(site: Client, add_run: Any) -> None:
+    repeat(add_run, [9_500, 9_400])
+    assert len(rows_of(site.get("/runs?apart=true").text)) == 2
+
+
+def test_a_group_on_its_way(site: Client, add_run: Any) -> None:
+    repeat(add_run, [9_500, 9_400])
+    add_run("CNN, 1 epoch, seed 2", status="running", seed=2, step=5, total_steps=10, steps_per_epoch=10)
+    add_run("CNN, 1 epoch, seed 3", status="failed", seed=3, error={"error": "x", "message": "m", "advice": "a"})
+    text = site.get("/runs").text
+    [row] = rows_of(text)
+    assert "2 of 4 finished, 1 running, 1 failed" in row
+    assert "94.50 88.15 to 100.00" in row
+    assert 'value="0.875"' in text
+
+
+def test_of_a_repeated_seed_the_newest_counts() -> None:
+    def row(seed: int, accuracy: float, created_at: str) -> run_table.RunRow:
+        run = Run(
+            id=created_at, status="finished", config={}, dataset="mnist", model="cnn", config_hash="", group="g", seed=seed,
+            created_at=created_at, test_accuracy=accuracy, epochs_done=1,
+        )  # fmt: skip
+        return run_table.RunRow(run, (0.0, 1.0), [], None, None, "")
+
+    group = GroupRow("g", [row(0, 0.8, "1"), row(0, 0.9, "3"), row(1, 0.7, "2")], is_open=False)
+    assert sorted(group.accuracies) == [0.7, 0.9]
+    assert group.best is not None
+    assert group.best.id == "3"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"), [([0, 1, 2], "seeds 0 to 2"), ([0, 1], "seeds 0, 1"), ([3, 5, 9], "seeds 3, 5, 9")]
+)
+def test_seeds_in_words(site: Client, add_run: Any, seeds: list[int], words: str) -> None:
+    for seed in seeds:
+        add_run("CNN", seed=seed)
+    assert words in rows_of(site.get("/runs").text)[0]
+
+
+# The address ------------------------------------------------------------------------------------------------------------
+
+
+def test_filters(site: Client, add_run: Any) -> None:
+    add_run("a", model="fc", tags=["x"], learning_rate=0.1)
+    add_run("b", status="failed", error={"error": "", "message": "", "advice": ""}, notes="odd one")
+    add_run("c", dataset="digits")
+    for query, names in {
+        "model=fc": ["a"], "tag=x": ["a"], "status=failed": ["b"], "q=odd": ["b"], "dataset=digits": ["c"],
+        "q=learning_rate%3D0.1": ["a"], "q=": ["c", "b", "a"], "model=": ["c", "b", "a"],
+    }.items():  # fmt: skip
+        assert names_of(site.get(f"/runs?{query}").text) == names, query
+
+
+def test_counts_of_statuses_follow_the_other_filters(site: Client, add_run: Any) -> None:
+    add_run("a", model="fc")
+    add_run("b", model="fc", status="failed", error={"error": "", "message": "", "advice": ""}, learning_rate=0.1)
+    add_run("c")
+    text = site.get("/runs?model=fc&status=failed").text
+    assert re.search(r"All&nbsp;<span class=\"count\">2<", text)
+    assert re.search(r"Finished&nbsp;<span class=\"count\">1<", text)
+    assert re.search(r"aria-current=\"true\">Failed&nbsp;<span class=\"count\">1<", text)
+
+
+def test_sorting(site: Client, add_run: Any) -> None:
+    add_run("b", correct=9_000)
+    add_run("a", correct=9_900, learning_rate=0.1)
+    add_run("c", status="queued", learning_rate=0.2)
+    assert names_of(site.get("/runs?sort=name").text) == ["a", "b", "c"]
+    text = site.get("/runs?sort=-test_accuracy").text
+    assert names_of(text) == ["a", "b", "c"]
+    assert 'aria-sort="descending"' in text
+
+
+def test_a_column_sorts_both_ways_and_then_as_at_first() -> None:
+    def urls(sort: str) -> str:
+        page = RunsPage(RunsQuery(sort=sort, q="x"), None, {}, True, 0)  # type: ignore[arg-type]
+        return page.sort_url(ACCURACY) + " " + page.sort_url(NAME)
+
+    assert urls("-created_at") == "/runs?q=x&sort=-test_accuracy /runs?q=x&sort=name"
+    assert urls("-test_accuracy") == "/runs?q=x&sort=test_accuracy /runs?q=x&sort=name"
+    assert urls("test_accuracy") == "/runs?q=x /runs?q=x&sort=name"
+
+
+def test_addresses_hold_only_what_differs() -> None:
+    query = RunsQuery(q="a b", page=3, open=["g"], archived=True)
+    assert query.url() == "/runs?q=a+b&archived=true&open=g&page=3"
+    assert query.url(status="failed") == "/runs?q=a+b&status=failed&archived=true"
+    assert RunsQuery().url() == "/runs"
+
+
+@pytest.mark.parametrize("query", ["sort=shoe", "status=lost", "page=0", "page=x"])
+def test_an_address_that_means_nothing_is_refused_with_words(site: Client, query: str) -> None:
+    answer = site.get(f"/runs?{query}")
+    assert answer.status_code == 422
+    assert "Not accepted" in answer.text
+
+
+def test_pages_of_a_hundred_rows(site: Client, add_run: Any) -> None:
+    for number in range(PAGE_SIZE + 1):
+        add_run(f"run {number}", learning_rate=0.001 * (number + 1))
+    first = site.get("/runs").text
+    assert len(rows_of(first)) == PAGE_SIZE
+    assert "Rows 1 to 100 of 101" in first
+    assert 'rel="next"' in first
+    second = site.get("/runs?page=2").text
+    assert names_of(second) == ["run 0"]
+    assert "Rows 101 to 101 of 101" in second
+    assert 'rel="prev"' in second
+    assert "Nothing is on this page." in site.get("/runs?page=3").text
+
+
+def test_new_runs_wait_behind_a_line(site: Client, add_run: Any) -> None:
+    old = add_run("old")
+    assert f'name="until" value="{old.created_at}" data-poll' in site.get("/runs").text
+    add_run("new", learning_rate=0.1)
+    text = site.get(f"/runs?until={old.created_at}").text
+    assert names_of(text) == ["old"]
+    assert "1 new run" in text
+    assert names_of(site.get("/runs").text) == ["new", "old"]
+
+
+# Actions ----------------------------------------------------------------------------------------------------------------
+
+
+def act(site: Client, action: str, *runs: Run, **more: str) -> Any:
+    data = {"action": action, "run": [run.id for run in runs], **more}
+    return site.post("/runs/selected", data=data, headers={"HX-Request": "true", "HX-Target": "div#toasts"})
+
+
+def test_archive_and_undo(site: Client, add_run: Any) -> None:
+    runs = [add_run("a"), add_run("b", learning_rate=0.1)]
+    answer = act(site, "archive", *runs)
+    assert answer.status_code == 200
+    assert answer.headers["HX-Trigger"] == "poll-now"
+    assert "2 runs archived" in answer.text
+    assert 'name="action" value="restore"' in answer.text
+    assert names_of(site.get("/runs").text) == []
+    fields = re.findall(r'name="(\w+)" value="([^"]*)"', answer.text)
+    site.post("/runs/selected", data={"action": "restore", "run": [value for name, value in fields if name == "run"]})
+    assert names_of(site.get("/runs").text) == ["b", "a"]
+
+
+def test_delete_leaves_running_runs_alone_and_says_so(site: Client, add_run: Any) -> None:
+    gone, running = add_run("gone"), add_run("running", status="running", learning_rate=0.1)
+    answer = act(site, "delete", gone, running)
+    assert answer.status_code == 200
+    assert "1 run deleted" in answer.text
+    assert "1 run stays as it was: The run is running." in answer.text
+    assert names_of(site.get("/runs").text) == ["running"]
+    refused = act(site, "delete", running)
+    assert refused.status_code == 409
+    assert "Cancel it first" in refused.text
+    assert 'class="toast"' in refused.text
+
+
+def test_tags_come_and_go(site: Client, add_run: Any) -> None:
+    run = add_run("a", tags=["old"])
+    assert "1 run tagged new" in act(site, "tag", run, tag=" new ").text
+    assert names_of(site.get("/runs?tag=new").text) == ["a"] == names_of(site.get("/runs?tag=old").text)
+    act(site, "untag", run, tag="old")
+    assert names_of(site.get("/runs?tag=old").text) == []
+    assert act(site, "tag", run, tag=" ").status_code == 422
+
+
+def test_cancel_and_resume(site: Client, add_run: Any) -> None:
+    run = add_run("a", status="queued")
+    assert "being cancelled" in act(site, "cancel", run).text
+    assert "Cancelled" in rows_of(site.get("/runs").text)[0]
+    assert "in the queue again" in act(site, "resume", run).text
+    assert act(site, "resume", run).status_code == 409
+
+
+def test_a_group_is_sent_as_one_value(site: Client, add_run: Any) -> None:
+    first, second = repeat(add_run, [9_500, 9_400])
+    answer = site.post("/runs/selected", data={"action": "archive", "run": [f"{first.id},{second.id}", first.id]})
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/runs")  # without htmx: back to the table
+    assert names_of(site.get("/runs").text) == []
+
+
+def test_unknown_runs_and_actions(site: Client) -> None:
+    assert site.post("/runs/selected", data={"action": "archive", "run": "nothing000"}).status_code == 404
+    assert site.post("/runs/selected", data={"action": "paint", "run": "x"}).status_code == 422
+    assert site.post("/runs/selected", data={"action": "archive"}).status_code == 422
+
+
+def test_other_sites_can_do_nothing(site: Client, add_run: Any) -> None:
+    run = add_run("a")
+    data = {"action": "delete", "run": run.id}
+    assert site.post("/runs/selected", data=data, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert names_of(site.get("/runs").text) == ["a"]
