@@ -95,7 +95,7 @@ def _position(run: Run, step: int, time: str) -> None:
 
 
 def _epoch(session: Session, run: Run, event: dict[str, Any]) -> None:
-    values = {name: event.get(name) for name in _EPOCH_FIELDS}
+    values: dict[str, Any] = {name: event.get(name) for name in _EPOCH_FIELDS}
     session.merge(Epoch(run_id=run.id, ended_at=event["time"], **values))
     session.flush()
     run.fruitless_attempts = 0

@@ -24,7 +24,13 @@ from app.executors.local import LocalExecutor
 from app.imports import Imports
 from app.indexer import Indexer
 from app.predictions import PredictionsError, PredictionsMissing
-from app.routes import api, pages, system
+from app.routes import system
+from app.routes.api import choices, compare, datasets, runs, sweeps
+from app.routes.pages import api_reference, images, new, patterns
+from app.routes.pages import compare as compare_page
+from app.routes.pages import datasets as datasets_page
+from app.routes.pages import run as run_page
+from app.routes.pages import runs as runs_page
 from app.scheduler import Scheduler
 from app.security import Guard
 from app.settings import Settings, load_settings
@@ -107,12 +113,13 @@ def _url_host(host: str) -> str:
 
 def _add_routes(app: FastAPI) -> None:
     rest = APIRouter(prefix="/api/v1")
-    for router in api.routers():
-        rest.include_router(router)
+    for part in (runs, sweeps, compare, datasets, choices):
+        rest.include_router(part.router)
     app.include_router(rest)
     app.include_router(system.router)
-    for router in pages.routers():
-        app.include_router(router, include_in_schema=False)
+    # "new" before "run", so that /runs/new is not taken for a run
+    for page in (runs_page, new, run_page, compare_page, datasets_page, images, patterns, api_reference):
+        app.include_router(page.router, include_in_schema=False)
     app.mount("/static", templating.Assets(), name="static")
 
 

@@ -68,7 +68,9 @@ def plan_for(settings: Settings, sweep: SweepIn) -> Plan:
     """The same without a server."""
     base, grid = _with_preset(sweep)
     _check_grid(base, grid, sweep.repeats)
-    runs, warnings, problems = [], {}, {}
+    runs: list[PlannedRun] = []
+    warnings: dict[str, None] = {}
+    problems: dict[str, str] = {}
     for choice in itertools.product(*(range(len(values)) for values in grid.values())):
         picked = dict(zip(grid, choice, strict=True))
         fields = base | {name: grid[name][index] for name, index in picked.items()}

@@ -131,7 +131,7 @@ class Scheduler:
                 return name
             if name == "cpu":
                 used = sum(threads_for(other.model) for other in running if (other.device or "cpu") == "cpu")
-                if not used or used + threads_for(run.model) <= (os.cpu_count() or 1):
+                if not used or used + threads_for(run.model) <= num_cores():
                     return name
         return None
 
@@ -164,8 +164,12 @@ class Scheduler:
 
 def threads_for(model: str) -> int:
     """CPU threads for a run of this model: what suits its net, at most all cores."""
-    cores = os.cpu_count() or 1
-    return min(MODELS[model].threads or cores, cores)
+    return min(MODELS[model].threads or num_cores(), num_cores())
+
+
+def num_cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _candidates(wish: str, accelerators: list[str]) -> list[str]:

@@ -68,7 +68,7 @@ class RunBar:
 def _phase(phase: Mapping[str, Any]) -> str:
     words = {"download": _("downloading"), "cache": _("reading images"), "import": _("importing")}
     share = f" {100 * phase['done'] / phase['total']:.0f} %" if phase.get("total") else ""
-    return words.get(phase["what"], phase["what"]) + share
+    return words.get(str(phase["what"]), "") + share
 
 
 def note_of(run: Mapping[str, Any]) -> str:

@@ -52,12 +52,12 @@ function draw(element) {
 }
 
 async function load(element) {
-  const version = element.dataset.version;
+  const { version, figure: address } = element.dataset;
   try {
-    const answer = await fetch(element.dataset.figure, { headers: { Accept: "application/json" } });
+    const answer = await fetch(address, { headers: { Accept: "application/json" } });
     if (!answer.ok) return;
     const figure = await answer.json();
-    if (element.dataset.version !== version) return; // a newer one is on its way
+    if (element.dataset.version !== version || element.dataset.figure !== address) return; // a newer one is on its way
     figures.set(element, figure);
     draw(element);
   } catch {

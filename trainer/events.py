@@ -5,7 +5,7 @@ The writer adds ``seq``, ``time`` and ``attempt``; ``Epoch`` also gets the names
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 
@@ -114,8 +114,4 @@ _IN_MEMORY = {"state", "predictions"}
 
 def payload(event: Event) -> dict[str, Any]:
     """The event as a JSON object, without what only lives in memory."""
-    if isinstance(event, Epoch):
-        values = {k: v for k, v in vars(event).items() if k not in _IN_MEMORY}
-    else:
-        values = asdict(event)
-    return {"type": event.type, **values}
+    return {"type": event.type, **{name: value for name, value in vars(event).items() if name not in _IN_MEMORY}}

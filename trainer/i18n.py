@@ -5,7 +5,8 @@ from __future__ import annotations
 import gettext as _gettext
 from contextvars import ContextVar
 
-translations: ContextVar[_gettext.NullTranslations] = ContextVar("translations", default=_gettext.NullTranslations())
+_ENGLISH = _gettext.NullTranslations()
+translations: ContextVar[_gettext.NullTranslations] = ContextVar("translations", default=_ENGLISH)
 
 
 def _(message: str) -> str:

@@ -1,0 +1,140 @@
+"""Charts: round ticks, SVG that escapes what people named, schedules that equal the trainer's, figures as JSON."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import pytest
+
+from app import charts
+from trainer import optimizers
+from trainer.config import RunConfig
+
+
+def svg(drawing: Any) -> ET.Element:
+    return ET.fromstring(drawing.__html__())
+
+
+def texts(element: ET.Element) -> list[str]:
+    return [node.text or "" for node in element.iter("text")]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 0.03, [0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03]),
+        (-3.2, 11, [-2.5, 0, 2.5, 5, 7.5, 10]),
+        (84, 96, [84, 86, 88, 90, 92, 94, 96]),
+    ],
+)
+def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
+    assert charts.ticks(low, high) == expected
+    assert charts.nice_step(0) == 1
+
+
+def test_numbers_of_axes() -> None:
+    assert [charts.plain(v) for v in (0, 0.005, -2.5, 4690, 1e-7)] == ["0", "0.005", "−2.5", "4,690", "1e−07"]
+    assert [charts.signed(v) for v in (4.834, -0.01, 0.001, 0)] == ["+4.83", "−0.01", "0.00", "0.00"]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle"])
+@pytest.mark.parametrize("total", [1, 7, 938])
+def test_the_schedule_is_the_trainers(schedule: Any, total: int) -> None:
+    config = RunConfig(dataset="mnist", model="cnn", schedule=schedule, learning_rate=0.1, peak_at=0.3)
+    expected = optimizers.learning_rates(config, total)
+    points = charts.learning_rates(schedule, 0.1, 0.3, total)
+    assert points[0][0] == 1
+    assert points[-1][0] == total
+    assert [rate for _step, rate in points] == pytest.approx([expected(int(step)) for step, _rate in points])
+
+
+def test_schedule_chart() -> None:
+    rates = [0.03, 0.01]
+    curves = [charts.Curve(i, str(r), charts.learning_rates("cosine", r, None, 4690)) for i, r in enumerate(rates)]
+    pair = charts.schedule_chart(curves, steps_per_epoch=938, total_steps=4690)
+    wide = texts(svg(pair.wide))
+    assert {"0.03", "938", "4,690", "step (938 an epoch)"} <= set(wide)
+    assert len(list(svg(pair.narrow).iter("polyline"))) == 2
+    assert pair.__html__().count("<svg") == 2
+
+
+def test_the_net_in_proportion() -> None:
+    drawing = charts.net_chart([[1, 28, 28], [6, 24, 24], [96], [10]])
+    assert texts(svg(drawing)) == ["1 × 28²", "6 × 24²", "96", "10"]
+    assert len(list(svg(drawing).iter("rect"))) == 1 + 6 + 1 + 1
+    assert "96" in drawing.label
+
+
+def test_the_forest_plot_names_both_sides_and_escapes_them() -> None:
+    rows = [
+        charts.ForestRow("These two nets", "seed 0", 4.83, 4.34, 5.34, 0),
+        charts.ForestRow("The two recipes", "5 seeds each", 7.89, 5.6, 10.19),
+    ]
+    pair = charts.forest_plot(rows, margin=0.5, left='<b>FC & "co"</b>', right="CNN")
+    wide = svg(pair.wide)
+    assert {'<b>FC & "co"</b> better ←', "→ CNN better", "+4.83 points", "+5.60 to +10.19"} <= set(texts(wide))
+    assert [g.get("class") for g in wide.iter("g")] == ["r1", "r5"]
+    assert "±0.5: too small to matter" in texts(svg(pair.narrow))
+    assert "+4.34 to +5.34" in pair.wide.label
+
+
+def test_seeds_are_marks_and_whiskers_stay_inside() -> None:
+    row = charts.SeedRow(1, "FC", [95.0, 97.0], 96.0, 83.3, 108.7)
+    drawing = charts.seeds_chart([row], caption="test accuracy, %").wide
+    found = svg(drawing)
+    assert len([r for r in found.iter("rect") if r.get("class") == "pt open"]) == 2
+    whisker = next(p.get("d") or "" for p in found.iter("path") if p.get("class") == "ci")
+    assert float(whisker.split("H")[1].split("M")[0]) <= 496
+    assert "83.30 to 108.70" in texts(found)
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_each_run_has_a_mark(index: int) -> None:
+    assert ET.fromstring(charts.marker(index, 10, 10)).tag in ("circle", "rect", "path")
+
+
+# Figures -------------------------------------------------------------------------------------------------------------
+
+
+def curve(index: int = 0, name: str = "CNN", epochs: int = 2) -> charts.RunCurve:
+    points = [
+        charts.EpochPoint(e, 10.0 * e, 60_000 * e, 0.9 + e / 100, (0.89 + e / 100, 0.91 + e / 100), 0.8, 0.2 / e, 0.4)
+        for e in range(1, epochs + 1)
+    ]
+    return charts.RunCurve(index, name, points)
+
+
+def test_accuracy_figure() -> None:
+    figure = charts.accuracy_figure([curve(0), curve(1, "<FC>")])
+    json.dumps(figure, allow_nan=False)
+    bands = [t for t in figure["data"] if t.get("fill")]
+    lines = [t for t in figure["data"] if not t.get("fill")]
+    assert [t["meta"]["color"] for t in lines] == ["run-1", "run-2"]
+    assert [t["marker"]["symbol"] for t in lines] == ["circle", "square"]
+    assert lines[0]["y"] == pytest.approx([91, 92])
+    assert bands[0]["y"] == pytest.approx([92, 93, 91, 90])
+    assert "&lt;FC>" in lines[1]["hovertemplate"]
+    assert figure["layout"]["xaxis"]["dtick"] == 1
+
+
+@pytest.mark.parametrize(("axis", "x"), [("epoch", [1, 2]), ("seconds", [10, 20]), ("images", [60_000, 120_000])])
+def test_curves_by_epoch_seconds_or_images(axis: str, x: list[float]) -> None:
+    for figure in (charts.accuracy_figure([curve()], axis=axis), charts.loss_figure([curve()], axis=axis)):
+        assert figure["data"][-1]["x"] == x
+        assert figure["layout"]["xaxis"]["title"]["text"] == charts.axis_title(axis)
+
+
+def test_a_run_on_its_way_keeps_room_for_its_epochs() -> None:
+    figure = charts.accuracy_figure([curve(epochs=1)], train=True, last=5)
+    assert figure["layout"]["xaxis"]["range"] == [0.8, 5.2]
+    assert charts.accuracy_figure([charts.RunCurve(0, "x", [])], train=True, last=5)["data"][0]["x"] == []
+
+
+def test_step_figure_leaves_out_what_a_logarithm_can_not_show() -> None:
+    figure = charts.step_figure([1, 101, 201], [2.3, 0.0, float("inf")], curve(), steps_per_epoch=938, total_steps=1876)
+    json.dumps(figure, allow_nan=False)
+    assert figure["data"][0]["x"] == [1]
+    assert figure["data"][1]["x"] == [938, 1876]
+    assert figure["layout"]["yaxis"]["type"] == "log"
