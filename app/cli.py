@@ -233,7 +233,7 @@ def _train_here(settings: Settings, sweep: Mapping[str, Any]) -> None:
     status = 0
     for item in planned.runs:
         folder = RunFolder.claim(settings.runs, item.config)
-        labels = {"name": item.name, "tags": checked.tags, "warnings": planned.warnings}
+        labels = {"name": item.name, "tags": checked.tags, "warnings": item.warnings}
         with progress_bars() as bars:
             bar = RunBar(bars, item.name)
             last: dict[str, Any] = {}

@@ -510,13 +510,23 @@ def _command(sweep: SweepIn) -> str:
     if sweep.preset:
         words.append(f"--preset {sweep.preset}")
     for name, value in {**sweep.base, **sweep.grid}.items():
-        words.append(f"--{name.replace('_', '-')} {_shell(text_of(value).replace(', ', ','))}")
+        words.append(f"--{name.replace('_', '-')} {_shell(_argument(name, value))}")
     if sweep.repeats > 1:
         words.append(f"--repeats {sweep.repeats}")
     if sweep.name:
         words.append(f"--name {_shell(sweep.name)}")
     words += [f"--tag {_shell(tag)}" for tag in sweep.tags]
     return _wrapped(words)
+
+
+def _argument(name: str, value: Any) -> str:
+    """A value as an option; the space after a comma stays only where the text could else be read in two ways."""
+    text = text_of(value)
+    short = text.replace(", ", ",")
+    try:
+        return short if values_of(name, short) == values_of(name, text) else text
+    except ValueError:
+        return text
 
 
 def _wrapped(words: list[str]) -> str:

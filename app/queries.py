@@ -16,8 +16,8 @@ from app.comparison import ComparedRun, CompareError, Comparison, compare
 from app.errors import NotFound, Refused
 from app.predictions import Predictions, load
 from app.schemas import FileOut, RunError, RunOut, RunProgress, StepList
-from app.statistics import wilson_interval
 from app.state import Runoff
+from app.statistics import wilson_interval
 from app.tables import STATUSES, Epoch, Run
 from app.verdicts import DEFAULT_MARGIN
 from trainer.config import FIELDS, FieldProblem
@@ -284,11 +284,15 @@ def predictions_of(runs: Path, run: Run, epoch: int | None = None) -> Prediction
     """What the run answered after ``epoch`` (the newest when None). Raises ``NotFound`` where there are no answers."""
     if not run.epochs_done:
         raise NotFound(
-            _("{name} has no finished epoch yet, so there are no answers. Wait for its first epoch.").format(name=run.name)
+            _("{name} has no finished epoch yet, so there are no answers. Wait for its first epoch.").format(
+                name=run.name
+            )
         )
     epoch = epoch or run.epochs_done
     if epoch > run.epochs_done:
-        message = _("{name} has {count} epochs so far. Choose one of these.").format(name=run.name, count=run.epochs_done)
+        message = _("{name} has {count} epochs so far. Choose one of these.").format(
+            name=run.name, count=run.epochs_done
+        )
         raise NotFound(message)
     return load(RunFolder(runs / run.id), epoch)
 

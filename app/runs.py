@@ -41,6 +41,7 @@ class PlannedRun:
 
     config: RunConfig
     name: str
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def plan_for(settings: Settings, sweep: SweepIn) -> Plan:
         varying = [name for name, values in grid.items() if len(values) > 1]
         for seed in _seeds(config, sweep.repeats, problems):
             seeded = config.model_copy(update={"seed": seed})
-            runs.append(PlannedRun(seeded, _name(sweep.name, seeded, varying, sweep.repeats)))
+            runs.append(PlannedRun(seeded, _name(sweep.name, seeded, varying, sweep.repeats), said))
     if problems:
         raise Refused.fields([FieldProblem(field=field, message=message) for field, message in problems.items()])
     return Plan(runs, [*warnings])
@@ -209,13 +210,10 @@ def _create(state: Runoff, planned: Plan, sweep: SweepIn, sweep_id: str | None) 
     folders: list[RunFolder] = []
     try:
         for item in planned.runs:
-            config, warnings = parse_config(item.config.model_dump())
+            labels = {"name": item.name, "tags": list(dict.fromkeys(sweep.tags)), "notes": sweep.notes}
             folders.append(
-                RunFolder.create(
-                    state.settings.runs, config, name=item.name, tags=list(dict.fromkeys(sweep.tags)), notes=sweep.notes,
-                    sweep=sweep_id, warnings=planned.warnings or warnings,
-                )
-            )  # fmt: skip
+                RunFolder.create(state.settings.runs, item.config, sweep=sweep_id, warnings=item.warnings, **labels)
+            )
         with writing(state.engine) as session:
             runs = [run for folder in folders if (run := ingest(session, folder))]
             session.commit()

@@ -337,7 +337,8 @@ def field_problems(items: Iterable[Mapping[str, Any]]) -> list[FieldProblem]:
 
 def _sentence(item: Mapping[str, Any], known: list[str]) -> str:
     kind, context, typed = item["type"], item.get("ctx", {}), _plain(item.get("input"))
-    limit = {key: f"{value:,}" if isinstance(value, int) else f"{value:g}" for key, value in context.items() if isinstance(value, int | float)}  # fmt: skip
+    numbers = {key: value for key, value in context.items() if isinstance(value, int | float)}
+    limit = {key: f"{value:,}" if isinstance(value, int) else f"{value:g}" for key, value in numbers.items()}
     match kind:
         case "missing":
             return _("Required, but not given.")

@@ -181,6 +181,13 @@ def test_the_command_says_only_what_differs() -> None:
     )
 
 
+def test_the_command_can_be_read_back() -> None:
+    sweep = sweep_of(batch_size="64, 128", learning_rate="0, 5")
+    words = shlex.split(forms.same_as(sweep, "mnist-cnn").command.replace("\\\n", " "))
+    assert forms.values_of("batch_size", words[words.index("--batch-size") + 1]) == [64, 128]
+    assert forms.values_of("learning_rate", words[words.index("--learning-rate") + 1]) == [0, 5]
+
+
 def test_a_preset_that_was_undone_is_not_named() -> None:
     sweep = sweep_of("mnist-fc-against-cnn", model="fc", permute_pixels="false")
     same = forms.same_as(sweep, "mnist-fc-against-cnn")

@@ -376,7 +376,12 @@ def test_values_of_unknown_range_are_not_guessed(image: Image.Image) -> None:
 
 def test_unreadable_files_are_named_and_skipped(importer: Importer) -> None:
     whole = picture(5, size=(8, 8), mode="RGB")
-    broken = {"a/bad.png": b"no image", "a/cut.png": whole[: len(whole) // 2], "b/empty.jpg": b"", "b/x.png": b"\0" * 99}
+    broken = {
+        "a/bad.png": b"no image",
+        "a/cut.png": whole[: len(whole) // 2],
+        "b/empty.jpg": b"",
+        "b/x.png": b"\0" * 99,
+    }
     dataset = importer({**classes("a", "b"), **broken})
     assert dataset.num_unreadable == 4
     assert dataset.unreadable == sorted(broken)
@@ -548,7 +553,12 @@ def test_refuses_byte_bombs(importer: Importer, tmp_path: Path) -> None:
 def test_links_and_devices_are_passed_over(importer: Importer, tmp_path: Path) -> None:
     source = make_tar(tmp_path / "links.tar", SPLIT)
     with tarfile.open(source, "a") as target:
-        for kind, name in ((tarfile.SYMTYPE, "s"), (tarfile.LNKTYPE, "h"), (tarfile.CHRTYPE, "d"), (tarfile.FIFOTYPE, "f")):
+        for kind, name in (
+            (tarfile.SYMTYPE, "s"),
+            (tarfile.LNKTYPE, "h"),
+            (tarfile.CHRTYPE, "d"),
+            (tarfile.FIFOTYPE, "f"),
+        ):
             info = tarfile.TarInfo(f"train/cat/{name}.png")
             info.type, info.linkname = kind, "train/cat/0.png"
             target.addfile(info)

@@ -437,9 +437,7 @@ def small_cifar10(monkeypatch: pytest.MonkeyPatch, root: Path) -> list[bytes]:
     return batches
 
 
-def test_cifar10_is_read_only_after_its_checksums(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cifar10_is_read_only_after_its_checksums(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known, root = replace(KNOWN["cifar10"], num_train=10, num_test=2), tmp_path / "root"
     batches = small_cifar10(monkeypatch, root)
     monkeypatch.setenv("RUNOFF_DATASETS", str(root))

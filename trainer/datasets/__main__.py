@@ -78,9 +78,7 @@ def _work(arguments: argparse.Namespace) -> None:
     else:
         from trainer.datasets.importing import import_images
 
-        import_images(
-            home(), arguments.name, arguments.source, Reporter(), size=arguments.size, title=arguments.title
-        )
+        import_images(home(), arguments.name, arguments.source, Reporter(), size=arguments.size, title=arguments.title)
 
 
 def _explain(error: Exception) -> DatasetError:

@@ -131,7 +131,9 @@ def write_cache(
     }  # fmt: skip
     done = 0
     for split, rows in splits.items():
-        histogram, meta[f"{split}_fingerprint"] = _write_images(folder / f"{split}-images.npy", rows, done, total, report)
+        histogram, meta[f"{split}_fingerprint"] = _write_images(
+            folder / f"{split}-images.npy", rows, done, total, report
+        )
         _write_labels(folder / f"{split}-labels.npy", rows.labels, len(class_names))
         meta[f"num_{split}"] = len(rows.order)
         meta[f"{split}_counts"] = _counts(rows.labels, len(class_names))
@@ -149,9 +151,7 @@ def _counts(labels: NDArray[np.integer[Any]], num_classes: int) -> list[int]:
     return [int(count) for count in np.bincount(labels, minlength=num_classes)]
 
 
-def _write_images(
-    path: Path, rows: Rows, done: int, total: int, report: Report
-) -> tuple[NDArray[np.int64], str]:
+def _write_images(path: Path, rows: Rows, done: int, total: int, report: Report) -> tuple[NDArray[np.int64], str]:
     """Write the images in order; returns pixel counts by channel and value [C, 256], and the split's fingerprint.
 
     The fingerprint is SHA-256 over the shape, all pixels [N, C, H, W] and the labels as little-endian uint16.

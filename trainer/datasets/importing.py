@@ -246,4 +246,3 @@ def _split_rows(survey: Survey, places: layout.Layout, images: NDArray[np.uint8]
         "train": cache.Rows(images, order[~test], labels[~test]),
         "test": cache.Rows(images, order[test], labels[test]),
     }
-

@@ -124,7 +124,9 @@ def _check_class_names(names: Sequence[str]) -> None:
             "There are {count} class folders with images; at least 2 are needed.",
             len(names),
         )
-        raise DatasetError(message.format(count=len(names)), _("Put the images of each class into a folder of its own."))
+        raise DatasetError(
+            message.format(count=len(names)), _("Put the images of each class into a folder of its own.")
+        )
 
 
 def check_counts(names: Sequence[str], counts: dict[str, Iterable[int]], *, has_test: bool) -> None:

@@ -26,10 +26,14 @@ class CompareOut(Comparison):
 def compare_runs(
     state: State,
     session: Reading,
-    run: Annotated[list[str], Query(min_length=1, max_length=queries.MAX_COMPARED, description="run id, several times")],
+    run: Annotated[
+        list[str], Query(min_length=1, max_length=queries.MAX_COMPARED, description="run id, several times")
+    ],
     at: Annotated[str, Query(description="last, best or an epoch")] = "last",
     base: Annotated[str | None, Query(description="compare all others with this run only")] = None,
-    margin: Annotated[float, Query(gt=0, le=0.5, description="a difference too small to matter, as a fraction")] = DEFAULT_MARGIN,
+    margin: Annotated[
+        float, Query(gt=0, le=0.5, description="a difference too small to matter, as a fraction")
+    ] = DEFAULT_MARGIN,
 ) -> CompareOut:
     """Compare runs; a pair's difference is the accuracy of ``a`` minus that of ``b``."""
     comparison = queries.load_comparison(state, session, run, at, base, margin)

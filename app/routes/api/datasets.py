@@ -53,7 +53,7 @@ def list_datasets(state: State) -> DatasetList:
 def import_dataset(state: State, file: UploadFile, name: Annotated[str, Form()], size: ImageSize = 64) -> DatasetWork:
     """Import a zip, tar or tar.gz of class folders; follow it with ``GET /datasets/{name}``."""
     begin_import(state, file, name, size)
-    return next(DatasetWork(**work) for work in [*state.imports.active(), {"name": name, "what": "import"}] if work["name"] == name)
+    return DatasetWork(name=name, what="import")
 
 
 def begin_import(state: Runoff, file: UploadFile, name: str, size: int) -> None:
@@ -114,7 +114,9 @@ def remove_dataset(state: Runoff, session: Session, name: str) -> None:
     users = session.exec(select(Run.name).where(Run.dataset == name, col(Run.status).in_(ACTIVE))).all()
     if users:
         raise Conflict(
-            _("{name} is in use by {run}. Wait for it, or cancel it first.").format(name=name, run=users[0] or _("a run"))
+            _("{name} is in use by {run}. Wait for it, or cancel it first.").format(
+                name=name, run=users[0] or _("a run")
+            )
         )
     try:
         catalogue.remove_dataset(state.settings.home, name)

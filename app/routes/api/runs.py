@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+
 from app import predictions, queries, runs
-from app.deps import Reading, State
 from app.database import reading
+from app.deps import Reading, State
 from app.errors import NotFound
 from app.predictions import AnswerPage, PredictionQuery
 from app.queries import RunFilter
