@@ -14,7 +14,7 @@ _WAL_IS_SAFE_FROM = (3, 51, 3)  # older versions can corrupt a database in WAL m
 
 
 def make_engine(path: Path) -> Engine:
-    """An engine whose transactions begin at once (BEGIN IMMEDIATE), so that a reader never turns into a writer half-way."""
+    """An engine on the file at ``path``; see ``reading`` and ``writing`` for how its sessions behave."""
     path.parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30, "check_same_thread": False})
 
@@ -32,14 +32,18 @@ def make_engine(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
-        mode = connection.get_execution_options().get("begin", "DEFERRED")
-        connection.exec_driver_sql(f"BEGIN {mode}")
+        raw = connection.connection.dbapi_connection
+        if raw.in_transaction:  # a commit that failed leaves its transaction open
+            raw.rollback()
+        mode = connection.get_execution_options().get("begin")
+        if mode is not None:
+            connection.exec_driver_sql(f"BEGIN {mode}")
 
     return engine
 
 
 def reading(engine: Engine) -> Session:
-    """A session that only reads."""
+    """A session that only reads. Each SELECT stands alone, so that no reader holds the lock that a commit waits for."""
     return Session(engine, expire_on_commit=False)
 
 

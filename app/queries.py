@@ -52,13 +52,13 @@ class RunFilter:
 
 def find_runs(session: Session, wanted: RunFilter) -> tuple[list[Run], int]:
     """The runs of one page and the number of all that match. Raises ``Refused`` for an unknown sort or status."""
-    conditions = _conditions(wanted)
+    conditions = conditions_of(wanted)
     total = session.exec(select(func.count()).select_from(Run).where(*conditions)).one()
-    query = select(Run).where(*conditions).order_by(*_order(wanted.sort)).limit(wanted.limit).offset(wanted.offset)
+    query = select(Run).where(*conditions).order_by(*order_of(wanted.sort)).limit(wanted.limit).offset(wanted.offset)
     return list(session.exec(query).all()), total
 
 
-def _order(sort: str) -> list[Any]:
+def order_of(sort: str) -> list[Any]:
     column = SORTS.get(sort.removeprefix("-"))
     if column is None:
         message = _("Unknown sort. Known are: {names}; a minus before it turns it round.").format(
@@ -69,7 +69,7 @@ def _order(sort: str) -> list[Any]:
     return [ordered.nulls_last(), col(Run.created_at).desc(), col(Run.id)]
 
 
-def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
+def conditions_of(wanted: RunFilter) -> list[ColumnElement[bool]]:
     if wanted.status and wanted.status not in STATUSES:
         message = _("Must be one of {names}. You typed {typed}.").format(
             names=", ".join(STATUSES), typed=wanted.status[:40]
@@ -134,12 +134,12 @@ def run_out(run: Run) -> RunOut:
             "test_accuracy_interval": interval,
             "best_is_optimistic": run.best_epoch is not None and run.validation_accuracy is None,
             "error": RunError(**run.error) if run.error else None,
-            "progress": _progress(run) if run.status == "running" else None,
+            "progress": progress_of(run) if run.status == "running" else None,
         }
     )
 
 
-def _progress(run: Run) -> RunProgress:
+def progress_of(run: Run) -> RunProgress:
     per_epoch = run.steps_per_epoch or 1
     epoch = min(max(run.step - 1, 0) // per_epoch + 1, run.epochs)
     if run.step and run.epochs_done * per_epoch >= run.step:

@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 
 from app import queries
 from app.drawings import Scale, scale_of
-from app.queries import RunFilter, _conditions, _order, _progress
+from app.queries import RunFilter, conditions_of, order_of, progress_of
 from app.schemas import RunProgress
 from app.statistics import t_interval, wilson_interval
 from app.tables import ENDED, STATUSES, Epoch, Run
@@ -249,7 +249,7 @@ def load_table(
 
     Raises ``Refused`` for an unknown status or sort.
     """
-    _conditions(wanted)  # refuses an unknown status
+    conditions_of(wanted)  # refuses an unknown status
     everything = _light_rows(session, replace(wanted, status=None))
     counts = Counter(row.status for row in everything)
     matching = [row for row in everything if not wanted.status or row.status == wanted.status]
@@ -272,8 +272,8 @@ def load_table(
 def _light_rows(session: Session, wanted: RunFilter) -> list[_Light]:
     query = (
         select_columns(col(Run.id), col(Run.group), col(Run.seed), col(Run.status), col(Run.created_at))
-        .where(*_conditions(wanted))
-        .order_by(*_order(wanted.sort))
+        .where(*conditions_of(wanted))
+        .order_by(*order_of(wanted.sort))
     )
     return [_Light(*row) for row in session.connection().execute(query).all()]
 
@@ -319,7 +319,7 @@ def _make_rows(session: Session, runs_folder: Path, ids: Sequence[str]) -> dict[
 
 
 def _run_row(run: Run, interval: Interval | None, losses: list[float], waiting: str) -> RunRow:
-    progress = _progress(run) if run.status == "running" else None
+    progress = progress_of(run) if run.status == "running" else None
     left = remaining(progress.seconds_left, progress.updated_at) if progress else None
     return RunRow(run, interval, losses, progress, left, waiting)
 

@@ -1,0 +1,210 @@
+"""The page of one run in each of its states, its tabs by the address, and its buttons."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from app.database import reading
+from app.routes.pages import run as run_page
+from app.tables import Run
+from tests.app.page_answers import FakeExecutor, give_answers
+
+Client = Any
+LABELS = [0, 0, 1, 1, 2, 2]
+ANSWERS = [0, 1, 1, 1, 2, 0]
+
+
+@pytest.fixture(autouse=True)
+def executor(site: Client, site_app: FastAPI) -> None:
+    site_app.state.runoff.executor = FakeExecutor()
+
+
+@pytest.fixture
+def answered(site_app: FastAPI, add_run: Any) -> Run:
+    run: Run = add_run("CNN seed 0", epochs=2, tags=["part-1"])
+    give_answers(site_app, run, LABELS, ANSWERS, epochs=2)
+    return run
+
+
+def words_of(text: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+
+
+def page(site: Client, run: Run, query: str = "") -> str:
+    answer = site.get(f"/runs/{run.id}{query}")
+    assert answer.status_code == 200, words_of(answer.text)
+    assert "style=" not in answer.text
+    assert "onclick" not in answer.text
+    return str(answer.text)
+
+
+def row(app: FastAPI, run_id: str) -> Run | None:
+    with reading(app.state.runoff.engine) as session:
+        return session.get(Run, run_id)
+
+
+def test_a_finished_run(site: Client, answered: Run) -> None:
+    words = words_of(page(site, answered))
+    assert "CNN seed 0 Finished part-1" in words
+    assert "Test accuracy 66.67 %" in words
+    assert "chosen on the test images" in words
+    assert "Test predictions 2 wrong" in words
+    assert "Configuration" in words
+    assert "learning_rate 0.01" in words
+    assert f"/runs/new?from={answered.id}&amp;repeats=4&amp;seed=1" in page(site, answered)
+
+
+def test_a_missing_run_is_named(site: Client) -> None:
+    answer = site.get("/runs/zzzzzzzzzz")
+    assert answer.status_code == 404
+    assert "There is no run zzzzzzzzzz." in answer.text
+
+
+def test_a_failed_run_says_why_and_what_to_do(site: Client, add_run: Any) -> None:
+    error = {"error": "NonFiniteLoss", "message": "Loss became NaN.", "advice": "Lower the learning rate."}
+    run = add_run("broken", status="failed", error=error)
+    words = words_of(page(site, run))
+    assert "Loss became NaN. Lower the learning rate." in words
+    assert "Resume" in words
+    assert "No answers yet" in words
+
+
+def test_a_queued_run_says_its_place(site: Client, add_run: Any) -> None:
+    first, second = add_run("a", status="queued"), add_run("b", status="queued")
+    assert "First in the queue." in page(site, first)
+    text = page(site, second)
+    assert "Number 2 in the queue." in text
+    assert 'data-live="true"' in text
+
+
+def test_a_running_run_says_how_far_it_is(site: Client, add_run: Any) -> None:
+    run = add_run("runs", status="running", step=15, total_steps=20, steps_per_epoch=10, seconds_left=27.0,
+                  updated_at="2026-03-01T10:00:00.000Z", started_at="2026-03-01T10:00:00.000Z", epochs=2)  # fmt: skip
+    words = words_of(page(site, run))
+    assert "epoch 2 of 2, step 15 of 20" in words
+    assert "Cancel" in words
+    starting = add_run("begins", status="running", step=0)
+    assert "starting" in words_of(page(site, starting))
+    loading = add_run("loads", status="running", phase={"what": "download", "done": 1, "total": 2, "unit": "bytes"})
+    assert "downloading" in words_of(page(site, loading))
+
+
+def test_nothing_new_is_304(site: Client, answered: Run) -> None:
+    tag = site.get(f"/runs/{answered.id}").headers["HX-PTag"]
+    again = site.get(f"/runs/{answered.id}", headers={"HX-PTag": tag})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", "2 of 2"), ("?show=right", "4 of 4"), ("?show=all", "6 of 6"), ("?show=all&label=1", "2 of 2"),
+        ("?show=all&predicted=0", "2 of 2"), ("?confidence=0.99", "0 of 0"), ("?show=all&shown=3", "3 of 6"),
+        ("?epoch=1", "2 of 2"),
+    ],
+)  # fmt: skip
+def test_filters_of_the_wall(site: Client, answered: Run, query: str, expected: str) -> None:
+    assert expected in words_of(page(site, answered, query))
+
+
+def test_without_the_images_the_page_says_so(site: Client, answered: Run) -> None:
+    assert "The test images of this run are not here" in page(site, answered)  # mnist is not cached in this test
+
+
+def test_tiles_in_each_order(site: Client, answered: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_page, "images_of", lambda *_all: run_page.Images("mnist", "f" * 64, "test", 28, 28))
+
+    def tiles(query: str) -> list[int]:
+        return [int(number) for number in re.findall(r'id="tile-(\d+)"', page(site, answered, query))]
+
+    assert tiles("") == [1, 5]
+    assert tiles("?show=all&order=index") == [0, 1, 2, 3, 4, 5]
+    assert tiles("?show=all") == [1, 5, 0, 2, 3, 4]
+    text = page(site, answered)
+    assert f'src="/images/mnist/{"f" * 64}/test/1.png" width="56" height="56"' in text
+
+
+def test_the_confusion_matrix_links_to_its_images(site: Client, answered: Run) -> None:
+    text = page(site, answered, "?tab=matrix")
+    assert "No cell chosen" in text
+    assert 'title="true zero, taken for one"' in text
+    cell = re.search(r'href="([^"]*label=0&amp;predicted=1[^"]*)"', text)
+    assert cell
+    chosen = words_of(site.get(html.unescape(cell[1]).split("#")[0]).text)
+    assert "zero taken for one: 1 image" in chosen
+
+
+def test_an_image_shows_its_probabilities(site: Client, answered: Run) -> None:
+    text = page(site, answered, "?image=1")
+    words = words_of(text)
+    assert "Test image 1 true class zero" in words
+    assert "wrong: one 90.0 % sure" in words
+    assert re.search(r'<meter value="0.90\d\d" max="1">', text)
+    assert "zero true" in words
+    assert 'rel="next"' in text
+    assert 'rel="up"' in text
+    assert 'id="detail"' not in page(site, answered, "?image=999")
+
+
+def test_training_images_need_their_pictures(site: Client, answered: Run) -> None:
+    assert "No pictures" in page(site, answered, "?tab=train")
+
+
+def test_damaged_answers_are_said(site: Client, site_app: FastAPI, answered: Run) -> None:
+    path = site_app.state.runoff.settings.runs / answered.id / "predictions" / "epoch-0002.safetensors"
+    path.unlink()
+    assert "There are no test answers for epoch 2." in page(site, answered)
+
+
+def test_figures_are_json(site: Client, answered: Run) -> None:
+    figure = site.get(f"/runs/{answered.id}/figures/accuracy.json").json()
+    assert figure["data"][0]["x"] == [1, 2]
+    assert figure["data"][-1]["meta"] == {"color": "run-1"}
+    loss = site.get(f"/runs/{answered.id}/figures/loss.json").json()
+    assert loss["data"][1]["x"] == [10, 20]
+    assert loss["layout"]["xaxis"]["range"] == [0, 20]
+
+
+# Buttons -------------------------------------------------------------------------------------------------------------
+
+
+def test_rename_tag_and_note(site: Client, site_app: FastAPI, answered: Run) -> None:
+    answer = site.post(f"/runs/{answered.id}/change", data={"name": " new ", "tags": "x, y ,", "notes": "a\r\nb"})
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"/runs/{answered.id}")
+    changed = row(site_app, answered.id)
+    assert changed
+    assert (changed.name, changed.tags, changed.notes) == ("new", ["x", "y"], "a\nb")
+    long = site.post(f"/runs/{answered.id}/change", data={"name": "x" * 121})
+    assert long.status_code == 422
+    assert "at most 120 characters" in long.text
+
+
+def test_archive_and_restore(site: Client, site_app: FastAPI, answered: Run) -> None:
+    site.post(f"/runs/{answered.id}/archive")
+    assert (row(site_app, answered.id) or answered).archived
+    assert "Archived" in page(site, answered)
+    site.post(f"/runs/{answered.id}/restore")
+    assert not (row(site_app, answered.id) or answered).archived
+
+
+def test_cancel_resume_and_delete(site: Client, site_app: FastAPI, add_run: Any) -> None:
+    run = add_run("waits", status="queued")
+    for action, status in (("cancel", "cancelled"), ("resume", "queued")):
+        answer = site.post(f"/runs/{run.id}/{action}")
+        assert answer.headers["Location"] == f"/runs/{run.id}"
+        found = row(site_app, run.id)
+        assert found
+        assert found.status == status
+    assert site.post(f"/runs/{run.id}/resume").status_code == 409
+    site.post(f"/runs/{run.id}/cancel")
+    assert site.post(f"/runs/{run.id}/delete").headers["Location"] == "/runs"
+    assert row(site_app, run.id) is None
+
+
+def test_unknown_actions_are_refused(site: Client, answered: Run) -> None:
+    assert site.post(f"/runs/{answered.id}/explode").status_code == 422
