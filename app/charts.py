@@ -20,6 +20,7 @@ _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "circle-open", "x", "l
 _DASHES = ("solid", "solid", "6px,3px", "6px,3px", "2px,3px", "2px,3px", "8px,3px,2px,3px", "8px,3px,2px,3px")
 _LINE_CLASSES = ("", "", "dash", "dash", "dot", "dot", "dashdot", "dashdot")
 MINUS = "−"
+_CHARACTER = 5.8  # width of a character in a chart, about
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,11 @@ def signed(value: float, digits: int = 2) -> str:
     """A difference with its sign: +4.83, −0.01, 0.00."""
     text = f"{abs(value):.{digits}f}"
     return text if not float(text) else ("+" if value > 0 else MINUS) + text
+
+
+def between(low: str, high: str) -> str:
+    """An interval in words."""
+    return _("{low} to {high}").format(low=low, high=high)
 
 
 def _scale(domain: tuple[float, float], place: tuple[float, float]) -> Callable[[float], float]:
@@ -267,7 +273,7 @@ class ForestRow:
     favours: int | None = None  # number of the run that the row favours; None when it favours neither
 
     def words(self) -> str:
-        return f"{signed(self.difference)}, {signed(self.low)} to {signed(self.high)}"
+        return f"{signed(self.difference)}, {between(signed(self.low), signed(self.high))}"
 
 
 def forest_plot(rows: Sequence[ForestRow], *, margin: float, left: str, right: str, level: float = 0.95) -> Pair:
@@ -292,6 +298,7 @@ def _forest_frame(
     x: Callable[[float], float],
     bottom: float,
     count: int,
+    width: float,
 ) -> list[Markup]:
     domain = _forest_domain(rows, margin)
     parts = [_rect(x(-margin), 16, x(margin) - x(-margin), bottom - 16, "margin")]
@@ -299,7 +306,18 @@ def _forest_frame(
         digits = plain(value) if value <= 0 else "+" + plain(value)
         parts += [_path(f"M{_n(x(value))} 16V{_n(bottom)}", "grid"), _text(x(value), bottom + 14, digits, "mid")]
     parts.append(_path(f"M{_n(x(0))} 16V{_n(bottom)}", "zero"))
-    return [*parts, _text(x(0) - 8, 11, f"{sides[0]} ←", "end"), _text(x(0) + 8, 11, f"→ {sides[1]}")]
+    return [*parts, *_sides(sides, x(0), width)]
+
+
+def _sides(sides: tuple[str, str], zero: float, width: float) -> list[Markup]:
+    """Whom each side of zero favours; a name that has no room on its side is left out, the other one tells enough."""
+    left, right = f"{sides[0]} ←", f"→ {sides[1]}"
+    parts = []
+    if zero - 8 - _CHARACTER * len(left) >= 0:
+        parts.append(_text(zero - 8, 11, left, "end"))
+    if zero + 8 + _CHARACTER * len(right) <= width or not parts:
+        parts.append(_text(zero + 8, 11, right))
+    return parts
 
 
 def _forest_key(margin: float, x: float, y: float) -> list[Markup]:
@@ -310,26 +328,26 @@ def _forest_key(margin: float, x: float, y: float) -> list[Markup]:
 def _forest_wide(rows: Sequence[ForestRow], margin: float, sides: tuple[str, str], label: str) -> Drawing:
     bottom = 66 + 44 * (len(rows) - 1)
     x = _scale(_forest_domain(rows, margin), (226, 578))
-    parts = _forest_frame(rows, margin, sides, x, bottom, 7)
+    parts = _forest_frame(rows, margin, sides, x, bottom, 7, 720)
     parts += [_text(578, bottom + 32, _("difference in test accuracy, percentage points"), "end")]
     parts += _forest_key(margin, 0, bottom + 32)
     for number, row in enumerate(rows):
         y = 44 + 44 * number
         parts += [_text(0, y - 2, row.title, "ttl"), _text(0, y + 13, row.detail)]
         parts += [_text(720, y - 2, _("{n} points").format(n=signed(row.difference)), "val end")]
-        parts += [_text(720, y + 13, f"{signed(row.low)} to {signed(row.high)}", "end"), _forest_mark(row, x, y)]
+        parts += [_text(720, y + 13, between(signed(row.low), signed(row.high)), "end"), _forest_mark(row, x, y)]
     return Drawing(720, bottom + 40, label, tuple(parts), "chart wide")
 
 
 def _forest_narrow(rows: Sequence[ForestRow], margin: float, sides: tuple[str, str], label: str) -> Drawing:
     bottom = 86 + 64 * (len(rows) - 1)
     x = _scale(_forest_domain(rows, margin), (8, 332))
-    parts = _forest_frame(rows, margin, sides, x, bottom, 5)
+    parts = _forest_frame(rows, margin, sides, x, bottom, 5, 340)
     parts += [_text(332, bottom + 32, _("difference in test accuracy, percentage points"), "end")]
     parts += _forest_key(margin, 8, bottom + 51)
     for number, row in enumerate(rows):
         y = 64 + 64 * number
-        interval = f"{signed(row.difference)} ({signed(row.low)} to {signed(row.high)})"
+        interval = f"{signed(row.difference)} ({between(signed(row.low), signed(row.high))})"
         parts += [_text(8, y - 22, row.title, "ttl"), _text(332, y - 22, interval, "end halo"), _forest_mark(row, x, y)]
     return Drawing(340, bottom + 58, label, tuple(parts), "chart narrow")
 
@@ -385,7 +403,7 @@ def _seed_row(
     parts = [_text(0, y + 13, row.name, "run"), _whisker(low, high, y, 4), _diamond(x(row.mean), y, 6.6)]
     if text_at is not None:
         parts += [_text(text_at, y + 6, f"{row.mean:.2f} %", "val end")]
-        parts += [_text(text_at, y + 21, f"{row.low:.2f} to {row.high:.2f}", "end")]
+        parts += [_text(text_at, y + 21, between(f"{row.low:.2f}", f"{row.high:.2f}"), "end")]
     placed: list[tuple[float, int]] = []
     for value in sorted(row.values):
         level = 0
@@ -438,7 +456,7 @@ def _trace(index: int | None, name: str, x: list[float], y: list[Any], **more: A
     dash = "2px,3px" if index is None else _DASHES[index % MARKS]
     symbol = "circle-open" if index is None else _SYMBOLS[index % MARKS]
     trace = {
-        "type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y, "meta": {"color": token},
+        "type": "scatter", "mode": "lines+markers", "cliponaxis": False, "name": name, "x": x, "y": y, "meta": {"color": token},
         "line": {"width": 2, "dash": dash}, "marker": {"symbol": symbol, "size": 7, "line": {"width": 1.5}},
     }  # fmt: skip
     return trace | more
@@ -453,7 +471,7 @@ def _band(index: int, x: list[float], low: list[float], high: list[float]) -> di
 
 
 def _layout(
-    x_title: str, *, y_log: bool = False, x_range: list[float] | None = None, epochs: int = 0
+    x_title: str, *, log_values: Iterable[float] | None = None, x_range: list[float] | None = None, epochs: int = 0
 ) -> dict[str, Any]:
     """Axes without colours; ``epochs`` is the highest whole number of an axis that counts epochs, else 0."""
     x_axis: dict[str, Any] = {"title": {"text": x_title}, "tickformat": ",~r"}
@@ -462,12 +480,18 @@ def _layout(
     if epochs:
         x_axis |= {"tick0": 0 if epochs > 10 else 1, "dtick": max(1, round(nice_step(epochs, 10)))}
     y_axis: dict[str, Any] = {"tickformat": ",~r"}
-    if y_log:
-        y_axis = {"type": "log", "tickvals": _LOG_TICKS, "ticktext": [f"{value:g}" for value in _LOG_TICKS]}
+    if log_values is not None:
+        ticks = _log_ticks(log_values)
+        y_axis = {"type": "log", "tickvals": ticks, "ticktext": [f"{value:g}" for value in ticks]}
     return {"xaxis": x_axis, "yaxis": y_axis, "uirevision": "kept", "hovermode": "closest"}
 
 
-_LOG_TICKS = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 3)]
+def _log_ticks(values: Iterable[float]) -> list[float]:
+    """Round numbers for a logarithmic axis, the more the narrower its range is, so that two of them always show."""
+    known = [value for value in values if value > 0]
+    ratio = max(known) / min(known) if known else 1.0
+    digits = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if ratio < 4 else (1, 2, 5) if ratio < 40 else (1,)
+    return [digit * 10.0**power for power in range(-8, 10) for digit in digits]
 
 
 def accuracy_figure(
@@ -486,11 +510,13 @@ def accuracy_figure(
         low, high = ([100 * point.interval[i] for point in curve.points] for i in (0, 1))
         if x:
             traces.append(_band(curve.index, x, low, high))
-        text = [_("{low} to {high}").format(low=f"{a:.2f}", high=f"{b:.2f}") for a, b in zip(low, high, strict=True)]
+        text = [between(f"{a:.2f}", f"{b:.2f}") for a, b in zip(low, high, strict=True)]
         y = [100 * point.test_accuracy for point in curve.points]
         name = _("test") if train else curve.name
         traces.append(_trace(curve.index, name, x, y, text=text, hovertemplate=_hover(name, "%{y:.2f} % (%{text})")))
     layout = _layout(axis_title(axis), x_range=_epoch_range(axis, last), epochs=_last_epoch(curves, axis, last))
+    if not any(curve.points for curve in curves):
+        layout["yaxis"]["range"] = [0, 100]
     return {"data": traces, "layout": layout}
 
 
@@ -541,4 +567,5 @@ def step_figure(
     x = [float(point.epoch * steps_per_epoch) for point in points]
     test = _trace(curve.index, _("test"), x, [p.test_loss for p in points], hovertemplate=_hover(_("test"), "%{y:.4f}"))
     title = _("step ({n} an epoch)").format(n=f"{steps_per_epoch:,}")
-    return {"data": [thin, test], "layout": _layout(title, y_log=True, x_range=[0, total_steps])}
+    values = [*(loss for _step, loss in shown), *(point.test_loss for point in points)]
+    return {"data": [thin, test], "layout": _layout(title, log_values=values, x_range=[0, total_steps])}

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from app.client import Client, ClientError, find_server
 from app.settings import Settings, SettingsError, load_settings
-from trainer.config import FIELDS, ConfigError, FieldProblem
+from trainer.config import FIELDS, ConfigError, FieldProblem, problems_of
 from trainer.i18n import _, ngettext
 from trainer.run_folder import RunFolder, read_events
 
@@ -41,7 +42,7 @@ def main() -> None:
         _fail(error.problems if isinstance(error, ConfigError) else error.errors, str(error), 2)
     except ClientError as error:
         _fail([FieldProblem(**item) for item in error.errors], str(error), 2 if error.status == 422 else 1)
-    except (SettingsError, ValueError, RuntimeError) as error:
+    except (SettingsError, ValueError, RuntimeError, OSError) as error:
         _fail([], str(error), 1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -226,7 +227,10 @@ def _train_here(settings: Settings, sweep: Mapping[str, Any]) -> None:
     from app.terminal import RunBar, progress_bars
 
     os.environ["RUNOFF_HOME"] = str(settings.home)
-    checked = SweepIn.model_validate(sweep)
+    try:
+        checked = SweepIn.model_validate(sweep)
+    except ValidationError as error:
+        raise ConfigError(problems_of(error)) from None
     planned = runs.plan_for(settings, checked)
     for warning in planned.warnings:
         sys.stderr.write(f"{warning}\n")

@@ -6,12 +6,15 @@ Rows, offset and seq change in one transaction, so nothing is lost or doubled ho
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, delete, func
+from sqlalchemy.exc import OperationalError, StatementError
 from sqlmodel import Session, col, select
 
 from app.database import reading, writing
@@ -23,11 +26,16 @@ from trainer.run_folder import EventLogChanged, RunFolder, iter_valid_events, re
 logger = logging.getLogger(__name__)
 _EPOCH_FIELDS = set(Epoch.model_fields) - {"run_id", "ended_at"}
 _RATE_NEEDS_SECONDS = 0.5  # below that a rate of steps is mostly noise
+_UNREADY_SECONDS = 600.0  # so long a new folder may lack its run.json: the time that a process needs to begin
+_COARSE_SECONDS = 1.0  # within it two changes of a folder may have the same time
 
 
 def next_version(session: Session) -> int:
-    """The number that the next change of any run gets; conditional requests compare it."""
-    return (session.exec(select(func.max(Run.version))).one() or 0) + 1
+    """The number that the next change of any run gets; conditional requests compare it.
+
+    It is never given twice, even after the run with the highest one was deleted: hence the milliseconds below it.
+    """
+    return max((session.exec(select(func.max(Run.version))).one() or 0) + 1, time.time_ns() // 1_000_000)
 
 
 def row_from_folder(folder: RunFolder) -> Run | None:
@@ -47,6 +55,7 @@ def row_from_folder(folder: RunFolder) -> Run | None:
         sweep=run.get("sweep"), seed=config.seed, epochs=config.epochs, tags=run.get("tags", []),
         notes=run.get("notes", ""), archived=run.get("archived", False), warnings=run.get("warnings", []),
         created_at=created_at, queued_at=run.get("queued_at", created_at), error=run.get("error"),
+        attempt=run.get("after_attempt", 0), fruitless_attempts=run.get("fruitless_attempts", 0),
     )  # fmt: skip
 
 
@@ -143,19 +152,17 @@ def ingest(session: Session, folder: RunFolder) -> Run | None:
     session.add(run)
     session.flush()
     said = folder.read_run() or {}
+    fruitless = run.fruitless_attempts
     last_type, attempts = None, 0
     for event, end in iter_valid_events(folder.events_path):
         apply(session, run, [event])
         run.event_offset, run.event_seq = end, event["seq"]
         last_type, attempts = event["type"], event["attempt"]
-    run.attempt = max(attempts, run.attempt)
     if said.get("after_attempt", 0) >= attempts and said.get("status"):
         # The server spoke last: queued again, cancelled in the queue, or could not start.
-        run.status, run.error = said["status"], said.get("error")
-        if run.status == "queued":
-            run.finished_at = None
-        elif run.finished_at is None:
-            run.finished_at = said.get("ended_at")
+        run.status, run.error, run.fruitless_attempts = said["status"], said.get("error"), fruitless
+        run.finished_at = None if run.status == "queued" else said.get("ended_at") or run.finished_at
+        run.seconds_left, run.phase, run.cancel_requested = None, None, False
     elif last_type not in TERMINAL:
         run.status = "running"  # the scheduler finds out whether its process is alive
         run.cancel_requested = folder.stop_requested()
@@ -181,7 +188,8 @@ class Indexer:
             return found
         with writing(self.engine) as session:
             for run in pending:
-                self.read(session, run.id)
+                with _one_run(session, run.id):
+                    self.read(session, run.id)
             session.commit()
         return True
 
@@ -212,29 +220,42 @@ class Indexer:
         return run
 
     def discover(self) -> bool:
-        """Add a row for each folder that has none, such as a copied run or one trained without the server."""
+        """Add a row for each folder that has none, such as a copied run or one trained without the server.
+
+        A row whose folder is gone goes too: the folder is the truth.
+        """
         try:
             mtime = self.runs.stat().st_mtime
         except FileNotFoundError:
             return False
         if mtime == self._seen_mtime:
             return False
-        names = {path.name for path in self.runs.iterdir() if path.is_dir() and not path.name.startswith(".")}
+        names = {folder.id for folder in self._folders()}
         with reading(self.engine) as session:
-            new = sorted(names - set(session.exec(select(Run.id)).all()))
-        added, unready = [], False
-        if new:
+            known = set(session.exec(select(Run.id)).all())
+        new = [RunFolder(self.runs / name) for name in sorted(names - known)]
+        gone = [name for name in known - names if not (self.runs / name).is_dir()]
+        added = 0
+        if new or gone:
             with writing(self.engine) as session:
-                for name in new:
-                    run = ingest(session, RunFolder(self.runs / name))
-                    if run is not None:
-                        added.append(run)
-                    elif not (self.runs / name / "config.json").exists():
-                        unready = True  # mkdir happened, its files are still on their way
+                for name in gone:
+                    logger.warning("The folder of run %s is gone, so its row goes too.", name)
+                    session.exec(delete(Epoch).where(col(Epoch.run_id) == name))
+                    session.exec(delete(Run).where(col(Run.id) == name))
+                for folder in new:
+                    with _one_run(session, folder.id):
+                        added += ingest(session, folder) is not None
                 session.commit()
-        if not unready:
+        if not any(_is_unready(folder) for folder in new) and time.time() - mtime > _COARSE_SECONDS:
             self._seen_mtime = mtime
-        return bool(added)
+        return bool(added or gone)
+
+    def _folders(self) -> list[RunFolder]:
+        """Every folder that may hold a run; a name with a dot in front is one that is being deleted."""
+        if not self.runs.is_dir():
+            return []
+        found = sorted(path for path in self.runs.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return [RunFolder(path) for path in found]
 
     def rebuild(self) -> int:
         """Drop all rows and read every folder again; returns the number of runs."""
@@ -242,9 +263,32 @@ class Indexer:
             version = next_version(session)
             session.exec(delete(Epoch))
             session.exec(delete(Run))
-            folders = sorted(self.runs.iterdir()) if self.runs.is_dir() else []
-            runs = [run for path in folders if path.is_dir() if (run := ingest(session, RunFolder(path)))]
+            runs = []
+            for folder in self._folders():
+                with _one_run(session, folder.id):
+                    run = ingest(session, folder)
+                    runs += [run] if run else []
             for number, run in enumerate(runs):
                 run.version = version + number
             session.commit()
         return len(runs)
+
+
+def _is_unready(folder: RunFolder) -> bool:
+    """Whether a folder without run.json is so new that it may yet become a run: its files are on their way."""
+    try:
+        return not (folder.path / "run.json").exists() and time.time() - folder.path.stat().st_mtime < _UNREADY_SECONDS
+    except OSError:
+        return False
+
+
+@contextmanager
+def _one_run(session: Session, run_id: str) -> Iterator[None]:
+    """Keep what a broken folder (a hand-edited run.json, say) does wrong to that run: undone, logged, the others go on."""
+    try:
+        with session.begin_nested():
+            yield
+    except (ValueError, TypeError, KeyError, AttributeError, StatementError) as error:
+        if isinstance(error, OperationalError):
+            raise
+        logger.warning("Run %s can't be read: %r", run_id, error)

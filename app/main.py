@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import shutil
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from typing import IO, Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
@@ -130,11 +131,12 @@ def answer_problem(scope: Scope, problem: Problem) -> Response:
     """The problem as JSON for programs, as a page for browsers."""
     request = Request(scope)
     if scope["path"].startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
-        return JSONResponse(problem.body(), problem.status, media_type="application/problem+json")
+        body = json.dumps(problem.body())  # in ASCII: a sentence may repeat what no encoder takes
+        return Response(body, problem.status, media_type="application/problem+json")
     return templating.render_error(request, problem.status, problem.title, problem.detail)
 
 
-def _as_problem(error: Exception) -> Problem:
+def as_problem(error: Exception) -> Problem:
     """Any exception of a route as a problem with a sentence."""
     match error:
         case Problem():
@@ -159,10 +161,15 @@ def _as_problem(error: Exception) -> Problem:
 
 def _add_error_handlers(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> Response:
-        return answer_problem(request.scope, _as_problem(error))
+        return answer_problem(request.scope, as_problem(error))
 
     kinds: list[Any] = [
-        Problem, RequestValidationError, HTTPException, PredictionsError, OperationalError, OSError, Exception,
-    ]  # fmt: skip
+        Problem,
+        RequestValidationError,
+        HTTPException,
+        PredictionsError,
+        OperationalError,
+        OSError,
+    ]  # fmt: skip  (all others: app.security.Guard, whose headers they need too)
     for kind in kinds:
         app.add_exception_handler(kind, handle)

@@ -33,6 +33,9 @@ SORTS: dict[str, Any] = {
 }  # fmt: skip
 
 
+_LONGEST_SEARCH = 500  # characters: each word is a condition, and SQLite's depth is limited
+
+
 @dataclass(frozen=True)
 class RunFilter:
     """Which runs, in which order. ``archived`` None means both."""
@@ -75,6 +78,9 @@ def conditions_of(wanted: RunFilter) -> list[ColumnElement[bool]]:
             names=", ".join(STATUSES), typed=wanted.status[:40]
         )
         raise Refused.fields([FieldProblem(field="status", message=message)])
+    if wanted.q and len(wanted.q) > _LONGEST_SEARCH:
+        message = _("At most {limit} characters can be searched for.").format(limit=_LONGEST_SEARCH)
+        raise Refused.fields([FieldProblem(field="q", message=message)])
     conditions: list[Any] = [
         getattr(Run, name) == value
         for name in ("status", "dataset", "model", "group", "sweep")

@@ -206,20 +206,27 @@ def start_sweep(state: Runoff, sweep: SweepIn) -> SweepOut:
 
 
 def _create(state: Runoff, planned: Plan, sweep: SweepIn, sweep_id: str | None) -> list[Run]:
-    """Write the folders, then their rows; a failure on the way takes all folders back."""
+    """Write the folders, then their rows; a failure on the way takes all folders back.
+
+    The folders become runs (get their run.json) only under the database's write lock, so that the indexer finds none of
+    a sweep before all are there.
+    """
     folders: list[RunFolder] = []
     try:
         for item in planned.runs:
-            labels = {"name": item.name, "tags": list(dict.fromkeys(sweep.tags)), "notes": sweep.notes}
-            folders.append(
-                RunFolder.create(state.settings.runs, item.config, sweep=sweep_id, warnings=item.warnings, **labels)
-            )
+            folders.append(RunFolder.claim(state.settings.runs, item.config))
         with writing(state.engine) as session:
+            session.connection()
+            for folder, item in zip(folders, planned.runs, strict=True):
+                labels = {"name": item.name, "tags": list(dict.fromkeys(sweep.tags)), "notes": sweep.notes}
+                folder.announce(sweep=sweep_id, warnings=item.warnings, **labels)
             runs = [run for folder in folders if (run := ingest(session, folder))]
             session.commit()
-    except OSError as error:
+    except BaseException as error:
         for folder in folders:
             shutil.rmtree(folder.path, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         message = _("The run could not be written: {reason}. Make room in {home} and try again.")
         raise Problem(message.format(reason=error.strerror, home=state.settings.home), status=503) from error
     state.scheduler.wake()
@@ -295,7 +302,7 @@ def _requeue(session: Session, folder: RunFolder, run: Run, *sources: str, **val
         session, run, *sources, to="queued", queued_at=at, finished_at=None, error=None, cancel_requested=False,
         seconds_left=None, phase=None, **values,
     )  # fmt: skip
-    _say(folder, run, status="queued", queued_at=at, error=None)
+    _say(folder, run, status="queued", queued_at=at, error=None, fruitless_attempts=run.fruitless_attempts)
 
 
 def change(state: Runoff, run_id: str, wanted: RunChange) -> Run:
@@ -323,9 +330,10 @@ def delete(state: Runoff, run_id: str) -> None:
         if run.status == "running":
             raise Conflict(_("The run is running. Cancel it first, then delete it."))
         gone = folder.path.with_name(f".deleted-{run_id}-{secrets.token_hex(4)}")
+        session.delete(run)
+        session.flush()
         if folder.path.exists():
             folder.path.rename(gone)
-        session.delete(run)
         session.commit()
     shutil.rmtree(gone, ignore_errors=True)
 
@@ -348,7 +356,16 @@ def mark_vanished(session: Session, folder: RunFolder, run: Run) -> None:
     """The process of a running run is gone: cancelled if that was asked for, else queued again, at most three times in a row."""
     if run.cancel_requested:
         at = now()
-        _transition(session, run, "running", to="cancelled", finished_at=at, cancel_requested=False, seconds_left=None)
+        _transition(
+            session,
+            run,
+            "running",
+            to="cancelled",
+            finished_at=at,
+            cancel_requested=False,
+            seconds_left=None,
+            phase=None,
+        )
         _say(folder, run, status="cancelled", ended_at=at)
         return
     fruitless = run.fruitless_attempts + 1
@@ -389,5 +406,6 @@ def _fail(session: Session, folder: RunFolder, run: Run, error: dict[str, str]) 
         error=error,
         cancel_requested=False,
         seconds_left=None,
+        phase=None,
     )
     _say(folder, run, status="failed", error=error, ended_at=at)

@@ -6,7 +6,8 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -79,11 +80,20 @@ class Scheduler:
             order = (col(Run.queued_at), col(Run.created_at), col(Run.seed), col(Run.id))
             queued = session.exec(select(Run).where(Run.status == "queued").order_by(*order)).all()
         for run in running:
-            if not self._folder(run).is_alive():
-                self._handle_vanished(run.id)
+            with self._one_run(run.id):
+                if not self._folder(run).is_alive():
+                    self._handle_vanished(run.id)
         if queued:
             self._start_queued(list(queued))
         return bool(running or queued)
+
+    @contextmanager
+    def _one_run(self, run_id: str) -> Iterator[None]:
+        """What goes wrong with one run (its folder was removed by hand, say) must not keep the others waiting."""
+        try:
+            yield
+        except OSError:
+            logger.exception("Run %s could not be looked after; it is tried again.", run_id)
 
     def _folder(self, run: Run) -> RunFolder:
         return RunFolder(self.folder / run.id)

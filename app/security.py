@@ -6,6 +6,7 @@ import hmac
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Problem
@@ -28,10 +29,12 @@ HEADERS = {
 COOKIE = "runoff_token"
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _OPEN_PATHS = {"/healthz", "/login"}
+_UPLOAD_PATHS = {"/datasets", "/api/v1/datasets"}  # read to a file on the disk, not into memory
+LARGEST_BODY = 2 * 2**20  # bytes, of any other request
 
 
 class Guard:
-    """ASGI middleware; refuses before any route runs and adds the headers to every answer."""
+    """ASGI middleware; refuses before any route runs and adds the headers to every answer, also of a route that broke."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
@@ -44,20 +47,30 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        began = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal began
             if message["type"] == "http.response.start":
+                began = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        problem = self._refusal(scope, Headers(scope=scope))
-        if problem is not None:
-            from app.main import answer_problem
+        from app.main import answer_problem, as_problem
 
-            await answer_problem(scope, problem)(scope, receive, send_with_headers)
-            return
-        await self.app(scope, receive, send_with_headers)
+        headers = Headers(scope=scope)
+        problem = self._refusal(scope, headers)
+        if problem is None:
+            try:
+                await self.app(scope, _limited(scope, headers, receive), send_with_headers)
+                return
+            except Exception as error:
+                if began:  # too late for an answer; the server ends the connection
+                    raise
+                problem = as_problem(error)
+        await answer_problem(scope, problem)(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Problem | None:
         host = headers.get("host", "").lower()
@@ -70,6 +83,9 @@ class Guard:
         open_path = scope["path"] in _OPEN_PATHS or scope["path"].startswith("/static/")
         if self.token and not open_path and not self._has_token(headers):
             return Problem(_("This server needs its token. Sign in, or send it as Authorization: Bearer."), status=401)
+        length = headers.get("content-length", "")
+        if not _is_upload(scope, headers) and length.isascii() and length.isdigit() and int(length[:18]) > LARGEST_BODY:
+            return Problem(_too_large(), status=413)
         return None
 
     def _has_token(self, headers: Headers) -> bool:
@@ -84,6 +100,31 @@ class Guard:
         cookie = cookies[COOKIE].value if COOKIE in cookies else ""
         given = bearer.strip() if scheme.lower() == "bearer" else cookie
         return hmac.compare_digest(given.encode(), self.token.encode())
+
+
+def _is_upload(scope: Scope, headers: Headers) -> bool:
+    return scope["path"] in _UPLOAD_PATHS and headers.get("content-type", "").startswith("multipart/")
+
+
+def _too_large() -> str:
+    return _("The request is larger than {limit} MB. Send less at once.").format(limit=LARGEST_BODY // 2**20)
+
+
+def _limited(scope: Scope, headers: Headers, receive: Receive) -> Receive:
+    """``receive`` that ends a body longer than allowed, whatever its headers say. Raises ``HTTPException`` 413."""
+    if _is_upload(scope, headers):
+        return receive
+    size = 0
+
+    async def receive_within_limit() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > LARGEST_BODY:
+            raise HTTPException(413, _too_large())
+        return message
+
+    return receive_within_limit
 
 
 def _same_origin(headers: Headers, host: str) -> bool:

@@ -77,11 +77,15 @@ class Settings(BaseSettings):
 
     def stored_token(self) -> str:
         """The token kept in HOME, made on first use, readable by its owner only."""
-        if not self.token_path.exists():
-            self.home.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_urlsafe(24) + "\n")
+        token = self.token_path.read_text().strip() if self.token_path.exists() else ""
+        if token:
+            return token
+        self.home.mkdir(parents=True, exist_ok=True)
+        temporary = self.home / f".token.{secrets.token_hex(4)}.tmp"  # never a file without a whole token in it
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(24) + "\n")
+        temporary.replace(self.token_path)
         return self.token_path.read_text().strip()
 
 

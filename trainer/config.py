@@ -317,8 +317,13 @@ def _plain(value: object) -> str:
     if value is None or isinstance(value, bool):
         text = {True: "true", False: "false", None: "null"}[value]
     else:
-        text = f"{value:g}" if isinstance(value, float) else str(value)
+        text = f"{value:g}" if isinstance(value, float) else _printable(str(value))
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _printable(text: str) -> str:
+    """Text that every encoder takes: JSON may carry halves of characters, which no answer could repeat."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def problems_of(error: ValidationError) -> list[FieldProblem]:
@@ -330,7 +335,10 @@ def field_problems(items: Iterable[Mapping[str, Any]]) -> list[FieldProblem]:
     """The same from the items of ``ValidationError.errors()``."""
     problems: dict[str, str] = {}
     for item in items:
-        field = ".".join(str(part) for part in item["loc"] if part not in ("body", "query", "path", "header")) or "body"
+        path = item["loc"][1:] if item["loc"][:1] in (("body",), ("query",), ("path",), ("header",)) else item["loc"]
+        field = _printable(".".join(str(part)[:80] for part in path)) or "body"
+        if item["type"] == "json_invalid":  # its path is a position
+            field = "body"
         problems.setdefault(field, _sentence(item, [*FIELDS]))
     return [FieldProblem(field=field, message=message) for field, message in problems.items()]
 

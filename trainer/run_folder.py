@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,8 +90,12 @@ class RunFolder:
             except FileExistsError:
                 continue
             break
-        write_json(folder.config_path, {"schema": SCHEMA_VERSION, **config.model_dump()})
-        sync_folder(runs)
+        try:
+            write_json(folder.config_path, {"schema": SCHEMA_VERSION, **config.model_dump()})
+            sync_folder(runs)
+        except BaseException:
+            shutil.rmtree(folder.path, ignore_errors=True)
+            raise
         return folder
 
     def announce(self, **run: Any) -> None:

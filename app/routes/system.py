@@ -57,5 +57,6 @@ def login(request: Request, state: State, token: Annotated[str, Form()] = "") ->
         error = _("This is not the token. The command runoff token prints it on the server's machine.")
         return _login_page(request, error)
     answer = RedirectResponse("/runs", status_code=303)
-    answer.set_cookie(COOKIE, token.strip(), max_age=_YEAR_SECONDS, httponly=True, samesite="strict")
+    if required:
+        answer.set_cookie(COOKIE, required, max_age=_YEAR_SECONDS, httponly=True, samesite="strict")
     return answer

@@ -15,6 +15,7 @@ from app.database import writing
 from app.main import create_app
 from app.settings import Settings
 from app.tables import Run
+from tests.app.page_answers import FakeExecutor
 from trainer.config import config_hash, group_hash, parse_config
 from trainer.run_folder import RunFolder
 
@@ -79,3 +80,11 @@ def add_run(site: TestClient, site_app: FastAPI) -> AddRun:
         return row
 
     return add
+
+
+@pytest.fixture
+def api(site_app: FastAPI) -> Iterator[TestClient]:
+    """A program's view of the server; no trainer stands behind it."""
+    with TestClient(site_app, base_url="http://localhost", follow_redirects=False) as client:
+        site_app.state.runoff.executor = FakeExecutor()
+        yield client

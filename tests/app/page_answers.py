@@ -45,7 +45,7 @@ def give_answers(
     rows = np.full((len(labels), len(CLASSES)), np.log((1 - confidence) / 2), np.float16)
     rows[np.arange(len(labels)), predicted] = np.log(confidence)
     for epoch in range(1, epochs + 1):
-        tensors = {
+        tensors: dict[str, Any] = {
             "predicted": np.array(predicted, np.uint16), "confidence": np.full(len(labels), confidence, np.float32),
             "log_probabilities": rows,
         }  # fmt: skip

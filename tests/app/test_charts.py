@@ -72,12 +72,19 @@ def test_the_forest_plot_names_both_sides_and_escapes_them() -> None:
         charts.ForestRow("These two nets", "seed 0", 4.83, 4.34, 5.34, 0),
         charts.ForestRow("The two recipes", "5 seeds each", 7.89, 5.6, 10.19),
     ]
-    pair = charts.forest_plot(rows, margin=0.5, left='<b>FC & "co"</b>', right="CNN")
+    pair = charts.forest_plot(rows, margin=0.5, left='<b>F & "c"</b>', right="CNN")
     wide = svg(pair.wide)
-    assert {'<b>FC & "co"</b> better ←', "→ CNN better", "+4.83 points", "+5.60 to +10.19"} <= set(texts(wide))
+    assert {'<b>F & "c"</b> better ←', "→ CNN better", "+4.83 points", "+5.60 to +10.19"} <= set(texts(wide))
     assert [g.get("class") for g in wide.iter("g")] == ["r1", "r5"]
     assert "±0.5: too small to matter" in texts(svg(pair.narrow))
     assert "+4.34 to +5.34" in pair.wide.label
+
+
+def test_a_name_without_room_is_left_out() -> None:
+    rows = [charts.ForestRow("These two nets", "", 24.0, 13.0, 35.0, 0)]
+    narrow = texts(svg(charts.forest_plot(rows, margin=0.5, left="a name that is long", right="CNN").narrow))
+    assert "→ CNN better" in narrow
+    assert not any("←" in text for text in narrow)
 
 
 def test_seeds_are_marks_and_whiskers_stay_inside() -> None:

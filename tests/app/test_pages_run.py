@@ -71,7 +71,7 @@ def test_a_failed_run_says_why_and_what_to_do(site: Client, add_run: Any) -> Non
     words = words_of(page(site, run))
     assert "Loss became NaN. Lower the learning rate." in words
     assert "Resume" in words
-    assert "No answers yet" in words
+    assert "The run ended before its first epoch was complete." in words
 
 
 def test_a_queued_run_says_its_place(site: Client, add_run: Any) -> None:

@@ -67,7 +67,7 @@ def begin_import(state: Runoff, file: UploadFile, name: str, size: int) -> None:
         raise Conflict(message, [FieldProblem(field="name", message=message)])
     folder = state.settings.home / "uploads" / secrets.token_hex(8)
     folder.mkdir(parents=True)
-    path = folder / (Path(file.filename or "").name[-60:].lstrip(".") or "archive")
+    path = folder / _file_name(file.filename or "")
     try:
         with path.open("wb") as target:
             shutil.copyfileobj(file.file, target, 1 << 20)
@@ -75,6 +75,12 @@ def begin_import(state: Runoff, file: UploadFile, name: str, size: int) -> None:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _file_name(given: str) -> str:
+    """The last part of an uploaded file's name, of harmless characters; its end tells the kind of archive."""
+    kept = "".join(c if c.isalnum() or c in " ._-()" else "_" for c in Path(given).name[-60:])
+    return kept.lstrip(".") or "archive"
 
 
 @router.get("/{name}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -20,13 +21,12 @@ from app.schemas import EpochList, EpochOut, FileList, RunChange, RunLabels, Run
 from app.tables import ACTIVE, Run
 from trainer.config import RunConfig
 from trainer.i18n import _
-from trainer.run_folder import read_events
+from trainer.run_folder import Chunk, EventLogChanged, read_events
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 Limit = Annotated[int, Query(ge=1, le=1000, description="how many at most")]
 Offset = Annotated[int, Query(ge=0, le=10_000_000, description="how many to leave out")]
 _POLL_SECONDS = 0.25
-_KEEPALIVE_SECONDS = 15.0
 
 
 _create_schema = {
@@ -145,34 +145,34 @@ def _existing(session: Reading, run_id: str) -> str:
 
 
 @router.get("/{run_id}/events", response_class=EventSourceResponse)
-def follow_events(
+async def follow_events(
     state: State, run_id: Annotated[str, Depends(_existing)], last_event_id: Annotated[str | None, Header()] = None
-) -> Iterator[ServerSentEvent]:
+) -> AsyncIterator[ServerSentEvent]:
     """The run's events as they happen; ends after its last one. ``Last-Event-ID`` resumes behind an event."""
-    seen = int(last_event_id) if last_event_id and last_event_id.isdigit() else 0
-    yield from _events(state, run_id, seen)
-
-
-def _events(state: State, run_id: str, seen: int) -> Iterator[ServerSentEvent]:
-    folder = runs.folder_of(state, run_id)
+    given = last_event_id or ""
+    seen = int(given[:18]) if given.isascii() and given.isdigit() else 0
     offset = seq = 0
-    quiet_since = time.monotonic()
-    while True:
-        with reading(state.engine) as session:
-            run = session.get(Run, run_id)
-        chunk = read_events(folder.events_path, offset, seq)
+    while True:  # asleep between polls without holding a thread: many may listen
+        is_active, chunk = await run_in_threadpool(_poll_events, state, run_id, offset, seq)
         for event in chunk.events:
             seq = event["seq"]
             if seq > seen:
                 yield ServerSentEvent(data=event, event=event["type"], id=str(seq))
-                quiet_since = time.monotonic()
         offset = chunk.offset
-        if run is None or (run.status not in ACTIVE and not chunk.events):
+        if not is_active and not chunk.events:
             return
-        if time.monotonic() - quiet_since > _KEEPALIVE_SECONDS:
-            yield ServerSentEvent(comment="still here")
-            quiet_since = time.monotonic()
-        time.sleep(_POLL_SECONDS)
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def _poll_events(state: State, run_id: str, offset: int, seq: int) -> tuple[bool, Chunk]:
+    """Whether more may come, and the events behind ``offset``; none of a log that was replaced meanwhile."""
+    with reading(state.engine) as session:
+        run = session.get(Run, run_id)
+    try:
+        chunk = read_events(runs.folder_of(state, run_id).events_path, offset, seq)
+    except EventLogChanged:
+        return False, Chunk([], offset)
+    return run is not None and run.status in ACTIVE, chunk
 
 
 @router.get("/{run_id}/files")

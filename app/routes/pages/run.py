@@ -191,6 +191,7 @@ class RunPage:
     classes: list[str]
     images: Images | None
     answers: Answers | None
+    first_images: TrainImages | None  # shown while there are no answers yet
     config: list[tuple[str, str]]
     environment: list[tuple[str, str]]
     files: list[FileOut]
@@ -334,6 +335,7 @@ def _page(state: Runoff, session: Session, run: Run, query: RunQuery, place: int
         seconds_so_far=templating.seconds_since(run.started_at) if run.status == "running" else 0.0,
         place_in_queue=place, next_seed=_next_seed(session, run), classes=list(run.class_names), images=images,
         answers=_answers(state, run, folder, query, path, environment), config=_config(run),
+        first_images=None if run.epochs_done else _train_images(state, run, folder, environment),
         environment=_environment(run, environment), files=queries.files_of(session, folder, run),
         log=queries.log_tail(folder, _LOG_BYTES), figure_version=f"{run.version}",
     )  # fmt: skip

@@ -1,0 +1,69 @@
+"""How SQLite behaves: constraints, migration in one transaction, readers beside a writer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import SQLModel
+
+from app.database import make_engine, migrate, reading, writing
+from app.tables import Epoch, Run
+
+
+def test_the_migration_makes_what_the_tables_say(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "db.sqlite3")
+    migrate(engine)
+    found = inspect(engine)
+    for table in SQLModel.metadata.sorted_tables:
+        assert {column["name"] for column in found.get_columns(table.name)} == {c.name for c in table.columns}
+        assert {index["name"] for index in found.get_indexes(table.name)} == {index.name for index in table.indexes}
+    migrate(engine)
+    engine.dispose()
+
+
+def test_a_failed_migration_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(tmp_path / "db.sqlite3")
+    from alembic.operations import BatchOperations
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(BatchOperations, "create_index", fail)
+    with pytest.raises(MemoryError):
+        migrate(engine)
+    assert inspect(engine).get_table_names() == []
+    monkeypatch.undo()
+    migrate(engine)
+    assert "run" in inspect(engine).get_table_names()
+    engine.dispose()
+
+
+def test_foreign_keys_and_synchronous_are_on(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "db.sqlite3")
+    migrate(engine)
+    with reading(engine) as session:
+        assert session.connection().execute(text("PRAGMA foreign_keys")).scalar() == 1
+        assert session.connection().execute(text("PRAGMA synchronous")).scalar() in (2, 3)
+    orphan = {name: 0 for name, field in Epoch.model_fields.items() if field.is_required()}
+    with writing(engine) as session, pytest.raises(IntegrityError):
+        session.add(Epoch(**{**orphan, "run_id": "nobody", "ended_at": ""}))
+        session.flush()
+    engine.dispose()
+
+
+def test_a_read_inside_a_write_sees_the_state_before(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "db.sqlite3")
+    migrate(engine)
+    values = {"config": {}, "dataset": "digits", "model": "fc", "config_hash": "", "group": "", "created_at": ""}
+    with writing(engine) as session:
+        session.add(Run(id="a", **values))
+        session.flush()
+        with reading(engine) as other:
+            assert other.get(Run, "a") is None
+        session.commit()
+    with reading(engine) as other:
+        assert other.get(Run, "a") is not None
+    engine.dispose()

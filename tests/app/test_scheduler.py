@@ -1,0 +1,331 @@
+"""The scheduler, turned by hand: slots, order, vanished processes, restarts."""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from sqlmodel import select
+
+from app import runs, scheduler
+from app.database import make_engine, migrate, reading
+from app.executors import ExecutorUnavailable, RunNotStarted
+from app.indexer import Indexer
+from app.scheduler import Scheduler
+from app.tables import Run
+from tests.app.run_folders import epoch, finish, new_run, say, started
+from trainer.run_folder import RunFolder
+
+CPU = [{"name": "cpu"}]
+TWO_GPUS = [*CPU, {"name": "cuda:0"}, {"name": "cuda:1"}]
+
+
+def _hold(path: str, ready: Any, end: Any) -> None:
+    with open(path, "ab") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        ready.set()
+        end.wait(60)
+
+
+class Process:
+    """A real process that holds a run's lock until it is ended."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        context = multiprocessing.get_context("spawn")
+        ready, self._end = context.Event(), context.Event()
+        self._process = context.Process(target=_hold, args=(str(folder.lock_path), ready, self._end))
+        self._process.start()
+        assert ready.wait(30)
+
+    def end(self) -> None:
+        self._end.set()
+        self._process.join(30)
+
+
+class FakeExecutor:
+    """Starts nothing: a run is alive while it is in ``alive``."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, int, int, str | None]] = []
+        self.alive: set[str] = set()
+        self.found = CPU
+        self.is_ready = True
+        self.error: Exception | None = None
+
+    def ensure_host(self) -> None:
+        pass
+
+    def ready(self) -> bool:
+        return self.is_ready
+
+    def devices(self) -> list[dict[str, Any]]:
+        return self.found
+
+    def start(self, folder: RunFolder, attempt: int, num_threads: int, device: str | None = None) -> None:
+        if self.error:
+            raise self.error
+        self.started.append((folder.id, attempt, num_threads, device))
+        self.alive.add(folder.id)
+
+    def describe(self, config: dict[str, Any], image_shape: list[int], num_classes: int) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def predict(self, folder: RunFolder, epoch: int, image_png: bytes) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = make_engine(tmp_path / "db.sqlite3")
+    migrate(engine)
+    (tmp_path / "runs").mkdir()
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def executor(monkeypatch: pytest.MonkeyPatch) -> FakeExecutor:
+    executor = FakeExecutor()
+    monkeypatch.setattr(RunFolder, "is_alive", lambda folder: folder.id in executor.alive)
+    monkeypatch.setattr(scheduler, "num_cores", lambda: 2)
+    return executor
+
+
+Make = Callable[..., Scheduler]
+
+
+@pytest.fixture
+def make(engine: Engine, executor: FakeExecutor, tmp_path: Path) -> Make:
+    """A scheduler on the same database; a second one is the server after a restart."""
+
+    def make(slots: int | None = None) -> Scheduler:
+        return Scheduler(engine, tmp_path / "runs", Indexer(engine, tmp_path / "runs"), executor, slots)
+
+    return make
+
+
+def row(one: Scheduler, run_id: str) -> Run:
+    with reading(one.engine) as session:
+        return session.exec(select(Run).where(Run.id == run_id)).one()
+
+
+def queue(one: Scheduler, count: int, **fields: Any) -> list[RunFolder]:
+    return [new_run(one.folder, seed=seed, **fields) for seed in range(count)]
+
+
+def test_runs_start_in_order_while_slots_are_free(make: Make, executor: FakeExecutor) -> None:
+    one = make(slots=2)
+    folders = queue(one, 4)
+    assert one.tick()
+    order = [run_id for run_id, *_rest in executor.started]
+    with reading(one.engine) as session:
+        expected = sorted(session.exec(select(Run)).all(), key=lambda r: (r.queued_at, r.created_at, r.seed, r.id))
+    assert order == [run.id for run in expected[:2]]
+    one.tick()
+    assert len(executor.started) == 2
+    ended = RunFolder(one.folder / order[0])
+    finish(ended)
+    executor.alive.remove(ended.id)
+    one.tick()
+    assert [run_id for run_id, *_rest in executor.started] == [run.id for run in expected[:3]]
+    assert row(one, ended.id).status == "finished"
+    assert len(folders) == 4
+
+
+def test_cpu_slots_are_cores(make: Make, executor: FakeExecutor) -> None:
+    one = make()
+    queue(one, 3)
+    one.tick()
+    assert [(threads, device) for _id, _attempt, threads, device in executor.started] == [(1, "cpu"), (1, "cpu")]
+
+
+def test_a_wide_net_has_the_cpu_alone_and_nobody_overtakes_it(make: Make, executor: FakeExecutor) -> None:
+    one = make()
+    first = new_run(one.folder, seed=0)
+    one.tick()
+    wide = new_run(one.folder, model="vgg", seed=1)
+    one.tick()
+    late = new_run(one.folder, seed=2)
+    one.tick()
+    assert [run_id for run_id, *_rest in executor.started] == [first.id]
+    finish(first)
+    executor.alive.clear()
+    one.tick()
+    assert [run_id for run_id, *_rest in executor.started] == [first.id, wide.id]
+    assert row(one, late.id).status == "queued"
+
+
+def test_one_run_for_each_gpu(make: Make, executor: FakeExecutor) -> None:
+    executor.found = TWO_GPUS
+    one = make()
+    queue(one, 3)
+    one.tick()
+    assert [device for *_rest, device in executor.started] == ["cuda:0", "cuda:1"]
+
+
+def test_a_named_device_is_kept(make: Make, executor: FakeExecutor) -> None:
+    executor.found = TWO_GPUS
+    one = make()
+    for device in ("cuda:1", "cpu", "cuda"):
+        new_run(one.folder, device=device)
+        one.tick()
+    assert [device for *_rest, device in executor.started] == ["cuda:1", "cpu", "cuda:0"]
+
+
+def test_chosen_slots_share_a_device(make: Make, executor: FakeExecutor) -> None:
+    executor.found = TWO_GPUS
+    one = make(slots=3)
+    queue(one, 4)
+    one.tick()
+    assert [device for *_rest, device in executor.started] == ["cuda:0", "cuda:1", "cuda:0"]
+
+
+def test_a_vanished_run_is_queued_again_and_fails_after_three(make: Make, executor: FakeExecutor) -> None:
+    one = make()
+    [folder] = queue(one, 1)
+    for attempt in (1, 2, 3):
+        one.tick()
+        assert executor.started[-1][:2] == (folder.id, attempt)
+        say(folder, [started()], attempt)
+        folder.write_exit(attempt, 9)
+        executor.alive.clear()
+        if attempt < 3:
+            one.tick()  # notices, queues again, and starts in the same turn or the next
+    one.tick()
+    run = row(one, folder.id)
+    assert (run.status, run.attempt) == ("failed", 3)
+    assert run.error is not None
+    assert run.error["error"] == "ProcessVanished"
+    assert "signal 9" in run.error["message"]
+    one.indexer.rebuild()
+    assert (row(one, folder.id).status, row(one, folder.id).error) == ("failed", run.error)
+
+
+def test_an_epoch_between_forgives(make: Make, executor: FakeExecutor) -> None:
+    one = make()
+    [folder] = queue(one, 1)
+    for attempt in range(1, 6):
+        one.tick()
+        one.tick()
+        say(folder, [started(), epoch(1)], attempt)
+        executor.alive.clear()
+    one.tick()
+    assert row(one, folder.id).status in ("queued", "running")
+
+
+def test_a_cancelled_run_that_vanishes_is_cancelled(make: Make, executor: FakeExecutor, engine: Engine) -> None:
+    one = make()
+    [folder] = queue(one, 1)
+    one.tick()
+    with runs.writing(engine) as session:
+        run = session.get(Run, folder.id)
+        assert run is not None
+        run.cancel_requested = True
+        session.add(run)
+        session.commit()
+    executor.alive.clear()
+    one.tick()
+    assert (row(one, folder.id).status, row(one, folder.id).cancel_requested) == ("cancelled", False)
+
+
+def test_without_an_executor_the_queue_waits(make: Make, executor: FakeExecutor) -> None:
+    one = make()
+    [folder] = queue(one, 1)
+    executor.is_ready = False
+    one.tick()
+    executor.is_ready, executor.error = True, ExecutorUnavailable("gone")
+    one.tick()
+    assert (row(one, folder.id).status, row(one, folder.id).attempt) == ("queued", 0)
+    executor.error = None
+    one.tick()
+    assert (row(one, folder.id).status, row(one, folder.id).attempt) == ("running", 1)
+
+
+def test_a_run_that_ends_at_once_counts_as_an_attempt(make: Make, executor: FakeExecutor) -> None:
+    one = make()
+    [folder] = queue(one, 1)
+    executor.error = RunNotStarted("ended")
+    for _turn in range(6):
+        one.tick()
+    assert (row(one, folder.id).status, row(one, folder.id).attempt) == ("failed", 3)
+
+
+def test_a_restarted_server_finds_the_run_alive(make: Make, executor: FakeExecutor) -> None:
+    one = make()
+    [folder] = queue(one, 1)
+    one.tick()
+    say(folder, [started(), epoch(1)])
+    two = make()
+    two.tick()
+    assert (row(two, folder.id).status, row(two, folder.id).epochs_done) == ("running", 1)
+    assert len(executor.started) == 1
+    finish_events = [epoch(2), epoch(3)]
+    say(folder, finish_events)
+    two.tick()
+    assert row(two, folder.id).epochs_done == 3
+
+
+def test_a_run_whose_start_was_not_noted_is_adopted(make: Make, executor: FakeExecutor) -> None:
+    one = make()
+    [folder] = queue(one, 1)
+    executor.alive.add(folder.id)
+    one.tick()
+    assert row(one, folder.id).status == "running"
+    assert executor.started == []
+
+
+def test_a_folder_removed_by_hand_keeps_nobody_waiting(make: Make, executor: FakeExecutor) -> None:
+    import shutil
+
+    one = make(slots=1)
+    first, second = queue(one, 2)
+    one.tick()
+    running = executor.started[0][0]
+    shutil.rmtree(one.folder / running)
+    executor.alive.clear()
+    one.tick()
+    one.tick()
+    assert {run_id for run_id, *_rest in executor.started} == {first.id, second.id}
+
+
+def test_a_failing_tick_does_not_end_the_thread(make: Make) -> None:
+    one = make()
+    calls: list[int] = []
+
+    def fail() -> bool:
+        calls.append(1)
+        raise OSError("no space left")
+
+    assert one._guarded(fail)
+    assert calls == [1]
+
+
+def test_the_thread_starts_and_ends(make: Make, executor: FakeExecutor) -> None:
+    one = make()
+    queue(one, 1)
+    one.begin()
+    one.wake()
+    import time
+
+    deadline = time.monotonic() + 10
+    while not executor.started and time.monotonic() < deadline:
+        time.sleep(0.01)
+    one.end()
+    assert len(executor.started) == 1
+
+
+def test_a_real_lock_tells_life(tmp_path: Path) -> None:
+    folder = new_run(tmp_path)
+    assert not folder.is_alive()
+    process = Process(folder)
+    assert folder.is_alive()
+    process.end()
+    assert not folder.is_alive()
