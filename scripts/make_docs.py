@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +168,15 @@ MAKERS: dict[str, Callable[[], str]] = {
 }  # fmt: skip
 
 
+@cache
+def made(name: str) -> str:
+    """The generated part of this name."""
+    return MAKERS[name]()
+
+
 def filled(text: str) -> str:
     """A page with its generated parts made anew."""
-    return BLOCK.sub(lambda found: f"{found[1]}{MAKERS[found['name']]()}\n{found[3]}", text)
+    return BLOCK.sub(lambda found: f"{found[1]}{made(found['name'])}\n{found[3]}", text)
 
 
 def pages() -> list[Path]:

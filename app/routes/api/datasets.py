@@ -58,13 +58,13 @@ def import_dataset(state: State, file: UploadFile, name: Annotated[str, Form()],
 
 def begin_import(state: Runoff, file: UploadFile, name: str, size: int) -> None:
     """Keep the upload under HOME and import it in the background. Raises ``Refused`` at the field ``name``, or ``Conflict``."""
+    if any(dataset.name == name for dataset in catalogue.list_datasets(state.settings.home)):
+        message = _("There is a data set {name} already. Choose another name.").format(name=name)
+        raise Conflict(message, [FieldProblem(field="name", message=message)])
     try:
         worker.check_name(name)
     except DatasetError as error:
         raise Refused.fields([FieldProblem(field="name", message=f"{error.message} {error.advice}".strip())]) from None
-    if any(dataset.name == name for dataset in catalogue.list_datasets(state.settings.home)):
-        message = _("There is a data set {name} already. Choose another name.").format(name=name)
-        raise Conflict(message, [FieldProblem(field="name", message=message)])
     folder = state.settings.home / "uploads" / secrets.token_hex(8)
     folder.mkdir(parents=True)
     path = folder / _file_name(file.filename or "")
