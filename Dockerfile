@@ -10,16 +10,18 @@ ENV PATH=/opt/runoff/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=
 WORKDIR /app
 COPY pyproject.toml constraints.txt ./
 
-# cpu: PyTorch's builds without CUDA, a tenth of the size, from PyTorch's own index. Where that can't be reached, and with
-# any other value, the next step takes the builds of the default index, which on x86-64 are those for CUDA; both train on a CPU.
+# cpu: PyTorch's builds without CUDA, a fraction of the size, from PyTorch's own index. Where they can't be had, and with any
+# other value, the builds of the default index are taken, which on x86-64 are those for CUDA; both train on a CPU.
 ARG TORCH=cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN if [ "$TORCH" = cpu ]; then \
-      pip install --quiet --no-deps --retries 1 --timeout 20 --index-url "$TORCH_INDEX" -c constraints.txt torch torchvision \
-      || echo "$TORCH_INDEX can't be used, so the image gets PyTorch from the default index."; \
+      pip install --quiet --no-deps --retries 1 --timeout 20 --index-url "$TORCH_INDEX" -c constraints.txt torch torchvision || true; \
     fi
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > needed.txt \
- && pip install --quiet -c constraints.txt -r needed.txt
+ && pip install --quiet -c constraints.txt -r needed.txt \
+ && if [ "$TORCH" = cpu ] && ! pip show torch | grep -q '^Version: .*+cpu$'; then \
+      echo "$TORCH_INDEX did not give PyTorch, so the image has the larger builds of the default index."; \
+    fi
 
 COPY . .
 RUN pip install --quiet --no-deps --editable . && python -m compileall -q app trainer && rm -f needed.txt

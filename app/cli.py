@@ -245,6 +245,8 @@ def _train_here(settings: Settings, sweep: Mapping[str, Any]) -> None:
                 bar.show_event(last)
         typer.echo(str(folder.path))
         status = max(status, _report_end(last))
+        if last.get("type") == "cancelled":
+            break  # Ctrl-C means all that is left
     sys.exit(status)
 
 

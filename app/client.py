@@ -11,7 +11,7 @@ import httpx
 
 from app.settings import Settings
 from trainer.i18n import _
-from trainer.run_folder import read_json
+from trainer.run_folder import is_locked, read_json
 
 
 class ClientError(RuntimeError):
@@ -31,6 +31,10 @@ class Client:
         self.url = url.rstrip("/")
         # trust_env off: a proxy has no business between the command line and its own server
         self._http = httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=60, trust_env=False)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
 
     def is_up(self) -> bool:
         """Whether a server answers at the address."""
@@ -96,12 +100,18 @@ class Client:
 
 
 def find_server(settings: Settings) -> Client | None:
-    """A client of the server that runs on this HOME, or None where none does."""
+    """A client of the server that runs on this HOME, or None where none does.
+
+    The lock says so, not the note alone: after a kill another program may listen at the noted address.
+    """
     noted = read_json(settings.home / "server.json")
-    if noted is None:
+    if noted is None or not is_locked(settings.home / "server.lock"):
         return None
     client = Client(str(noted["url"]), settings.required_token() or _stored_token(settings))
-    return client if client.is_up() else None
+    if client.is_up():
+        return client
+    client.close()
+    return None
 
 
 def _stored_token(settings: Settings) -> str | None:

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, NullPool, create_engine, event, text
 from sqlmodel import Session
 
 SCHEMA = "0001"  # the newest revision in app/migrations/versions
@@ -16,7 +16,11 @@ _WAL_IS_SAFE_FROM = (3, 51, 3)  # older versions can corrupt a database in WAL m
 def make_engine(path: Path) -> Engine:
     """An engine on the file at ``path``; see ``reading`` and ``writing`` for how its sessions behave."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30, "check_same_thread": False})
+    engine = create_engine(
+        f"sqlite:///{path}",
+        connect_args={"timeout": 30, "check_same_thread": False},
+        poolclass=NullPool,  # a connection costs less than a request that waits for one
+    )
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -112,7 +113,10 @@ def _choose_dataset(client: Client) -> str:
         if mnist["work"] is None or mnist["work"]["error"]:
             break
         time.sleep(_POLL_SECONDS)
-    client.call("DELETE", "/datasets/mnist")
+    with contextlib.suppress(ClientError):  # it may be complete at this very moment
+        client.call("DELETE", "/datasets/mnist")
+    if client.call("GET", "/datasets/mnist")["status"] == "ready":
+        return "mnist"
     console.print(
         _(
             "MNIST could not be downloaded, so the demo uses digits: 1,797 real handwritten digits that come with Runoff."

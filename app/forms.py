@@ -23,6 +23,7 @@ from trainer.presets import PRESETS, Preset
 
 MOST_WITHOUT_QUESTION = 20  # more runs than this need a tick
 FROM_RUN = "run"  # stands for a preset where the form begins as an earlier run
+MOST_VALUES = 1000
 OWN_FIELDS = ("repeats", "name", "tags")  # of the form, beside those of RunConfig
 Kind = Literal["int", "float", "bool", "choice", "text"]
 _COMPARED = {
@@ -156,7 +157,11 @@ def values_of(name: str, text: str) -> list[Any]:
         _refuse_ambiguous(kind, text)
     parts = [part.strip() for part in re.split("[,，、;]", text)]
     parts = [part for part in parts if part] or [""]
-    values = [value for part in parts for value in _expand(kind, part)]
+    values: list[Any] = []
+    for part in parts:
+        values += _expand(kind, part)
+        if len(values) > MOST_VALUES:
+            raise ValueError(_("At most {n} values fit in a field.").format(n=f"{MOST_VALUES:,}"))
     return list(dict.fromkeys(values)) if len(values) > 1 else values
 
 

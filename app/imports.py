@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from trainer.datasets.errors import DatasetError
 from trainer.events import Progress
 from trainer.i18n import _
 
+Make = Callable[..., Iterator[Progress]]  # takes on_start
 logger = logging.getLogger(__name__)
 
 
@@ -40,6 +43,7 @@ class Imports:
         self.home = home
         self.version = 0
         self._work: dict[str, Work] = {}
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
 
     def active(self) -> list[dict[str, Any]]:
@@ -53,14 +57,15 @@ class Imports:
             return name in self._work and self._work[name].error is None
 
     def start_import(self, name: str, source: Path, size: int = 64) -> None:
-        """Import an uploaded archive, which is removed afterwards with its folder. Raises ``Conflict`` while the name is busy."""
-        self._begin(Work(name, "import"), worker.import_images(self.home, name, source, size=size), source)
+        """Import an uploaded archive, which is removed afterwards with its folder. Raises ``Conflict`` while busy."""
+        make = partial(worker.import_images, self.home, name, source, size=size)
+        self._begin(Work(name, "import"), make, source)
 
     def start_prepare(self, name: str) -> None:
         """Download and cache a known data set. Raises ``Conflict`` while the name is busy."""
-        self._begin(Work(name, "download", unit="bytes"), worker.prepare(self.home, name))
+        self._begin(Work(name, "download", unit="bytes"), partial(worker.prepare, self.home, name))
 
-    def _begin(self, work: Work, progress: Iterator[Progress], source: Path | None = None) -> None:
+    def _begin(self, work: Work, make: Make, source: Path | None = None) -> None:
         with self._lock:
             before = self._work.get(work.name)
             if before is not None and before.error is None:
@@ -70,18 +75,15 @@ class Imports:
             self._work[work.name] = work
             self.version += 1
         threading.Thread(
-            target=self._follow, args=(work, progress, source), name=f"data set {work.name}", daemon=True
+            target=self._follow, args=(work, make, source), name=f"data set {work.name}", daemon=True
         ).start()
 
-    def _follow(self, work: Work, progress: Iterator[Progress], source: Path | None) -> None:
+    def _follow(self, work: Work, make: Make, source: Path | None) -> None:
         error = None
         try:
-            with contextlib.closing(progress) as events:  # type: ignore[type-var]
-                for event in events:
-                    if work.cancelled:
-                        break
-                    work.what, work.done, work.total, work.unit = event.what, event.done, event.total, event.unit
-                    self.version += 1
+            for event in make(on_start=partial(self._children.__setitem__, work.name)):
+                work.what, work.done, work.total, work.unit = event.what, event.done, event.total, event.unit
+                self.version += 1
         except DatasetError as problem:
             error = {"message": problem.message, "advice": problem.advice}
         except Exception as problem:
@@ -91,17 +93,29 @@ class Imports:
             if source is not None:
                 shutil.rmtree(source.parent, ignore_errors=True)
         with self._lock:
-            if error is None:
+            self._children.pop(work.name, None)
+            if error is None or work.cancelled:
                 self._work.pop(work.name, None)
             else:
                 work.error = error
             self.version += 1
 
     def cancel(self, name: str) -> None:
-        """Ask for a stop; the work ends at its next sign of progress and leaves nothing behind."""
+        """Stop the work; its child process removes what it has begun."""
         with self._lock:
             if name in self._work:
                 self._work[name].cancelled = True
+            if name in self._children:
+                self._children[name].terminate()
+
+    def end(self, patience_seconds: float = 5.0) -> None:
+        """Stop all work, and wait for its child processes: the server ends."""
+        children = [*self._children.items()]
+        for name, _child in children:
+            self.cancel(name)
+        for _name, child in children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(patience_seconds)
 
     def dismiss(self, name: str) -> None:
         """Forget a failed work."""

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Engine, delete, func
 from sqlalchemy.exc import OperationalError, StatementError
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from app.database import reading, writing
 from app.tables import ACTIVE, Epoch, Run
@@ -25,6 +26,7 @@ from trainer.run_folder import EventLogChanged, RunFolder, iter_valid_events, re
 
 logger = logging.getLogger(__name__)
 _EPOCH_FIELDS = set(Epoch.model_fields) - {"run_id", "ended_at"}
+_LOOK_AT_ALL_SECONDS = 30.0
 _RATE_NEEDS_SECONDS = 0.5  # below that a rate of steps is mostly noise
 _UNREADY_SECONDS = 600.0  # so long a new folder may lack its run.json: the time that a process needs to begin
 _COARSE_SECONDS = 1.0  # within it two changes of a folder may have the same time
@@ -61,6 +63,7 @@ def row_from_folder(folder: RunFolder) -> Run | None:
 
 def apply(session: Session, run: Run, events: Iterable[dict[str, Any]]) -> None:
     """Bring the row up to what the events say."""
+    has_epochs = False
     for event in events:
         run.updated_at = event["time"]
         match event["type"]:
@@ -73,8 +76,12 @@ def apply(session: Session, run: Run, events: Iterable[dict[str, Any]]) -> None:
                 _position(run, event["step"], event["time"])
             case "epoch":
                 _epoch(session, run, event)
+                has_epochs = True
             case kind if kind in TERMINAL:
                 _ended(run, event)
+    if has_epochs:
+        session.flush()
+        summarize(session, run)
 
 
 def _started(run: Run, event: dict[str, Any]) -> None:
@@ -106,10 +113,8 @@ def _position(run: Run, step: int, time: str) -> None:
 def _epoch(session: Session, run: Run, event: dict[str, Any]) -> None:
     values: dict[str, Any] = {name: event.get(name) for name in _EPOCH_FIELDS}
     session.merge(Epoch(run_id=run.id, ended_at=event["time"], **values))
-    session.flush()
     run.fruitless_attempts = 0
     _position(run, event["step"], event["time"])
-    summarize(session, run)
 
 
 def summarize(session: Session, run: Run) -> None:
@@ -154,10 +159,11 @@ def ingest(session: Session, folder: RunFolder) -> Run | None:
     said = folder.read_run() or {}
     fruitless = run.fruitless_attempts
     last_type, attempts = None, 0
-    for event, end in iter_valid_events(folder.events_path):
-        apply(session, run, [event])
-        run.event_offset, run.event_seq = end, event["seq"]
-        last_type, attempts = event["type"], event["attempt"]
+    lines = list(iter_valid_events(folder.events_path))
+    apply(session, run, [event for event, _end in lines])
+    if lines:
+        last, run.event_offset = lines[-1]
+        run.event_seq, last_type, attempts = last["seq"], last["type"], last["attempt"]
     if said.get("after_attempt", 0) >= attempts and said.get("status"):
         # The server spoke last: queued again, cancelled in the queue, or could not start.
         run.status, run.error, run.fruitless_attempts = said["status"], said.get("error"), fruitless
@@ -177,13 +183,13 @@ class Indexer:
         self.engine = engine
         self.runs = runs
         self._seen_mtime = 0.0
+        self._look_at_all_at = 0.0
 
     def tick(self) -> bool:
         """Index what is new; True when anything changed."""
         found = self.discover()
         with reading(self.engine) as session:
-            active = session.exec(select(Run).where(col(Run.status).in_(ACTIVE))).all()
-            pending = [run for run in active if self._has_news(run)]
+            pending = [run for run in session.exec(self._to_look_at()).all() if self._has_news(run)]
         if not pending:
             return found
         with writing(self.engine) as session:
@@ -192,6 +198,13 @@ class Indexer:
                     self.read(session, run.id)
             session.commit()
         return True
+
+    def _to_look_at(self) -> SelectOfScalar[Run]:
+        """The live runs; now and then all, for a command may have gone on with an ended one."""
+        if time.monotonic() < self._look_at_all_at:
+            return select(Run).where(col(Run.status).in_(ACTIVE))
+        self._look_at_all_at = time.monotonic() + _LOOK_AT_ALL_SECONDS
+        return select(Run)
 
     def _has_news(self, run: Run) -> bool:
         try:

@@ -79,8 +79,7 @@ def create_app(settings: Settings | None = None, *, train: bool = True) -> FastA
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         lock = lock_home(settings)
-        shutil.rmtree(settings.home / "uploads", ignore_errors=True)
-        settings.runs.mkdir(parents=True, exist_ok=True)
+        _clean(settings)
         state = app.state.runoff = make_state(settings)
         write_json(settings.home / "server.json", {"url": f"http://{_url_host(settings.host)}:{settings.port}"})
         if train:
@@ -90,6 +89,7 @@ def create_app(settings: Settings | None = None, *, train: bool = True) -> FastA
             yield
         finally:
             state.scheduler.end()
+            state.imports.end()
             state.executor.close()
             state.engine.dispose()
             (settings.home / "server.json").unlink(missing_ok=True)
@@ -103,6 +103,14 @@ def create_app(settings: Settings | None = None, *, train: bool = True) -> FastA
     _add_error_handlers(app)
     app.add_middleware(Guard, settings=settings)
     return app
+
+
+def _clean(settings: Settings) -> None:
+    """Remove what a server that was killed left half-way: uploads, and runs on their way out."""
+    settings.runs.mkdir(parents=True, exist_ok=True)
+    for path in [settings.home / "uploads", *settings.runs.glob(".deleted-*")]:
+        shutil.rmtree(path, ignore_errors=True)
+    (settings.home / "uploads").mkdir(exist_ok=True)
 
 
 def _url_host(host: str) -> str:

@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 
 from app.comparison import ComparedRun, CompareError, Comparison, compare
 from app.errors import NotFound, Refused
-from app.predictions import Predictions, load
+from app.predictions import Predictions, PredictionsError, load
 from app.schemas import FileOut, RunError, RunOut, RunProgress, StepList
 from app.state import Runoff
 from app.statistics import wilson_interval
@@ -342,15 +342,23 @@ def epoch_at(run: Run, at: str) -> int | None:
     raise Refused.fields([FieldProblem(field="at", message=message)])
 
 
-def compared_run(runs: Path, run: Run, epoch: int | None) -> ComparedRun:
-    """The run with its answers after ``epoch``, as the comparison needs it."""
-    answers = load(RunFolder(runs / run.id), epoch) if epoch else None
+def compared_run(session: Session, runs: Path, run: Run, epoch: int | None, *, shown: bool = True) -> ComparedRun:
+    """The run with its answers and its spending up to ``epoch``. A repeat that is not ``shown`` may lack its answers."""
+    answers, seconds = None, 0.0
+    if epoch:
+        try:
+            answers = load(RunFolder(runs / run.id), epoch)
+        except PredictionsError:
+            if shown:
+                raise
+        spent = select(func.sum(Epoch.seconds)).where(Epoch.run_id == run.id, col(Epoch.epoch) <= epoch)
+        seconds = session.exec(spent).one() or 0.0
     return ComparedRun(
-        id=run.id, name=run.name, config=run.config, group=run.group, seed=run.seed, epoch=epoch,
+        id=run.id, name=run.name, config=run.config, group=run.group, seed=run.seed, epoch=epoch if answers else None,
         test_fingerprint=run.test_fingerprint or "", status=run.status, finished_at=run.finished_at,
         labels=answers.labels if answers else None, predicted=answers.predicted if answers else None,
         confidence=answers.confidence if answers else None, num_parameters=run.num_parameters,
-        epochs_done=run.epochs_done, images_seen=run.epochs_done * (run.num_train or 0), train_seconds=run.train_seconds,
+        epochs_done=epoch or 0, images_seen=(epoch or 0) * (run.num_train or 0), train_seconds=seconds,
     )  # fmt: skip
 
 
@@ -361,13 +369,14 @@ def load_comparison(
     """Compare runs and their recipes. Raises ``NotFound``, ``Refused``, ``PredictionsError``."""
     shown = runs_to_compare(session, run_ids)
     folder = state.settings.runs
-    compared = [compared_run(folder, run, epoch_at(run, at)) for run in shown]
+    compared = [compared_run(session, folder, run, epoch_at(run, at)) for run in shown]
     epochs = {run.group: run.epoch for run in reversed(compared)}
     members = session.exec(select(Run).where(col(Run.group).in_(epochs)).order_by(col(Run.created_at))).all()
     groups: dict[str, list[ComparedRun]] = {}
     for run in members:
         wanted = run.best_epoch if at == "best" else _epoch_within(run, epochs[run.group])
-        groups.setdefault(run.group, []).append(compared_run(folder, run, wanted))
+        counts = wanted if run.status == "finished" else None
+        groups.setdefault(run.group, []).append(compared_run(session, folder, run, counts, shown=False))
     try:
         return compare(compared, groups, base=base, margin=margin, at=at)
     except CompareError as error:

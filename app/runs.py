@@ -347,8 +347,11 @@ def mark_running(session: Session, folder: RunFolder, run: Run, device: str) -> 
     _transition(session, run, "queued", to="running", attempt=run.attempt + 1, device=device, cancel_requested=False)
 
 
-def mark_not_started(session: Session, run: Run) -> None:
-    """The executor could not take the run: back to the queue, as if it had not been tried."""
+def mark_not_started(session: Session, folder: RunFolder, run: Run) -> None:
+    """The executor could not take the run: back to the queue, as if it had not been tried, unless a stop was asked for."""
+    if run.cancel_requested:
+        mark_vanished(session, folder, run)
+        return
     _transition(session, run, "running", to="queued", attempt=run.attempt - 1)
 
 

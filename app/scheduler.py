@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +18,9 @@ from app.executors import Executor, ExecutorUnavailable, RunNotStarted
 from app.indexer import Indexer
 from app.tables import Run
 from trainer.config import MODELS
-from trainer.run_folder import RunFolder
+from trainer.cores import num_cores
+from trainer.events import TERMINAL
+from trainer.run_folder import RunFolder, iter_valid_events
 
 logger = logging.getLogger(__name__)
 _BUSY_SECONDS, _IDLE_SECONDS = 0.2, 1.0
@@ -83,8 +84,7 @@ class Scheduler:
             with self._one_run(run.id):
                 if not self._folder(run).is_alive():
                     self._handle_vanished(run.id)
-        if queued:
-            self._start_queued(list(queued))
+        self._start_queued(list(queued))
         return bool(running or queued)
 
     @contextmanager
@@ -109,12 +109,13 @@ class Scheduler:
 
     def _start_queued(self, queued: list[Run]) -> None:
         try:
-            self.executor.ensure_host()
+            if queued:
+                self.executor.ensure_host()
             devices = self.executor.devices() if self.executor.ready() else None
         except ExecutorUnavailable as error:
             logger.warning("The queue waits: %s", error)
             return
-        if devices is None:
+        if devices is None or not queued:
             return
         accelerators = [str(device["name"]) for device in devices if device["name"] != "cpu"]
         with reading(self.engine) as session:
@@ -151,7 +152,9 @@ class Scheduler:
             if run is None or run.status != "queued":
                 return True
             folder = self._folder(run)
-            alive = folder.is_alive()  # started by a server that died before it could note it
+            alive = folder.is_alive()  # started by a server that died before it could note it, or by a command
+            if alive and _has_ended(folder):
+                return True  # the process of the last attempt is just leaving
             runs.mark_running(session, folder, run, device)
             session.commit()
         return alive or self._hand_over(run, folder, device)
@@ -167,19 +170,22 @@ class Scheduler:
             with writing(self.engine) as session:
                 again = session.get(Run, run.id)
                 if again is not None and again.status == "running" and not folder.is_alive():
-                    runs.mark_not_started(session, again)
+                    runs.mark_not_started(session, folder, again)
                 session.commit()
             return False
+
+
+def _has_ended(folder: RunFolder) -> bool:
+    """Whether the last event ends an attempt."""
+    last = None
+    for last, _end in iter_valid_events(folder.events_path):  # noqa: B007  (wanted after the loop)
+        pass
+    return last is not None and last["type"] in TERMINAL
 
 
 def threads_for(model: str) -> int:
     """CPU threads for a run of this model: what suits its net, at most all cores."""
     return min(MODELS[model].threads or num_cores(), num_cores())
-
-
-def num_cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _candidates(wish: str, accelerators: list[str]) -> list[str]:

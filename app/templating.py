@@ -24,7 +24,6 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from app import drawings
-from app.executors import ExecutorUnavailable
 from trainer.i18n import N_, _, ngettext, translations
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -243,12 +242,7 @@ def header_of(request: Request) -> Header:
 
 def device_title(state: Any) -> str:
     """The devices in a word or two, once the trainer host has named them; never waits for it."""
-    if not state.executor.ready():
-        return ""
-    try:
-        titles = [str(device["title"]) for device in state.executor.devices()]
-    except ExecutorUnavailable:
-        return ""
+    titles = [str(device["title"]) for device in state.executor.known_devices()]
     gpus = [title for title in titles if not title.startswith("CPU")]
     return ", ".join(gpus) or next(iter(titles), "")
 

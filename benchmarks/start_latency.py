@@ -93,10 +93,13 @@ def main() -> None:
             print(f"server start to first answer: {seconds:.2f} s")
             wait(lambda: client.run(client.start_run(**CONFIG)["id"]))
             wait(lambda: not client.runs(status="queued")["total"] + client.runs(status="running")["total"])
-            warm_median = report("POST /runs to step 1, warm host", [warm(client, home, seed) for seed in range(NUM_RUNS)])
+            warm_median = report(
+                "POST /runs to step 1, warm host", [warm(client, home, seed) for seed in range(NUM_RUNS)]
+            )
             memory = psutil.Process(server.pid).memory_info().rss / 2**20
             print(f"memory of the web process: {memory:.0f} MB")
         finally:
+            client.close()
             server.terminate()
             server.wait()
         cold_median = report("python -m trainer to step 1", [cold(home) for _number in range(NUM_COLD)])

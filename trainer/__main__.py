@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trainer.config import FIELDS, MODELS, ConfigError, parse_config
+from trainer.cores import num_cores
 from trainer.home import home
 from trainer.i18n import _
 from trainer.presets import PRESETS
@@ -42,12 +43,13 @@ def main(argv: list[str] | None = None) -> int:
     """Begin or go on with a run; returns the exit status: 0 finished or stopped, 1 failed, 2 wrong arguments."""
     arguments = parser().parse_args(argv)
     try:
-        folder = _existing(arguments.folder) if arguments.folder else _new(arguments)
+        if arguments.folder:
+            return _train(_existing(arguments.folder))
+        return _train(*_new(arguments))
     except ConfigError as error:
         for problem in error.problems:
             sys.stderr.write(f"{problem.field}: {problem.message}\n")
         return 2
-    return _train(folder)
 
 
 def _existing(path: Path) -> RunFolder:
@@ -58,20 +60,23 @@ def _existing(path: Path) -> RunFolder:
     return folder
 
 
-def _new(arguments: argparse.Namespace) -> RunFolder:
+def _new(arguments: argparse.Namespace) -> tuple[RunFolder, dict[str, Any]]:
     config, warnings = parse_config(given_fields(arguments))
     for warning in warnings:
         sys.stderr.write(f"{warning}\n")
-    return RunFolder.create(home() / "runs", config, name=arguments.name, warnings=warnings)
+    labels = {"name": arguments.name, "warnings": warnings}
+    return RunFolder.claim(home() / "runs", config), labels
 
 
-def _train(folder: RunFolder) -> int:
+def _train(folder: RunFolder, labels: dict[str, Any] | None = None) -> int:
+    """Train ``folder``. A new one is announced once its lock is held, so that a server does not start it as well."""
     from trainer import runtime
 
     sys.stdout.write(f"{folder.path}\n")
     attempts = [event["attempt"] for event, _end in iter_valid_events(folder.events_path)]
-    threads = MODELS[folder.read_config().model].threads or os.cpu_count() or 1
-    status = runtime.execute(folder, max(attempts, default=0) + 1, num_threads=threads, echo=_echo)
+    threads = min(MODELS[folder.read_config().model].threads or num_cores(), num_cores())
+    on_locked = partial(folder.announce, **labels) if labels is not None else None
+    status = runtime.execute(folder, max(attempts, default=0) + 1, num_threads=threads, echo=_echo, on_locked=on_locked)
     if status == runtime.ALREADY_RUNNING:
         sys.exit(_("This run is already running in another process."))
     last = [event["type"] for event, _end in iter_valid_events(folder.events_path)][-1]

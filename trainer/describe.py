@@ -6,9 +6,7 @@ They compute, so only a child of the host may call them (see ``trainer.child``).
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from trainer import models
 from trainer.config import MODELS, RunConfig
+from trainer.cores import num_cores
 from trainer.environment import device_name
 from trainer.i18n import ngettext
 
@@ -126,13 +125,3 @@ def _cpu() -> dict[str, Any]:
     cores = num_cores()
     title = ngettext("CPU, {cores} core", "CPU, {cores} cores", cores).format(cores=f"{cores:,}")
     return {"name": "cpu", "title": title, "num_cores": cores, "model": device_name("cpu")}
-
-
-def num_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """The cores that this process may use: by its affinity, and by a container's quota (cgroup 2)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        limit, period = quota.read_text().split()
-        return max(1, min(cores, math.ceil(int(limit) / int(period))))
-    except (OSError, ValueError):  # no cgroup, or "max": no quota
-        return cores

@@ -73,6 +73,19 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the POSIX lock on ``path``. Never for a file that this process has locked itself."""
+    try:
+        with path.open("rb+") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """``runs/<id>/``. Paths are methods of it, so that names stand here only."""
@@ -209,15 +222,7 @@ class RunFolder:
 
     def is_alive(self) -> bool:
         """Whether a process holds the run's lock. Not for the run's own process."""
-        try:
-            with self.lock_path.open("rb+") as file:
-                try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    return True
-        except FileNotFoundError:
-            pass
-        return False
+        return is_locked(self.lock_path)
 
     # what the host writes
     def exit_path(self, attempt: int) -> Path:

@@ -40,6 +40,9 @@ class Executor(Protocol):
     def devices(self) -> list[dict[str, Any]]:
         """What runs can compute on, the CPU first."""
 
+    def known_devices(self) -> list[dict[str, Any]]:
+        """What ``devices`` has found already; empty before. Asks nobody."""
+
     def predict(self, folder: RunFolder, epoch: int, image_png: bytes) -> dict[str, Any]:
         """What the checkpoint of ``epoch`` answers for one image. Raises ``Refused`` where it can't."""
 

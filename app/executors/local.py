@@ -179,6 +179,10 @@ class LocalExecutor:
             self._devices = self._call(wire.Devices(), QUESTION_SECONDS)
         return list(self._devices)
 
+    def known_devices(self) -> list[dict[str, Any]]:
+        """What ``devices`` has found already; empty before. Asks nobody."""
+        return list(self._devices or [])
+
     def predict(self, folder: RunFolder, epoch: int, image_png: bytes) -> dict[str, Any]:
         """What the checkpoint of ``epoch`` answers for one image. Raises ``ExecutorUnavailable``, ``Refused``."""
         if len(image_png) > LARGEST_IMAGE:

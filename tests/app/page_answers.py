@@ -22,6 +22,9 @@ class FakeExecutor:
     def ready(self) -> bool:
         return True
 
+    def known_devices(self) -> list[dict[str, Any]]:
+        return self.devices()
+
     def devices(self) -> list[dict[str, Any]]:
         return [{"name": "cpu", "title": "CPU, 2 cores"}]
 

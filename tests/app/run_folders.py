@@ -78,7 +78,7 @@ def answer(folder: RunFolder, number: int, correct: int) -> None:
     rows = np.full((len(labels), 3), np.log(0.05), np.float16)
     rows[np.arange(len(labels)), predicted] = np.log(0.9)
     confidence = np.linspace(0.5, 0.99, len(labels), dtype=np.float32)
-    tensors = {"predicted": predicted, "confidence": confidence, "log_probabilities": rows}
+    tensors: dict[str, Any] = {"predicted": predicted, "confidence": confidence, "log_probabilities": rows}
     save_file(tensors, folder.predictions_path(number))
 
 

@@ -13,11 +13,35 @@ from trainer.events import Step
 from trainer.run_folder import RunFolder
 
 BASE = {"dataset": "digits", "model": "fc"}
-FIELDS_PROMISED = (
-    "id name status config config_hash group sweep tags notes archived num_parameters device epochs_done created_at started_at "
-    "finished_at train_loss train_accuracy test_loss test_accuracy test_accuracy_interval best_epoch images_per_second attempt "
-    "cancel_requested error warnings"
-).split()
+FIELDS_PROMISED = [
+    "id",
+    "name",
+    "status",
+    "config",
+    "config_hash",
+    "group",
+    "sweep",
+    "tags",
+    "notes",
+    "archived",
+    "num_parameters",
+    "device",
+    "epochs_done",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "test_accuracy_interval",
+    "best_epoch",
+    "images_per_second",
+    "attempt",
+    "cancel_requested",
+    "error",
+    "warnings",
+]
 
 
 @pytest.fixture
@@ -37,7 +61,9 @@ def problem(answer: Any, status: int) -> dict[str, Any]:
 
 
 def test_starting_a_run(api: TestClient) -> None:
-    answer = api.post("/api/v1/runs", json={**BASE, "optimizer": "adam", "momentum": 0.9, "name": "mine", "tags": ["t"]})
+    answer = api.post(
+        "/api/v1/runs", json={**BASE, "optimizer": "adam", "momentum": 0.9, "name": "mine", "tags": ["t"]}
+    )
     run = answer.json()
     assert answer.status_code == 201
     assert answer.headers["location"] == f"/api/v1/runs/{run['id']}"
@@ -184,7 +210,14 @@ def test_a_run_without_an_epoch_has_no_answers(api: TestClient) -> None:
 def test_files(api: TestClient, done: RunFolder) -> None:
     path = f"/api/v1/runs/{done.id}/files"
     names = [file["name"] for file in api.get(path).json()["files"]]
-    assert {"config.json", "events.jsonl", "epochs.csv", "log.txt", "predictions-last.safetensors", "labels.npy"} <= set(names)
+    assert {
+        "config.json",
+        "events.jsonl",
+        "epochs.csv",
+        "log.txt",
+        "predictions-last.safetensors",
+        "labels.npy",
+    } <= set(names)
     for name in names:
         assert api.get(f"{path}/{name}").status_code == 200
     csv = api.get(f"{path}/epochs.csv").text.splitlines()
@@ -219,7 +252,10 @@ def test_sweeps(api: TestClient) -> None:
     problem(api.get("/api/v1/sweeps/nothing"), 404)
     body = problem(api.post("/api/v1/sweeps", json={"base": BASE, "grid": {"learning_rate": [1, 2, -1]}}), 422)
     assert body["errors"][0]["field"] == "grid.learning_rate[2]"
-    assert problem(api.post("/api/v1/sweeps", json={"base": BASE, "repeats": 1001}), 422)["errors"][0]["field"] == "repeats"
+    assert (
+        problem(api.post("/api/v1/sweeps", json={"base": BASE, "repeats": 1001}), 422)["errors"][0]["field"]
+        == "repeats"
+    )
 
 
 def test_compare(api: TestClient, site_app: FastAPI, done: RunFolder) -> None:

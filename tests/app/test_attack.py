@@ -147,7 +147,9 @@ def test_odd_last_event_ids(sane: TestClient, calls: list[tuple[str, str]], numb
     assert answer.text.startswith("event: ") or number == "9" * 5000
 
 
-@pytest.mark.parametrize("name", ["../../x.zip", "a\0b.zip", "\ud800.zip", "x" * 5000 + ".zip", "", "..", "/etc/passwd"])
+@pytest.mark.parametrize(
+    "name", ["../../x.zip", "a\0b.zip", "\ud800.zip", "x" * 5000 + ".zip", "", "..", "/etc/passwd"]
+)
 def test_odd_upload_names(sane: TestClient, site_app: FastAPI, name: str) -> None:
     files = {"file": (name.encode("utf-8", "replace").decode(), b"not an archive")}
     answer = sane.post("/api/v1/datasets", files=files, data={"name": "mine"})
@@ -178,7 +180,9 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
-field_names = st.sampled_from([*FIELDS, "name", "tags", "notes", "preset", "base", "grid", "repeats"]) | st.text(max_size=8)
+field_names = st.sampled_from([*FIELDS, "name", "tags", "notes", "preset", "base", "grid", "repeats"]) | st.text(
+    max_size=8
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import inspect, text
@@ -47,17 +48,25 @@ def test_foreign_keys_and_synchronous_are_on(tmp_path: Path) -> None:
     with reading(engine) as session:
         assert session.connection().execute(text("PRAGMA foreign_keys")).scalar() == 1
         assert session.connection().execute(text("PRAGMA synchronous")).scalar() in (2, 3)
-    orphan = {name: 0 for name, field in Epoch.model_fields.items() if field.is_required()}
-    with writing(engine) as session, pytest.raises(IntegrityError):
+    orphan: dict[str, Any] = {name: 0 for name, field in Epoch.model_fields.items() if field.is_required()}
+    with writing(engine) as session:
         session.add(Epoch(**{**orphan, "run_id": "nobody", "ended_at": ""}))
-        session.flush()
+        with pytest.raises(IntegrityError):
+            session.flush()
     engine.dispose()
 
 
 def test_a_read_inside_a_write_sees_the_state_before(tmp_path: Path) -> None:
     engine = make_engine(tmp_path / "db.sqlite3")
     migrate(engine)
-    values = {"config": {}, "dataset": "digits", "model": "fc", "config_hash": "", "group": "", "created_at": ""}
+    values: dict[str, Any] = {
+        "config": {},
+        "dataset": "digits",
+        "model": "fc",
+        "config_hash": "",
+        "group": "",
+        "created_at": "",
+    }
     with writing(engine) as session:
         session.add(Run(id="a", **values))
         session.flush()

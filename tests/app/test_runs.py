@@ -12,7 +12,7 @@ from sqlmodel import select
 from starlette.testclient import TestClient
 
 from app import runs
-from app.database import reading
+from app.database import reading, writing
 from app.errors import Conflict, NotFound, Problem, Refused
 from app.queries import get_run
 from app.schemas import RunChange, SweepIn
@@ -33,7 +33,7 @@ def state(api: TestClient, site_app: FastAPI) -> Runoff:
 def with_status(state: Runoff) -> Queue:
     def make(status: str) -> Run:
         run, _warnings = runs.start(state, {"dataset": "digits", "model": "fc"})
-        with runs.writing(state.engine) as session:
+        with writing(state.engine) as session:
             row = get_run(session, run.id)
             row.status, row.attempt = status, int(status != "queued")
             session.add(row)
@@ -82,7 +82,7 @@ def test_only_a_running_run_can_not_be_deleted(state: Runoff, with_status: Queue
 @pytest.mark.parametrize("status", ["running", "finished", "failed", "cancelled"])
 def test_a_stale_change_of_status_is_refused(state: Runoff, with_status: Queue, status: str) -> None:
     run = with_status(status)
-    with runs.writing(state.engine) as session, pytest.raises(Conflict, match=f"The run is {status} by now"):
+    with writing(state.engine) as session, pytest.raises(Conflict, match=f"The run is {status} by now"):
         runs.mark_running(session, runs.folder_of(state, run.id), get_run(session, run.id), "cpu")
 
 
@@ -180,7 +180,7 @@ def test_labels_change_and_survive_a_rebuild(state: Runoff) -> None:
     assert (run.name, run.tags, run.notes) == ("first", ["x"], "n")
     runs.change(state, run.id, RunChange(name="second", tags=["b", "b", "a"], archived=True))
     state.indexer.rebuild()
-    with runs.writing(state.engine) as session:
+    with writing(state.engine) as session:
         again = get_run(session, run.id)
     assert (again.name, again.tags, again.notes, again.archived) == ("second", ["b", "a"], "n", True)
     assert again.config == run.config
@@ -190,7 +190,7 @@ def test_cancelled_in_the_queue_survives_a_rebuild(state: Runoff) -> None:
     run, _warnings = runs.start(state, BASE)
     cancelled = runs.cancel(state, run.id)
     state.indexer.rebuild()
-    with runs.writing(state.engine) as session:
+    with writing(state.engine) as session:
         again = get_run(session, run.id)
     assert again.model_dump(exclude={"version"}) == cancelled.model_dump(exclude={"version"})
 
@@ -201,10 +201,8 @@ def test_a_name_from_what_matters(state: Runoff) -> None:
 
 
 def test_ids_are_claimed_by_mkdir(state: Runoff, monkeypatch: pytest.MonkeyPatch) -> None:
-    import trainer.run_folder as module
-
     letters = iter("a" * 10 + "a" * 10 + "b" * 10)
-    monkeypatch.setattr(module.secrets, "choice", lambda _alphabet: next(letters))
+    monkeypatch.setattr("trainer.run_folder.secrets.choice", lambda _alphabet: next(letters))
     config = runs.plan(state, SweepIn(base=BASE)).runs[0].config
     first, second = (RunFolder.claim(Path(state.settings.runs), config) for _number in range(2))
     assert (first.id, second.id) == ("a" * 10, "b" * 10)

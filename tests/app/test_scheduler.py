@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from app import runs, scheduler
-from app.database import make_engine, migrate, reading
+from app import scheduler
+from app.database import make_engine, migrate, reading, writing
 from app.executors import ExecutorUnavailable, RunNotStarted
 from app.indexer import Indexer
 from app.scheduler import Scheduler
@@ -62,6 +62,9 @@ class FakeExecutor:
 
     def ready(self) -> bool:
         return self.is_ready
+
+    def known_devices(self) -> list[dict[str, Any]]:
+        return self.devices()
 
     def devices(self) -> list[dict[str, Any]]:
         return self.found
@@ -225,7 +228,7 @@ def test_a_cancelled_run_that_vanishes_is_cancelled(make: Make, executor: FakeEx
     one = make()
     [folder] = queue(one, 1)
     one.tick()
-    with runs.writing(engine) as session:
+    with writing(engine) as session:
         run = session.get(Run, folder.id)
         assert run is not None
         run.cancel_requested = True

@@ -123,6 +123,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
                 server.client.call("POST", f"/runs/{run['id']}/cancel")
         for run in server.client.runs(limit=1000)["runs"]:
             server.wait_status(run["id"], "finished", "failed", "cancelled")
+    server.client.close()
     server.process.terminate()
     server.process.wait()
     LocalExecutor(server.home).end_host()
@@ -182,7 +183,9 @@ def test_a_killed_server_loses_and_doubles_nothing(server: Server) -> None:
     server.client.call("POST", f"/runs/{run}/cancel")
     ended = server.wait_status(run, "cancelled")
     assert ended["attempt"] == 1
-    lines = [event["epoch"] for event, _end in iter_valid_events(server.folder(run).events_path) if event["type"] == "epoch"]
+    lines = [
+        event["epoch"] for event, _end in iter_valid_events(server.folder(run).events_path) if event["type"] == "epoch"
+    ]
     assert server.epochs(run) == lines == [*range(1, len(lines) + 1)]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from trainer.config import parse_config
-from trainer.describe import describe, devices, num_cores
+from trainer.cores import num_cores
+from trainer.describe import describe, devices
 
 Shape = tuple[int, int, int]
 

@@ -8,12 +8,13 @@ What the child does is in ``originals`` and ``importing``; this module imports n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from trainer.i18n import _
 
 __all__ = ["DatasetError", "UnknownDataset", "check_name", "find_known", "import_images", "prepare"]
 
+OnStart = Callable[[subprocess.Popen[bytes]], None]  # is given the child, to end it from another thread
 DEFAULT_SIZE = 64  # pixels a side, for images that are not all of one small size
 SMALLEST_SIZE, LARGEST_SIZE = 8, 512
 _PATIENCE_SECONDS = 10
@@ -51,7 +53,9 @@ def check_name(name: str) -> None:
         )
 
 
-def prepare(home: Path, name: str, *, download: bool = True) -> Generator[Progress, None, None]:
+def prepare(
+    home: Path, name: str, *, download: bool = True, on_start: OnStart | None = None
+) -> Generator[Progress, None, None]:
     """Cache a known data set, from files on this machine or by download; nothing to do where it is ready.
 
     Raises ``UnknownDataset``, or ``DatasetError`` where it is not here and can't be had. Closing the generator ends the
@@ -60,11 +64,17 @@ def prepare(home: Path, name: str, *, download: bool = True) -> Generator[Progre
     if get_dataset(home, name).status == "ready":
         return
     find_known(name)
-    yield from _relay(home, name, ["prepare", name, *([] if download else ["--no-download"])])
+    yield from _relay(home, name, ["prepare", name, *([] if download else ["--no-download"])], on_start)
 
 
 def import_images(
-    home: Path, name: str, source: Path, *, size: int = DEFAULT_SIZE, title: str | None = None
+    home: Path,
+    name: str,
+    source: Path,
+    *,
+    size: int = DEFAULT_SIZE,
+    title: str | None = None,
+    on_start: OnStart | None = None,
 ) -> Generator[Progress, None, None]:
     """Cache the images of a zip, tar, tar.gz or folder of class folders under ``name``.
 
@@ -73,16 +83,18 @@ def import_images(
     """
     check_name(name)
     arguments = ["import", "--size", str(size), *([] if title is None else [f"--title={title}"]), "--"]
-    yield from _relay(home, name, [*arguments, name, str(source.absolute())])
+    yield from _relay(home, name, [*arguments, name, str(source.absolute())], on_start)
 
 
-def _relay(home: Path, name: str, arguments: list[str]) -> Generator[Progress, None, None]:
+def _relay(home: Path, name: str, arguments: list[str], on_start: OnStart | None) -> Generator[Progress, None, None]:
     environment = {key: value for key, value in os.environ.items() if key != "RUNOFF_TOKEN"}
     child = subprocess.Popen(
         [sys.executable, "-m", "trainer.datasets", *arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env={**environment, "RUNOFF_HOME": str(home)},
     )  # fmt: skip
     try:
+        if on_start:
+            on_start(child)
         yield from _read(child)
     finally:
         _end(child)
@@ -97,6 +109,8 @@ def _read(child: subprocess.Popen[bytes]) -> Generator[Progress, None, None]:
         if kind == "error":
             raise DatasetError(line["message"], line["advice"])
         if kind == "ready":
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_PATIENCE_SECONDS)
             return
         yield Progress(**line)
     code = child.wait()

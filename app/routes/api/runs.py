@@ -139,9 +139,10 @@ def list_predictions(
     return predictions.query(queries.predictions_of(state.settings.runs, run, epoch), wanted)
 
 
-def _existing(session: Reading, run_id: str) -> str:
-    """Refuse a stream of a run that does not exist while an error can still be answered."""
-    return queries.get_run(session, run_id).id
+def _existing(state: State, run_id: str) -> str:
+    """Refuse a stream of a run that does not exist while an error can still be answered; holds no session meanwhile."""
+    with reading(state.engine) as session:
+        return queries.get_run(session, run_id).id
 
 
 @router.get("/{run_id}/events", response_class=EventSourceResponse)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from fastapi import APIRouter, Response
 from sqlmodel import Session, col, select
 
 from app import runs
 from app.deps import Reading, State
-from app.errors import NotFound
+from app.errors import Conflict, NotFound
 from app.queries import run_out
 from app.schemas import SweepIn, SweepOut
 from app.tables import ACTIVE, Run
@@ -42,7 +44,11 @@ def get_sweep(session: Reading, sweep_id: str) -> SweepOut:
 def cancel_sweep(state: State, session: Reading, sweep_id: str) -> SweepOut:
     """Cancel every run of the sweep that is queued or running."""
     found = _runs_of(session, sweep_id)
-    session.rollback()
-    return SweepOut(
-        id=sweep_id, runs=[run_out(runs.cancel(state, run.id) if run.status in ACTIVE else run) for run in found]
-    )
+    for run in sorted(
+        found, key=lambda run: run.status != "queued"
+    ):  # queued ones first, so that none starts meanwhile
+        if run.status in ACTIVE:
+            with contextlib.suppress(Conflict):  # it has ended since
+                runs.cancel(state, run.id)
+    session.expire_all()
+    return SweepOut(id=sweep_id, runs=[run_out(run) for run in _runs_of(session, sweep_id)])

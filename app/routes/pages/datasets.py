@@ -195,7 +195,7 @@ def import_archive(
     errors: dict[str, str] = {}
     if file is None or not file.filename:
         errors["file"] = _("No file was chosen. Choose a zip, tar or tar.gz of class folders.")
-    if not size.isdigit() or not 8 <= int(size) <= 512:
+    if not (size.isascii() and size.isdigit()) or not 8 <= int(size) <= 512:
         errors["size"] = _("Must be a whole number from 8 to 512. You typed {typed}.").format(typed=size[:20])
     name = name.strip() or suggested_name(file.filename or "" if file else "")
     if not errors and file is not None:

@@ -1,0 +1,132 @@
+"""The command line: its flags come from ``RunConfig``, its errors are one sentence."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from app import cli, client
+from app.settings import Settings
+from trainer.config import FIELDS
+
+
+def run_main(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
+    """Status, stdout and stderr of ``runoff ARGUMENTS``."""
+    monkeypatch.setattr(sys, "argv", ["runoff", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    said = capsys.readouterr()
+    return int(caught.value.code or 0), said.out, said.err
+
+
+def test_help_names_every_command() -> None:
+    text = CliRunner().invoke(cli.app, ["--help"]).output
+    for command in ["serve", "demo", "train", "runs", "watch", "compare", "datasets", "reindex", "token"]:
+        assert command in text
+
+
+def test_help_of_train_names_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = CliRunner().invoke(cli.app, ["train", "--help"], env={"COLUMNS": "250"}).output
+    for name in [*FIELDS, "preset", "repeats", "name", "tag", "local", "detach"]:
+        assert f"--{name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dataset", "digits", "--model", "fc", "--epochs", "0"], "epochs: Must be at least 1. You typed 0.\n"),
+        (["--dataset", "digits"], "model: Required, but not given.\n"),
+        (["--preset", "zzz"], "preset: Unknown preset."),
+        (["--dataset", "digits", "--model", "fc", "--repeats", "0"], "repeats: Must be at least 1. You typed 0.\n"),
+    ],
+)
+def test_a_wrong_field_is_one_sentence_and_status_2(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    status, _out, err = run_main(monkeypatch, capsys, "train", "--local", *arguments)
+    assert status == 2
+    assert err.startswith(said)
+    assert err.count("\n") == 1
+    assert not (home / "runs").exists() or not [*(home / "runs").iterdir()]
+
+
+def test_without_a_server_the_sentence_says_how_to_start_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _out, err = run_main(monkeypatch, capsys, "runs")
+    assert (status, "runoff serve" in err) == (1, True)
+
+
+def test_reindex_and_token_without_a_server(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, capsys, "reindex")[:2] == (0, "0 runs indexed.\n")
+    first = run_main(monkeypatch, capsys, "token")[1]
+    assert run_main(monkeypatch, capsys, "token")[1] == first
+    assert len(first.strip()) > 20
+
+
+def test_a_wrong_setting_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RUNOFF_PORT", "99999")
+    status, _out, err = run_main(monkeypatch, capsys, "reindex")
+    assert (status, err.startswith("RUNOFF_PORT can't be used")) == (1, True)
+
+
+@pytest.fixture
+def through(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> client.Client:
+    """A client whose requests go to the server in this process."""
+    found = client.Client("http://localhost")
+    found.close()
+    api.base_url = "http://localhost/api/v1/"
+    found._http = api
+    monkeypatch.setattr(cli, "find_server", lambda _settings: found)
+    return found
+
+
+def test_train_on_the_server(
+    through: client.Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--detach", "--dataset", "digits", "--model", "fc,cnn", "--seed", "0..2", "--tag", "x"]
+    status, out, _err = run_main(monkeypatch, capsys, *arguments)
+    assert (status, len(out.splitlines())) == (0, 6)
+    listed = through.runs(tag="x", limit=1000)
+    assert {(run["model"], run["seed"]) for run in listed["runs"]} == {(m, s) for m in ("fc", "cnn") for s in range(3)}
+    status, out, _err = run_main(monkeypatch, capsys, "runs", "seed=1", "--model", "fc")
+    assert (status, "1 run" in out) == (0, True)
+
+
+def test_the_servers_refusal_is_the_same_sentence(
+    through: client.Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--dataset", "digits", "--model", "fc", "--epochs", "1,0"]
+    status, _out, err = run_main(monkeypatch, capsys, *arguments)
+    assert (status, err) == (2, "grid.epochs[1]: Must be at least 1. You typed 0.\n")
+
+
+def test_the_client_tells_errors(through: client.Client) -> None:
+    with pytest.raises(client.ClientError, match="There is no run nothing") as caught:
+        through.run("nothing")
+    assert caught.value.status == 404
+    run = through.start_run(dataset="digits", model="fc")
+    assert through.run(run["id"])["status"] == "queued"
+    with pytest.raises(client.ClientError) as caught:
+        through.start_sweep(base={"dataset": "digits", "model": "fc"}, grid={"epochs": [0]})
+    assert [item["field"] for item in caught.value.errors] == ["grid.epochs[0]"]
+
+
+def test_a_dead_server_is_not_found(home: Path) -> None:
+    home.mkdir(parents=True)
+    assert client.find_server(Settings(home=home)) is None
+    (home / "server.json").write_text('{"url": "http://127.0.0.1:1"}')
+    assert client.find_server(Settings(home=home)) is None
+    gone: Any = client.Client("http://127.0.0.1:1")
+    with pytest.raises(client.ClientError, match="does not answer"):
+        gone.run("x")
+    gone.close()
