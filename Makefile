@@ -21,7 +21,7 @@ serve: $(VENV)/ready
 	@$(BIN)/runoff serve --reload $(ARGS)
 
 test: $(VENV)/ready-dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: $(VENV)/ready-dev
 	@$(BIN)/ruff format --check .
