@@ -1,5 +1,6 @@
-// The run page: the epoch slider says its number while it moves, the log stays at its end and can be searched, arrows
-// walk through the wall, Esc closes the image that is open.
+// The run page: the epoch slider says its number while it moves, the log stays at its end and can be searched.
+import "./wall.js";
+
 const log = () => document.getElementById("log-text");
 let atEnd = true;
 
@@ -48,31 +49,5 @@ document.addEventListener("htmx:config:request", ({ detail: { ctx } }) => {
   if (slider && ctx.request.body?.get?.("epoch") === slider.dataset.last) ctx.request.body.delete("epoch");
 });
 
-document.addEventListener("keydown", (event) => {
-  const detail = document.getElementById("detail");
-  if (event.key === "Escape" && detail) detail.querySelector('[rel="up"]').click();
-  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-  if (!step || event.target.matches?.("input, select, textarea, [role=tab]")) return;
-  if (detail) {
-    detail.querySelector(step > 0 ? '[rel="next"]' : '[rel="prev"]')?.click();
-    event.preventDefault();
-    return;
-  }
-  const wall = event.target.closest?.(".wall");
-  if (!wall) return;
-  const tiles = [...wall.querySelectorAll("a.tile")];
-  tiles[tiles.indexOf(event.target) + step]?.focus();
-  event.preventDefault();
-});
-
-// An image that opens gets the focus; closing gives it back to its tile.
-let open = document.getElementById("detail")?.dataset.closeTo ?? null;
-document.addEventListener("htmx:after:swap", () => {
-  follow();
-  const detail = document.getElementById("detail");
-  const now = detail?.dataset.closeTo ?? null;
-  if (now && now !== open) detail.focus({ preventScroll: false });
-  if (!now && open) document.getElementById(open)?.focus();
-  open = now;
-});
+document.addEventListener("htmx:after:swap", follow);
 follow();

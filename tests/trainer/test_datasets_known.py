@@ -367,7 +367,7 @@ def test_an_absent_set_that_can_not_be_had(home: Path, monkeypatch: pytest.Monke
         with pytest.raises(DatasetError) as caught:
             originals.prepare(home, KNOWN[name], lambda progress: None, download=True)
         assert caught.value.message == f"{title} is not here and could not be downloaded: no connection."
-        assert caught.value.advice == "Import it as a zip of class folders, then resume."
+        assert caught.value.advice == "Import it as a zip of class folders, then start a run on that."
     assert left_behind(home) == []
 
 

@@ -118,7 +118,7 @@ def _torchvision(home: Path, known: KnownSet, folder: Path, report: cache.Report
 
 
 def _absent(known: KnownSet, message: str) -> DatasetError:
-    return DatasetError(message, _("Import it as a zip of class folders, then resume."))
+    return DatasetError(message, _("Import it as a zip of class folders, then start a run on that."))
 
 
 def remotes(known: KnownSet) -> list[Remote]:
