@@ -152,7 +152,7 @@ def test_a_killed_host_is_noticed_and_replaced_while_its_run_goes_on(executor: L
 
 
 def test_a_host_that_dies_at_once_is_not_started_in_a_loop(tmp_path: Path) -> None:
-    dying = [sys.executable, "-c", "import sys; print('one more'); sys.exit('No module named torch.')"]
+    dying = [sys.executable, "-c", "import sys; print('one more', flush=True); sys.exit('No module named torch.')"]
     executor = LocalExecutor(tmp_path, command=dying)
 
     def reason() -> str:
