@@ -8,12 +8,11 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from app.errors import Conflict
+from app.schemas import DatasetWork
 from trainer.datasets import worker
 from trainer.datasets.errors import DatasetError
 from trainer.events import Progress
@@ -23,33 +22,24 @@ Make = Callable[..., Iterator[Progress]]  # takes on_start
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Work:
-    """One data set on its way: ``what`` is import, download or cache; ``error`` ends it."""
-
-    name: str
-    what: str
-    done: int = 0
-    total: int = 0
-    unit: str = "images"
-    error: dict[str, str] | None = None
-    cancelled: bool = False
-
-
 class Imports:
     """All data set work of this server. ``version`` grows with every change, for conditional requests."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.version = 0
-        self._work: dict[str, Work] = {}
+        self._work: dict[str, DatasetWork] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
 
-    def active(self) -> list[dict[str, Any]]:
-        """What goes on or has failed, in order of its begin."""
+    def active(self) -> list[DatasetWork]:
+        """What goes on or has failed, in order of its begin, as it stands now."""
         with self._lock:
-            return [asdict(work) for work in self._work.values()]
+            return [work.model_copy() for work in self._work.values()]
+
+    def find(self, name: str) -> DatasetWork | None:
+        """The work on one data set, if there is any."""
+        return next((work for work in self.active() if work.name == name), None)
 
     def is_active(self, name: str) -> bool:
         """Whether work on the data set goes on."""
@@ -59,13 +49,13 @@ class Imports:
     def start_import(self, name: str, source: Path, size: int = 64) -> None:
         """Import an uploaded archive, which is removed afterwards with its folder. Raises ``Conflict`` while busy."""
         make = partial(worker.import_images, self.home, name, source, size=size)
-        self._begin(Work(name, "import"), make, source)
+        self._begin(DatasetWork(name=name, what="import"), make, source)
 
     def start_prepare(self, name: str) -> None:
         """Download and cache a known data set. Raises ``Conflict`` while the name is busy."""
-        self._begin(Work(name, "download", unit="bytes"), partial(worker.prepare, self.home, name))
+        self._begin(DatasetWork(name=name, what="download", unit="bytes"), partial(worker.prepare, self.home, name))
 
-    def _begin(self, work: Work, make: Make, source: Path | None = None) -> None:
+    def _begin(self, work: DatasetWork, make: Make, source: Path | None = None) -> None:
         with self._lock:
             before = self._work.get(work.name)
             if before is not None and before.error is None:
@@ -78,7 +68,7 @@ class Imports:
             target=self._follow, args=(work, make, source), name=f"data set {work.name}", daemon=True
         ).start()
 
-    def _follow(self, work: Work, make: Make, source: Path | None) -> None:
+    def _follow(self, work: DatasetWork, make: Make, source: Path | None) -> None:
         error = None
         try:
             for event in make(on_start=partial(self._children.__setitem__, work.name)):

@@ -40,6 +40,7 @@ class Scheduler:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._waits_for = ""
 
     # the thread
     def begin(self) -> None:
@@ -113,8 +114,11 @@ class Scheduler:
                 self.executor.ensure_host()
             devices = self.executor.devices() if self.executor.ready() else None
         except ExecutorUnavailable as error:
-            logger.warning("The queue waits: %s", error)
+            if str(error) != self._waits_for:  # once a reason, not once a tick
+                self._waits_for = str(error)
+                logger.warning("The queue waits: %s", error)
             return
+        self._waits_for = ""
         if devices is None or not queued:
             return
         accelerators = [str(device["name"]) for device in devices if device["name"] != "cpu"]

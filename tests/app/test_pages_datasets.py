@@ -89,11 +89,15 @@ def test_a_ready_set(site: Client, digits: catalogue.Dataset, add_run: Any) -> N
 
 
 def test_work_on_its_way_and_failed(site: Client, site_app: Any) -> None:
-    from app.imports import Work
+    from app.schemas import DatasetWork
 
     imports = site_app.state.runoff.imports
-    imports._work["cifar10"] = Work("cifar10", "download", 68_200_000, 170_500_000, "bytes")
-    imports._work["pets"] = Work("pets", "import", error={"message": "The disk is full.", "advice": "Make room."})
+    imports._work["cifar10"] = DatasetWork(
+        name="cifar10", what="download", done=68_200_000, total=170_500_000, unit="bytes"
+    )
+    imports._work["pets"] = DatasetWork(
+        name="pets", what="import", error={"message": "The disk is full.", "advice": "Make room."}
+    )
     text = site.get("/datasets").text
     assert "Downloading 170.5 MB" in text
     assert "40 %" in text

@@ -26,8 +26,7 @@ ImageSize = Annotated[int, Form(ge=8, le=512, description="pixels a side, where 
 
 def dataset_out(state: Runoff, dataset: catalogue.Dataset) -> DatasetOut:
     """The data set as the API shows it, with what goes on about it."""
-    work = next((DatasetWork(**w) for w in state.imports.active() if w["name"] == dataset.name), None)
-    return DatasetOut(**vars(dataset), work=work)
+    return DatasetOut(**vars(dataset), work=state.imports.find(dataset.name))
 
 
 def find_dataset(state: Runoff, name: str) -> catalogue.Dataset:
@@ -45,7 +44,7 @@ def list_datasets(state: State) -> DatasetList:
     names = {dataset.name for dataset in sets}
     return DatasetList(
         datasets=[dataset_out(state, dataset) for dataset in sets],
-        imports=[DatasetWork(**work) for work in state.imports.active() if work["name"] not in names],
+        imports=[work for work in state.imports.active() if work.name not in names],
     )
 
 
@@ -86,13 +85,13 @@ def _file_name(given: str) -> str:
 @router.get("/{name}")
 def get_dataset(state: State, name: str) -> DatasetOut:
     """One data set, or one that is on its way."""
-    work = next((work for work in state.imports.active() if work["name"] == name), None)
+    work = state.imports.find(name)
     try:
         return dataset_out(state, find_dataset(state, name))
     except NotFound:
         if work is None:
             raise
-        return DatasetOut(name=name, title=name, kind="imported", status="importing", work=DatasetWork(**work))
+        return DatasetOut(name=name, title=name, kind="imported", status="importing", work=work)
 
 
 @router.post("/{name}/download", status_code=202)
@@ -107,7 +106,7 @@ def download_dataset(state: State, name: str) -> DatasetOut:
 @router.delete("/{name}", status_code=204)
 def delete_dataset(state: State, session: Reading, name: str) -> None:
     """Remove an imported data set, stop one that is on its way, or forget a failed import."""
-    if any(work["name"] == name for work in state.imports.active()):
+    if state.imports.find(name) is not None:
         state.imports.cancel(name)
         state.imports.dismiss(name)
         return

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.responses import RedirectResponse
@@ -18,6 +18,7 @@ from app.deps import Reading, State
 from app.drawings import Bar, bars
 from app.errors import Conflict, Refused
 from app.routes.api.datasets import begin_import, find_dataset, remove_dataset
+from app.schemas import DatasetWork
 from app.state import Runoff
 from app.tables import Run
 from trainer.config import FieldProblem
@@ -142,22 +143,22 @@ class DatasetsPage:
         return ", ".join(words.format(n=n) for n, words in counted if n)
 
 
-def _work_of(work: dict[str, Any]) -> Work:
-    error = work["error"] or {}
-    share = work["done"] / work["total"] if work["total"] else None
-    total = templating.filesize(work["total"]) if work["unit"] == "bytes" else f"{work['total']:,}"
+def _work_of(work: DatasetWork) -> Work:
+    error = work.error or {}
+    share = work.done / work.total if work.total else None
+    total = templating.filesize(work.total) if work.unit == "bytes" else f"{work.total:,}"
     words = {
-        "download": _("Downloading {total}") if work["total"] else _("Downloading"),
-        "cache": _("Preparing {total} images") if work["total"] else _("Preparing the images"),
-    }.get(work["what"], _("Reading {total} images") if work["total"] else _("Reading the archive"))
+        "download": _("Downloading {total}") if work.total else _("Downloading"),
+        "cache": _("Preparing {total} images") if work.total else _("Preparing the images"),
+    }.get(work.what, _("Reading {total} images") if work.total else _("Reading the archive"))
     return Work(
-        work["what"], words.format(total=total), share, error.get("message", ""), error.get("advice", ""),
-        bool(work["cancelled"]),
+        work.what, words.format(total=total), share, error.get("message", ""), error.get("advice", ""),
+        work.cancelled,
     )  # fmt: skip
 
 
-def _cards(session: Session, datasets: Sequence[Dataset], active: Sequence[dict[str, Any]]) -> list[Card]:
-    works = {work["name"]: _work_of(work) for work in active}
+def _cards(session: Session, datasets: Sequence[Dataset], active: Sequence[DatasetWork]) -> list[Card]:
+    works = {work.name: _work_of(work) for work in active}
     runs = dict(session.exec(select(Run.dataset, func.count()).group_by(Run.dataset)).all())
     cards = [Card(d, works.pop(d.name, None), runs.get(d.name, 0)) for d in datasets]
     coming = [Dataset(name, name, "imported", "importing", None, None, None, []) for name in works]
@@ -168,11 +169,11 @@ def _page(request: Request, state: Runoff, session: Session, form: ImportForm, s
     datasets = catalogue.list_datasets(state.settings.home)
     active = state.imports.active()
     known = [(d.name, d.status, d.train_fingerprint, d.created_at) for d in datasets]
-    version = json.dumps([queries.data_version(session), known, active])
+    version = json.dumps([queries.data_version(session), known, [work.model_dump() for work in active]])
     if status_code == 200 and (same := templating.unchanged(request, version)):
         return same
     page = DatasetsPage(_cards(session, datasets, active), form)
-    live = True if any(work["error"] is None for work in active) else None
+    live = True if any(work.error is None for work in active) else None
     return templating.render(request, "datasets.html", page, version=version, live=live, status_code=status_code)
 
 
