@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from app import statistics
+from app.schemas import AccuracyCost
 from app.verdicts import (
     ALPHA,
     DEFAULT_MARGIN,
@@ -656,7 +657,21 @@ def budget(runs: Sequence[ComparedRun], names: Mapping[str, str]) -> list[Budget
     return result
 
 
-def _apart(values: Sequence[float | None], names: list[str], words: str) -> str:
+def accuracy_rows(costs: Sequence[AccuracyCost], names: Sequence[str]) -> list[BudgetRow]:
+    """What each run spent until it reached one accuracy; None where it never did, or where it was not recorded."""
+    many, long = _("{name} {ratio} × as many"), _("{name} {ratio} × as long")
+    rows = [
+        ("seconds", _("Training time"), long), ("epoch", _("Epochs"), many), ("images", _("Training images seen"), many),
+        ("flops", _("Training FLOPs"), many),
+    ]  # fmt: skip
+    result = []
+    for name, title, words in rows:
+        values: list[int | float | None] = [getattr(cost, name) for cost in costs]
+        result.append(BudgetRow(field=name, title=title, values=values, verdict=_apart(values, names, words)))
+    return result
+
+
+def _apart(values: Sequence[float | None], names: Sequence[str], words: str) -> str:
     """ "equal", "0.3 % apart", "CNN 13 × as long"; more than two runs are not named."""
     known = [value for value in values if value is not None]
     if len(known) < len(values) or len(values) < 2:

@@ -112,6 +112,7 @@ def _position(run: Run, step: int, time: str) -> None:
 
 def _epoch(session: Session, run: Run, event: dict[str, Any]) -> None:
     values: dict[str, Any] = {name: event.get(name) for name in _EPOCH_FIELDS}
+    values["flops"] = values["flops"] or None  # 0 where the net could not be counted
     session.merge(Epoch(run_id=run.id, ended_at=event["time"], **values))
     run.fruitless_attempts = 0
     _position(run, event["step"], event["time"])
@@ -133,6 +134,8 @@ def summarize(session: Session, run: Run) -> None:
     run.evaluation_seconds = sum(e.evaluation_seconds for e in epochs)
     seen = sum(e.images_per_second * e.seconds for e in epochs)
     run.images_per_second = seen / run.train_seconds if run.train_seconds else None
+    flops = [e.flops for e in epochs if e.flops is not None]
+    run.flops = sum(flops) if len(flops) == len(epochs) else None
 
 
 def _score(epoch: Epoch) -> float:

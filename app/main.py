@@ -24,6 +24,7 @@ from app.errors import Conflict, NotFound, Problem, Refused
 from app.executors.local import LocalExecutor
 from app.imports import Imports
 from app.indexer import Indexer
+from app.measuring import Measuring
 from app.predictions import PredictionsError, PredictionsMissing
 from app.routes import system
 from app.routes.api import choices, compare, datasets, runs, sweeps
@@ -66,9 +67,10 @@ def make_state(settings: Settings) -> Runoff:
     migrate(engine)
     indexer = Indexer(engine, settings.runs)
     executor = LocalExecutor(settings.home)
+    measuring = Measuring(engine, settings.home, executor) if settings.measure else None
     return Runoff(
         settings=settings, engine=engine, executor=executor, indexer=indexer, imports=Imports(settings.home),
-        scheduler=Scheduler(engine, settings.runs, indexer, executor, settings.slots),
+        scheduler=Scheduler(engine, settings.runs, indexer, executor, settings.slots, measuring),
     )  # fmt: skip
 
 

@@ -12,10 +12,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, func, or_, true
 from sqlmodel import Session, col, select
 
+from app import cost
 from app.comparison import ComparedRun, CompareError, Comparison, compare
 from app.errors import NotFound, Refused
 from app.predictions import Predictions, PredictionsError, load
-from app.schemas import FileOut, RunError, RunOut, RunProgress, StepList
+from app.schemas import EpochOut, FileOut, RunError, RunOut, RunProgress, StepList
 from app.state import Runoff
 from app.statistics import wilson_interval
 from app.tables import STATUSES, Epoch, Run
@@ -138,6 +139,7 @@ def run_out(run: Run) -> RunOut:
         **{
             **fields,
             "test_accuracy_interval": interval,
+            "images": run.num_train and run.num_train * run.epochs_done,
             "best_is_optimistic": run.best_epoch is not None and run.validation_accuracy is None,
             "error": RunError(**run.error) if run.error else None,
             "progress": progress_of(run) if run.status == "running" else None,
@@ -159,6 +161,11 @@ def progress_of(run: Run) -> RunProgress:
 def epochs_of(session: Session, run_id: str) -> list[Epoch]:
     """The epochs of a run in order."""
     return list(session.exec(select(Epoch).where(Epoch.run_id == run_id).order_by(col(Epoch.epoch))).all())
+
+
+def epochs_out(session: Session, run: Run) -> list[EpochOut]:
+    """The epochs of a run as the API shows them, with their sums."""
+    return cost.epochs_out(epochs_of(session, run.id), run.num_train)
 
 
 def status_counts(session: Session, *, archived: bool | None = False) -> dict[str, int]:

@@ -16,6 +16,7 @@ from app import runs
 from app.database import reading, writing
 from app.executors import Executor, ExecutorUnavailable, RunNotStarted
 from app.indexer import Indexer
+from app.measuring import Measuring
 from app.tables import Run
 from trainer.config import MODELS
 from trainer.cores import num_cores
@@ -30,13 +31,20 @@ class Scheduler:
     """One thread that indexes, starts and watches. ``tick`` is its whole work, for tests to turn by hand."""
 
     def __init__(
-        self, engine: Engine, folder: Path, indexer: Indexer, executor: Executor, slots: int | None = None
+        self,
+        engine: Engine,
+        folder: Path,
+        indexer: Indexer,
+        executor: Executor,
+        slots: int | None = None,
+        measuring: Measuring | None = None,
     ) -> None:
         self.engine = engine
         self.folder = folder
         self.indexer = indexer
         self.executor = executor
         self._slots = slots
+        self._measuring = measuring
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -50,6 +58,8 @@ class Scheduler:
 
     def end(self) -> None:
         """Stop the thread; runs go on."""
+        if self._measuring:
+            self._measuring.end()
         self._stop.set()
         self._wake.set()
         if self._thread:
@@ -75,7 +85,7 @@ class Scheduler:
 
     # its work
     def tick(self) -> bool:
-        """Index, watch, start. True while any run is queued or running."""
+        """Index, watch, start; measure when idle. True while any run is queued or running."""
         self.indexer.tick()
         with reading(self.engine) as session:
             running = session.exec(select(Run).where(Run.status == "running")).all()
@@ -86,6 +96,8 @@ class Scheduler:
                 if not self._folder(run).is_alive():
                     self._handle_vanished(run.id)
         self._start_queued(list(queued))
+        if self._measuring:
+            self._measuring.tick(busy=bool(running or queued))
         return bool(running or queued)
 
     @contextmanager

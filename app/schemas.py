@@ -72,6 +72,8 @@ class RunOut(BaseModel):
     best_is_optimistic: bool  # chosen on the test images
     images_per_second: float | None
     train_seconds: float
+    images: int | None  # training images seen
+    flops: float | None  # nominal, of training
     attempt: int
     cancel_requested: bool
     error: RunError | None
@@ -85,9 +87,11 @@ class RunList(BaseModel):
 
 
 class EpochOut(BaseModel):
-    """One epoch. Losses in nats, times in seconds."""
+    """One epoch. Losses in nats, times in seconds.
 
-    model_config = ConfigDict(from_attributes=True)
+    ``flops`` is nominal: 6 x multiply-adds of the forward pass for each training image; null where it was not recorded.
+    ``train_seconds``, ``images`` and ``total_flops`` add up from the start of the run, training only.
+    """
 
     epoch: int
     step: int
@@ -104,11 +108,30 @@ class EpochOut(BaseModel):
     evaluation_seconds: float
     save_seconds: float | None
     images_per_second: float
+    flops: float | None
+    gflops_per_second: float | None  # achieved while training
+    train_seconds: float
+    images: int | None
+    total_flops: float | None
     ended_at: str
 
 
 class EpochList(BaseModel):
     epochs: list[EpochOut]
+
+
+class AccuracyCost(BaseModel):
+    """What training cost until a test accuracy was first reached at the end of an epoch; null where it never was.
+
+    Times in seconds of training, without evaluation, saving and pictures; nothing is interpolated between epochs.
+    """
+
+    accuracy: float
+    epoch: int | None = None
+    seconds: float | None = None
+    images: int | None = None
+    flops: float | None = None
+    test_accuracy: float | None = None  # of that epoch
 
 
 class StepList(BaseModel):

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     slots: int | None = Field(
         None, ge=1, le=1024, description="How many runs may train at once; default one per GPU, or one per CPU core."
     )
+    measure: bool = Field(
+        True, description="Measure, half a minute after the last run, which precision suits the nets that were trained."
+    )
 
     @field_validator("home", "datasets")
     @classmethod

@@ -71,6 +71,7 @@ class Run(SQLModel, table=True):
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     images_per_second: float | None = None
+    flops: float | None = None  # of training; None where an epoch's are unknown
 
     event_offset: int = 0
     event_seq: int = 0
@@ -97,4 +98,5 @@ class Epoch(SQLModel, table=True):
     evaluation_seconds: float
     save_seconds: float | None = None
     images_per_second: float
+    flops: float | None = None  # of training; None in logs from before they were recorded
     ended_at: str

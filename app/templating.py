@@ -67,6 +67,11 @@ def percent(fraction: float | None, digits: int = 2) -> str:
     return text
 
 
+def short_percent(fraction: float) -> str:
+    """A fraction that a person chose as per cent, without idle zeros: ``0.9`` -> ``90``, ``0.978`` -> ``97.8``."""
+    return f"{100 * fraction:.6g}"
+
+
 def points(difference: float | None, digits: int = 2) -> str:
     """A difference of fractions in percentage points with its sign: ``0.0483`` -> ``+4.83``."""
     if difference is None:
@@ -102,6 +107,17 @@ def filesize(value: float | None) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:,.1f} TB"
+
+
+def flops(value: float | None) -> str:
+    """Floating-point operations with three digits: ``2.31 TFLOP``."""
+    if value is None:
+        return ""
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if value < 999.5:
+            return f"{value:.3g} {unit}FLOP"
+        value /= 1000
+    return f"{value:,.0f} EFLOP"
 
 
 def compact(value: float | None, digits: int = 3) -> str:
@@ -187,8 +203,9 @@ def environment() -> Environment:
     )
     env.install_gettext_callables(_, ngettext, newstyle=False)  # type: ignore[attr-defined]
     env.filters |= {
-        "number": number, "percent": percent, "points": points, "seconds": seconds, "whole_seconds": whole_seconds,
-        "filesize": filesize, "compact": compact, "moment": moment,
+        "number": number, "percent": percent, "short_percent": short_percent, "points": points, "seconds": seconds,
+        "whole_seconds": whole_seconds,
+        "filesize": filesize, "flops": flops, "compact": compact, "moment": moment,
     }  # fmt: skip
     env.globals |= {
         "asset": asset, "is_current": _is_current, "status_words": STATUS_WORDS, "navigation": NAVIGATION,

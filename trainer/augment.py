@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from trainer.streaming import to_device
 
 PADDING = 4  # pixels on each side, as in the usual CIFAR-10 recipe
 
@@ -26,7 +27,7 @@ class CropFlip:
         return CropFlip(self.top[begin:end], self.left[begin:end], self.flip[begin:end])
 
     def to(self, device: torch.device) -> CropFlip:
-        return CropFlip(self.top.to(device), self.left.to(device), self.flip.to(device))
+        return CropFlip(to_device(self.top, device), to_device(self.left, device), to_device(self.flip, device))
 
 
 def draw(num_images: int, generator: torch.Generator) -> CropFlip:
@@ -40,8 +41,28 @@ def crop_flip(images: Tensor, drawn: CropFlip) -> Tensor:
 
     The border is 0 before normalisation, as when torchvision pads a picture and normalises afterwards.
     """
-    height, width = images.shape[2:]
-    windows = F.pad(images, (PADDING,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view [N, C, 9, 9, H, W]
-    rows = torch.arange(len(images), device=images.device)
-    cropped = windows[rows, :, drawn.top, drawn.left]
-    return torch.where(drawn.flip[:, None, None, None], cropped.flip(3), cropped)
+    count, channels, height, width = images.shape
+    starts = _starts(drawn, channels, height, width)
+    canvas = _canvas(images).view(-1)
+    windows = canvas.as_strided((canvas.numel() - width + 1, width), (1, 1))  # every run of ``width`` pixels, no copy
+    return windows.index_select(0, starts.view(-1)).view(count, channels, height, width)
+
+
+def _canvas(images: Tensor) -> Tensor:
+    """Each image and its mirror image side by side, bordered: uint8 [N, C, H + 8, 4 + W + 4 + W + 4]."""
+    count, channels, height, width = images.shape
+    canvas = images.new_zeros(count, channels, height + 2 * PADDING, 2 * width + 3 * PADDING)
+    rows = canvas[:, :, PADDING : PADDING + height]
+    rows[..., PADDING : PADDING + width] = images
+    rows[..., 2 * PADDING + width : -PADDING] = images.flip(3)
+    return canvas
+
+
+def _starts(drawn: CropFlip, channels: int, height: int, width: int) -> Tensor:
+    """Where in the flat canvas the lines of the cropped images begin: int64 [N, C * H]."""
+    device = drawn.top.device
+    line, plane = 2 * width + 3 * PADDING, (height + 2 * PADDING) * (2 * width + 3 * PADDING)
+    across = torch.where(drawn.flip, width + 3 * PADDING - drawn.left, drawn.left)
+    first = torch.arange(len(drawn.top), device=device) * (channels * plane) + drawn.top * line + across
+    within = torch.arange(channels, device=device)[:, None] * plane + torch.arange(height, device=device) * line
+    return first[:, None] + within.view(-1)

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from trainer.run_folder import RunFolder
-from trainer.wire import Describe, Devices, Predict, Request, Start, error, parse_request
+from trainer.wire import Describe, Devices, Measure, Predict, Request, Start, error, parse_request
 
 LOCKED = b"L"
 OOM_SCORE = 500  # of at most 1,000: the kernel takes a run before the host and the server
 QUESTION_SECONDS = 60  # a question's process ends itself after so long, even if the host is gone
+MEASURE_SECONDS = 120  # likewise
+NICENESS = 10  # of a measurement, so that pages are answered as ever
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)  # what the host handles
 
 Execute = Callable[
@@ -104,7 +106,10 @@ def perform(request: Request, execute: Execute, pipe: int) -> int:
     """Do what ``request`` asks, speaking on ``pipe``; the exit status."""
     if isinstance(request, Start):
         return _run(request, execute, pipe)
-    signal.alarm(QUESTION_SECONDS)
+    if isinstance(request, Measure):
+        os.nice(NICENESS)
+        _score_for_oom(2 * OOM_SCORE)
+    signal.alarm(MEASURE_SECONDS if isinstance(request, Measure) else QUESTION_SECONDS)
     with os.fdopen(pipe, "wb") as file:
         file.write(json.dumps(answer(request)).encode())
     return 0
@@ -119,8 +124,7 @@ def _run(request: Start, execute: Execute, pipe: int) -> int:
     os.dup2(log, 2)
     os.close(log)
     _write_lines_at_once()
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write(str(OOM_SCORE))
+    _score_for_oom(OOM_SCORE)
 
     def on_locked() -> None:
         with contextlib.suppress(OSError):  # the host may be gone: the run does not need it
@@ -130,6 +134,12 @@ def _run(request: Start, execute: Execute, pipe: int) -> int:
     return execute(folder, request.attempt, num_threads=request.num_threads, on_locked=on_locked, device=request.device)
 
 
+def _score_for_oom(score: int) -> None:
+    """How soon the kernel takes this process when memory runs out, 0 to 1,000."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(score))
+
+
 def _write_lines_at_once() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -137,8 +147,10 @@ def _write_lines_at_once() -> None:
 
 def answer(request: Request) -> dict[str, Any]:
     """The answer to a question: ``{"result"}``, or ``{"error"}`` where what was asked can't be answered."""
-    from trainer import describe, predict
+    from trainer import describe, measure, predict
     from trainer.config import parse_config
+    from trainer.failures import RunError
+    from trainer.home import home
 
     try:
         match request:
@@ -150,7 +162,15 @@ def answer(request: Request) -> dict[str, Any]:
                 return {"result": describe.devices()}
             case Predict():
                 return {"result": predict.predict(RunFolder(request.folder), request.epoch, request.image)}
-    except (ValueError, FileNotFoundError) as problem:
+            case Measure():
+                channels, height, width = request.image_shape
+                config, _warnings = parse_config(request.config)
+                entry = measure.measure(
+                    home(), request.section, request.key, config, (channels, height, width), request.num_classes,
+                    num_threads=request.num_threads, device=request.device,
+                )  # fmt: skip
+                return {"result": entry}
+    except (ValueError, FileNotFoundError, RunError) as problem:
         return error("invalid", str(problem))
     raise AssertionError(request)
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer import loader, models, optimizers
+from trainer import convolution, describe, loader, models, optimizers
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.environment import Environment
@@ -64,6 +64,7 @@ class _Trained:
     accuracy: float
     learning_rate: float
     seconds: float
+    flops: float
 
 
 def _train_epoch(
@@ -109,7 +110,19 @@ def _train_epoch(
     sizes = torch.full((len(losses),), config.batch_size, dtype=torch.float64, device=data.device)
     sizes[-1] = count - config.batch_size * (len(losses) - 1)
     loss_sum, correct = float((losses * sizes).sum()), int((predicted == epoch.labels).sum())
-    return _Trained(loss_sum / count, correct / count, rate, stopwatch.seconds())
+    seconds = stopwatch.seconds()
+    return _Trained(loss_sum / count, correct / count, rate, seconds, count * training_flops(config, data, epoch.size))
+
+
+def training_flops(config: RunConfig, data: Data, size: tuple[int, int] | None = None) -> float:
+    """Nominal floating-point operations to train on one image of (height, width) ``size``, or of the data's own.
+
+    6 for each multiply-add of the forward pass: 2 there, and twice as many for both gradients of the backward pass. What
+    the hardware does may be less: see ``trainer.convolution``.
+    """
+    channels, height, width = data.image_shape
+    shape = (channels, *(size or (height, width)))
+    return 6.0 * float(describe.describe(config, shape, data.num_classes)["multiply_adds"])
 
 
 def _test(
@@ -174,7 +187,7 @@ def _epoch(
         epoch=learner.epoch, step=learner.step, train_loss=trained.loss, train_accuracy=trained.accuracy,
         test_loss=test.loss, test_accuracy=test.accuracy, test_correct=test.correct, test_total=test.total,
         learning_rate=trained.learning_rate, seconds=trained.seconds, evaluation_seconds=seconds,
-        images_per_second=len(data.train_indices) / trained.seconds,
+        images_per_second=len(data.train_indices) / trained.seconds, flops=trained.flops,
         validation_loss=None if validation is None else validation.loss,
         validation_accuracy=None if validation is None else validation.accuracy,
         state=learner.state(), predictions=to_keep(test, data.test_labels),
@@ -270,7 +283,9 @@ class Learner:
 
     @classmethod
     def create(cls, config: RunConfig, data: Data, environment: Environment) -> Learner:
-        model: nn.Module = models.build(config, data.image_shape, data.num_classes).to(data.device)
+        model = models.pool_before_relu(models.build(config, data.image_shape, data.num_classes)).to(data.device)
+        if environment.convolution == "winograd":
+            convolution.use_winograd(model)
         if environment.channels_last:  # convolutions follow their weights, so the images need no change
             model = model.to(memory_format=torch.channels_last)
         average = None

@@ -1,7 +1,7 @@
 """What ``auto`` became: device, precision and threads of a run, with the versions that its numbers depend on.
 
-Decided once and kept in ``environment.json``; later attempts obey it, so that they calculate the same. ``HOME/precision.json``
-holds the precisions that were measured to be fastest.
+Decided once and kept in ``environment.json``; later attempts obey it, so that they calculate the same. Which
+precision is fastest was measured, see ``trainer.measurements``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from torch import dtype
 
-from trainer.config import RunConfig, resolved_width
+from trainer import measurements
+from trainer.config import RunConfig
 from trainer.failures import DeviceMissing, PrecisionUnsupported
 from trainer.i18n import _
-from trainer.run_folder import read_json
 
-# Images per second of CPU time here, with contiguous weights and channels last: cnn 7,100 and 11,400, lenet 5,800 and
-# 5,500, vgg 59 and 66 (AMD EPYC without AVX-512, 1 thread, float32). Not measured on GPUs, so not used there.
-_CHANNELS_LAST = ("cnn", "vgg", "vgg16")
+# Memory order of the weights: channels last is faster for every net with convolutions on a CPU, once pooling comes before
+# ReLU (docs/speed.md has the figures). Not measured on GPUs, so not used there.
+_CHANNELS_LAST = ("cnn", "lenet", "vgg", "vgg16")
+_WINOGRAD = ("vgg", "vgg16")
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -37,6 +38,7 @@ class Environment:
     num_threads: int
     deterministic: bool = True
     channels_last: bool = False  # memory order of the net's weights, where that was measured to be faster
+    convolution: str = "direct"  # or winograd: the algorithm of 3 x 3 convolutions
     device_name: str = ""
     machine: str = ""
     num_cpus: int = 1
@@ -77,15 +79,15 @@ def resolve(
     """
     wanted = device if device and config.device == "auto" else config.device
     name = resolve_device(wanted)
-    precision = config.precision
+    precision: str = config.precision
     if precision == "auto":
-        known = read_json(home / "precision.json") or {}
-        measured = known.get(precision_key(config, image_shape, name))
-        precision = measured if measured in ("float32", "bfloat16", "float16") else "float32"
+        precision = measurements.chosen_precision(home, precision_key(config, image_shape, name))
     check_precision(precision, name)
     return Environment(
         device=name, precision=precision, num_threads=num_threads, deterministic=config.deterministic,
-        channels_last=name == "cpu" and config.model in _CHANNELS_LAST, device_name=device_name(name),
+        channels_last=name == "cpu" and config.model in _CHANNELS_LAST,
+        convolution="winograd" if name == "cpu" and precision == "float32" and config.model in _WINOGRAD else "direct",
+        device_name=device_name(name),
         machine=machine(), num_cpus=os.cpu_count() or 1, platform=f"{platform.system()} {platform.release()}",
         python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__,
         train_fingerprint=fingerprints[0], test_fingerprint=fingerprints[1],
@@ -147,11 +149,11 @@ def _cpu_model() -> str:
 
 
 def precision_key(config: RunConfig, image_shape: tuple[int, int, int], device: str) -> str:
-    """What a measured precision depends on, as one key of ``HOME/precision.json``."""
-    shape = "x".join(str(side) for side in image_shape)
-    net = f"{config.model}-{resolved_width(config)}"
-    parts = [machine(), f"torch {torch.__version__}", net, shape, f"batch {config.batch_size}", device]
-    return " | ".join([*parts, device_name(device)] if device != "cpu" else parts)
+    """The key of a measured precision on this machine now; ``device`` as ``resolve_device`` gives it."""
+    here = {
+        "machine": machine(), "torch": str(torch.__version__), "device": device, "device_name": device_name(device),
+    }  # fmt: skip
+    return measurements.precision_key(config, image_shape, here)
 
 
 def apply(environment: Environment) -> None:

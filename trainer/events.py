@@ -71,6 +71,7 @@ class Epoch:
     seconds: float
     evaluation_seconds: float
     images_per_second: float
+    flops: float = 0.0  # nominal, of this epoch's training: 6 x multiply-adds of the forward pass, for every image
     validation_loss: float | None = None
     validation_accuracy: float | None = None
     save_seconds: float | None = None

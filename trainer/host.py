@@ -30,7 +30,9 @@ from trainer.run_folder import RunFolder, now
 
 IDLE_SECONDS = 60.0  # without connection and without children before the host ends
 TICK_SECONDS = 1.0
-ANSWER_SECONDS: dict[type, float] = {wire.Describe: 10.0, wire.Devices: 30.0, wire.Predict: 15.0}  # then it is killed
+ANSWER_SECONDS: dict[type, float] = {  # then it is killed
+    wire.Describe: 10.0, wire.Devices: 30.0, wire.Predict: 15.0, wire.Measure: 120.0,
+}  # fmt: skip
 MAX_QUESTIONS = 4  # at once
 MAX_ANSWERS = 256  # kept
 MAX_UNSENT = 4 * 2**20  # bytes that a client may leave unread before it is dropped
@@ -57,10 +59,20 @@ class Work:
     deadline: float | None  # monotonic; None for a run
     said: bytearray = field(default_factory=bytearray)
     waiting: list[tuple[Connection, int]] = field(default_factory=list)
+    is_interrupted: bool = False
 
     @property
     def is_run(self) -> bool:
         return isinstance(self.request, wire.Start)
+
+    @property
+    def is_measurement(self) -> bool:
+        return isinstance(self.request, wire.Measure)
+
+    def interrupt(self) -> None:
+        """End a measurement at once."""
+        self.is_interrupted = True
+        os.kill(self.pid, signal.SIGKILL)
 
 
 class Host:
@@ -102,6 +114,7 @@ class Host:
                 self._begin(wire.Devices(), time.monotonic() + ANSWER_SECONDS[wire.Devices])
             while not self._stopping and not self._is_idle():
                 self.tick(min(TICK_SECONDS, self._idle_seconds))
+        self._interrupt_measurements()
         self._unlink_socket()
         self._close_inherited()
         lock.close()
@@ -302,14 +315,24 @@ class Host:
                 message = _("There is no folder {path}.").format(path=request.folder)
                 self._send(connection, {"id": request.id, **wire.error("invalid", message)})
                 return
+            self._interrupt_measurements()
             work = self._begin(request, None)
         if child.LOCKED in work.said:
             self._send(connection, {"id": request.id, "result": {"pid": work.pid}})
         else:
             work.waiting.append((connection, request.id))
 
+    def _interrupt_measurements(self) -> None:
+        """Nothing is measured beside a run: it would be slowed, and the figures wrong."""
+        for work in self._works.values():
+            if work.is_measurement:
+                work.interrupt()
+
     def _ask(self, connection: Connection, request: wire.Request) -> None:
         """Answer a question from memory, or by a child; the same question asked twice at once has one child."""
+        if isinstance(request, wire.Measure) and any(work.is_run for work in self._works.values()):
+            self._send(connection, {"id": request.id, **_interrupted()})
+            return
         key = _key(request)
         if key in self._answers:
             self._answers.move_to_end(key)
@@ -364,6 +387,8 @@ class Host:
         elif work.deadline is not None and time.monotonic() > work.deadline:
             os.kill(work.pid, signal.SIGKILL)
             work.deadline = None
+        elif work.is_measurement and not any(connection.is_open for connection, _identity in work.waiting):
+            work.interrupt()  # the server that wanted it is gone
 
     def _end(self, work: Work, status: int) -> None:
         self._listen_to(work)
@@ -388,8 +413,10 @@ class Host:
         try:
             answer: dict[str, Any] = json.loads(work.said)
         except ValueError:
+            if work.is_interrupted:
+                return _interrupted()
             return wire.error("unavailable", _how_it_ended(_("The process that was asked"), status))
-        if "result" in answer and not isinstance(work.request, wire.Predict):
+        if "result" in answer and not isinstance(work.request, wire.Predict | wire.Measure):
             self._answers[_key(work.request)] = answer
             while len(self._answers) > MAX_ANSWERS:
                 self._answers.popitem(last=False)
@@ -407,6 +434,10 @@ def _key(request: wire.Request) -> str:
         fields = {name: request.config.get(name) for name in ("model", "width")}
         return json.dumps([fields, request.image_shape, request.num_classes])
     return request.model_dump_json(exclude={"id"})
+
+
+def _interrupted() -> dict[str, Any]:
+    return wire.error("interrupted", _("Nothing is measured while a run is on."))
 
 
 def _how_it_ended(who: str, wait_status: int) -> str:

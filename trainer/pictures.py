@@ -24,14 +24,14 @@ COLUMNS = 10
 def save_training_images(folder: RunFolder, config: RunConfig, data: Data) -> None:
     """Write the sheets of the first training images, then their JSON."""
     rows = data.train_indices[:NUM_IMAGES]
-    original = data.train_images.index_select(0, rows.to(data.device))
+    original = data.train_images.index_select(0, rows.to(data.train_images.device))
     sheets = {"train.png": as_seen(config, data, rows)}
     if config.permute_pixels or config.augmentation != "none":
         sheets["original.png"] = original
     folder.pictures.mkdir(exist_ok=True)
     for name, images in sheets.items():
         write_bytes(folder.pictures / name, png(sheet(images.cpu())))
-    labels = data.train_labels.index_select(0, rows.to(data.device))
+    labels = data.train_labels.index_select(0, rows.to(data.train_images.device))
     write_json(
         folder.pictures / "train.json",
         {"sheets": [*sheets], "columns": COLUMNS, "tile": [*data.image_shape[1:]], "indices": rows.tolist(),

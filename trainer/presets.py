@@ -25,6 +25,12 @@ _VGG_RECIPE: dict[str, Any] = {
     "augmentation": "crop_flip", "normalization": "cifar10",
 }  # fmt: skip
 
+# Nesterov's momentum and a rate that rises and falls (one cycle: Smith and Topin 2018) as in the fast CIFAR-10 recipes
+# (Page's DAWNBench entries, hlb-CIFAR10, airbench); docs/speed.md has what each part does and its sources.
+_FAST: dict[str, Any] = {
+    "batch_size": 128, "optimizer": "sgd", "momentum": 0.9, "nesterov": True, "schedule": "one_cycle", "peak_at": 0.25,
+}  # fmt: skip
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in [
@@ -54,6 +60,20 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="cifar10-vgg", title=N_("VGG"), summary=N_("CIFAR-10, 9,231,114 parameters"),
             base={"model": "vgg", **_VGG_RECIPE},
+        ),
+        Preset(
+            name="mnist-cnn-fast", title=N_("CNN, fast"), summary=N_("MNIST, better in the same epoch"),
+            base={"dataset": "mnist", "model": "cnn", **_FAST, "learning_rate": 0.05},
+        ),
+        Preset(
+            name="cifar10-lenet-fast", title=N_("LeNet, fast"), summary=N_("CIFAR-10, as good in 5 epochs"),
+            base={"dataset": "cifar10", "model": "lenet", "normalization": "half", **_FAST, "epochs": 5,
+                  "learning_rate": 0.05},
+        ),
+        Preset(
+            name="cifar10-vgg-fast", title=N_("VGG, fast"), summary=N_("CIFAR-10, as good in 5 epochs"),
+            base={**_VGG_RECIPE, "model": "vgg", **_FAST, "epochs": 5, "learning_rate": 0.08, "weight_decay": 0.0005,
+                  "label_smoothing": 0.1, "weight_averaging": 0.995},
         ),
         Preset(
             name="cifar10-vgg16", title=N_("VGG16"), summary=N_("CIFAR-10, 33,646,666 parameters"),

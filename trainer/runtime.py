@@ -17,7 +17,7 @@ from typing import IO
 
 import torch
 
-from trainer import checkpoint, engine, loader, pictures
+from trainer import checkpoint, engine, loader, measurements, pictures
 from trainer.config import RunConfig, check_data
 from trainer.datasets import catalogue, worker
 from trainer.environment import Environment, apply, resolve, resolve_device
@@ -214,6 +214,9 @@ class Attempt:
                 fingerprints=fingerprints,
             )  # fmt: skip
             self.folder.write_environment(environment.to_json())
+            why = measurements.explain_precision(home(), config, dataset.image_shape, environment.to_json())
+            if why is not None:
+                self.log.line(why)
         apply(environment)
         return environment
 

@@ -71,6 +71,24 @@ class Predict(BaseModel):
         return cls(folder=folder, epoch=epoch, image=base64.b64encode(image))
 
 
+class Measure(BaseModel):
+    """Measure what ``key`` of a section of ``trainer.measurements`` names, and record it; answered with the entry.
+
+    For ``matmul`` the config names the precision. Ended with the error "interrupted" when a run is started.
+    """
+
+    model_config = ConfigDict(strict=True)
+    command: Literal["measure"] = "measure"
+    id: int = 0
+    section: Literal["precision", "matmul"]
+    key: str
+    config: dict[str, Any]
+    image_shape: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+    num_classes: PositiveInt
+    num_threads: PositiveInt
+    device: str  # cpu, cuda:N or mps
+
+
 class End(BaseModel):
     """End now unless runs go on; answered with ``{"ending"}``."""
 
@@ -79,7 +97,7 @@ class End(BaseModel):
     id: int = 0
 
 
-Request = Start | Describe | Devices | Predict | End
+Request = Start | Describe | Devices | Predict | Measure | End
 _requests: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="command")])
 
 

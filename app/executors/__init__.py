@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from trainer.run_folder import RunFolder
+from trainer.wire import Measure
 
 
 class ExecutorUnavailable(RuntimeError):
@@ -15,12 +16,19 @@ class RunNotStarted(ExecutorUnavailable):
     """The run's process ended before it held the run's lock; ``exit-<attempt>.json`` and ``log.txt`` say more."""
 
 
+class Interrupted(ExecutorUnavailable):
+    """A measurement was ended, or not begun, because of a run. Trying again when no run is on helps."""
+
+
 class Refused(ValueError):
     """What was asked can't be answered, whenever it is asked: a bad image, a missing checkpoint."""
 
 
 class Executor(Protocol):
-    """Starts runs and answers questions that need torch. Safe to call from any thread; no call waits for long."""
+    """Starts runs and answers questions that need torch. Safe to call from any thread.
+
+    No call but ``measure`` waits for long.
+    """
 
     def ensure_host(self) -> None:
         """See to it that the executor will be ready; does not wait for it. Raises ``ExecutorUnavailable``."""
@@ -46,5 +54,11 @@ class Executor(Protocol):
     def predict(self, folder: RunFolder, epoch: int, image_png: bytes) -> dict[str, Any]:
         """What the checkpoint of ``epoch`` answers for one image. Raises ``Refused`` where it can't."""
 
+    def measure(self, request: Measure) -> dict[str, Any]:
+        """Measure and record; returns after up to two minutes, with ``Interrupted`` at once when a run starts.
+
+        Raises ``ExecutorUnavailable``, and ``Refused`` for what can't be measured here.
+        """
+
     def close(self) -> None:
-        """Let go of what is held. Never ends a run."""
+        """Let go of what is held; calls that wait end with ``ExecutorUnavailable``. Never ends a run."""

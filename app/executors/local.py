@@ -15,11 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from app.executors import ExecutorUnavailable, Refused, RunNotStarted
+from app.executors import ExecutorUnavailable, Interrupted, Refused, RunNotStarted
 from trainer import wire
 from trainer.i18n import _
 from trainer.run_folder import RunFolder
@@ -27,6 +27,7 @@ from trainer.run_folder import RunFolder
 GREETING_SECONDS = 1.0
 START_SECONDS = 10.0
 QUESTION_SECONDS = 5.0
+MEASURE_SECONDS = 130.0
 LARGEST_IMAGE = 10 * 10**6  # bytes
 STEADY_SECONDS = 60.0  # a host that lived as long did not "die at once"
 LONGEST_PAUSE_SECONDS = 60.0
@@ -41,6 +42,7 @@ class LocalExecutor:
         self._command = command or [sys.executable, "-m", "trainer.host"]
         self._lock = threading.Lock()
         self._kept: socket.socket | None = None
+        self._calls: set[socket.socket] = set()  # connections that wait for an answer
         self._greeted_at = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._num_deaths = 0
@@ -191,6 +193,11 @@ class LocalExecutor:
         result: dict[str, Any] = self._call(request, QUESTION_SECONDS)
         return result
 
+    def measure(self, request: wire.Measure) -> dict[str, Any]:
+        """Measure and record; waits for it. Raises ``ExecutorUnavailable`` (``Interrupted`` for a run), ``Refused``."""
+        result: dict[str, Any] = self._call(request, MEASURE_SECONDS)
+        return result
+
     def end_host(self, patience_seconds: float = 15.0) -> bool:
         """End this home's host now rather than after its idle minute, unless runs go on; whether none is left."""
         deadline = time.monotonic() + patience_seconds
@@ -208,8 +215,11 @@ class LocalExecutor:
         return False
 
     def close(self) -> None:
-        """Drop the connection. Runs go on; the host ends by itself when it has none."""
+        """Drop all connections. Runs go on; the host ends by itself when it has none."""
         with self._lock:
+            for call in self._calls:
+                with suppress(OSError):
+                    call.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads, which closes it
             if self._kept is not None:
                 self._kept.close()
                 self._kept = None
@@ -220,7 +230,7 @@ class LocalExecutor:
         if not self.ready():
             raise ExecutorUnavailable(_("The trainer is starting; try again in a few seconds."))
         try:
-            with _connection(self._home, self._path, self._version, deadline) as connection:
+            with self._connection(deadline) as connection:
                 connection.settimeout(_left(deadline))
                 connection.sendall(request.model_dump_json().encode() + b"\n")
                 answer = _read(connection, deadline)
@@ -233,9 +243,24 @@ class LocalExecutor:
             raise _problem(answer["error"])
         return answer["result"]
 
+    @contextmanager
+    def _connection(self, deadline: float) -> Iterator[socket.socket]:
+        """A connection of a call's own, which ``close`` breaks."""
+        connection = _open(self._home, self._path, self._version, deadline)
+        try:
+            with self._lock:
+                self._calls.add(connection)
+            yield connection
+        finally:
+            with self._lock:
+                self._calls.discard(connection)
+                connection.close()
+
 
 def _problem(error: dict[str, str]) -> Exception:
-    kinds: dict[str, type[Exception]] = {"invalid": Refused, "not started": RunNotStarted}
+    kinds: dict[str, type[Exception]] = {
+        "invalid": Refused, "not started": RunNotStarted, "interrupted": Interrupted,
+    }  # fmt: skip
     return kinds.get(error["kind"], ExecutorUnavailable)(error["message"])
 
 
@@ -278,12 +303,3 @@ def _open(home: Path, path: Path, version: str, deadline: float) -> socket.socke
         connection.close()
         raise
     return connection
-
-
-@contextmanager
-def _connection(home: Path, path: Path, version: str, deadline: float) -> Iterator[socket.socket]:
-    connection = _open(home, path, version, deadline)
-    try:
-        yield connection
-    finally:
-        connection.close()

@@ -70,7 +70,8 @@ def give_answers(
                 Epoch(
                     run_id=run.id, epoch=epoch, step=10 * epoch, attempt=1, train_loss=0.6, train_accuracy=0.8,
                     test_loss=0.5, test_accuracy=right / total, test_correct=right, test_total=total, learning_rate=0.01,
-                    seconds=5.0, evaluation_seconds=1.0, images_per_second=12_000.0, ended_at=run.created_at,
+                    seconds=5.0, evaluation_seconds=1.0, images_per_second=12_000.0, flops=2e9,
+                    ended_at=run.created_at,
                 )
             )  # fmt: skip
         session.commit()

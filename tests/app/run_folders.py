@@ -38,7 +38,8 @@ def epoch(number: int, correct: int = 6, **values: Any) -> Epoch:
         **{
             "epoch": number, "step": number * STEPS, "train_loss": 1 / number, "train_accuracy": 0.5,
             "test_loss": 2 / number, "test_accuracy": correct / total, "test_correct": correct, "test_total": total,
-            "learning_rate": 0.01, "seconds": 2.0, "evaluation_seconds": 0.5, "images_per_second": 50.0, **values,
+            "learning_rate": 0.01, "seconds": 2.0, "evaluation_seconds": 0.5, "images_per_second": 50.0,
+            "flops": 4e9, "save_seconds": 0.1, **values,
         }
     )  # fmt: skip
 

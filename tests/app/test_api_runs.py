@@ -147,6 +147,52 @@ def test_a_running_run_is_asked_to_stop_and_not_deleted(api: TestClient, site_ap
     assert (progress["step"], progress["epoch"], progress["fraction"]) == (10, 2, pytest.approx(1 / 3))
 
 
+def test_epochs_add_up(api: TestClient, done: RunFolder) -> None:
+    epochs = api.get(f"/api/v1/runs/{done.id}/epochs").json()["epochs"]
+    assert [(e["flops"], e["gflops_per_second"]) for e in epochs] == [(4e9, 2.0)] * 3
+    sums = [(e["train_seconds"], e["images"], e["total_flops"]) for e in epochs]
+    assert sums == [(2.0, 100, 4e9), (4.0, 200, 8e9), (6.0, 300, 12e9)]
+    run = api.get(f"/api/v1/runs/{done.id}").json()
+    assert (run["train_seconds"], run["images"], run["flops"]) == sums[-1]
+
+
+def test_cost_of_an_accuracy(api: TestClient, done: RunFolder) -> None:
+    path = f"/api/v1/runs/{done.id}/to_accuracy"
+    assert api.get(path, params={"accuracy": 0.7}).json() == {
+        "accuracy": 0.7, "epoch": 2, "seconds": 4.0, "images": 200, "flops": 8e9, "test_accuracy": 0.75,
+    }  # fmt: skip
+    never = api.get(path, params={"accuracy": 0.9}).json()
+    assert never.pop("accuracy") == 0.9
+    assert len(never) == 5
+    assert set(never.values()) == {None}
+    assert problem(api.get("/api/v1/runs/zzzzzzzzzz/to_accuracy", params={"accuracy": 0.5}), 404)
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("90", "Must be at most 1. You typed 90."),
+        ("0", "Must be more than 0. You typed 0."),
+        ("high", "Must be a number. You typed high."),
+        (None, "Required, but not given."),
+    ],
+)
+def test_an_accuracy_is_a_fraction(api: TestClient, done: RunFolder, typed: str | None, sentence: str) -> None:
+    answer = api.get(f"/api/v1/runs/{done.id}/to_accuracy", params={"accuracy": typed} if typed else {})
+    assert problem(answer, 422)["errors"] == [{"field": "accuracy", "message": sentence}]
+    assert api.get(f"/api/v1/runs/{done.id}/to_accuracy", params={"accuracy": "nan"}).status_code == 422
+
+
+def test_the_comparison_has_the_cost_of_an_accuracy(api: TestClient, site_app: FastAPI, done: RunFolder) -> None:
+    other = finish(new_run(site_app.state.runoff.settings.runs, seed=1), epochs=2)
+    site_app.state.runoff.indexer.tick()
+    asked = {"run": [done.id, other.id]}
+    costs = api.get("/api/v1/compare", params=asked).json()["to_accuracy"]
+    assert [(c["accuracy"], c["epoch"]) for c in costs] == [(0.75, 2), (0.75, 2)]
+    costs = api.get("/api/v1/compare", params={**asked, "accuracy": 0.8}).json()["to_accuracy"]
+    assert [(c["seconds"], c["flops"]) for c in costs] == [(6.0, 12e9), (None, None)]
+
+
 def test_epochs(api: TestClient, done: RunFolder) -> None:
     epochs = api.get(f"/api/v1/runs/{done.id}/epochs").json()["epochs"]
     assert [(e["epoch"], e["test_correct"], e["test_total"]) for e in epochs] == [(1, 5, 8), (2, 6, 8), (3, 7, 8)]

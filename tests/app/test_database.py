@@ -25,6 +25,33 @@ def test_the_migration_makes_what_the_tables_say(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_rows_of_the_first_schema_are_kept(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "db.sqlite3")
+    migrate(engine)
+    required: dict[str, Any] = {name: 0 for name, field in Epoch.model_fields.items() if field.is_required()}
+    with writing(engine) as session:
+        session.add(_run())
+        session.flush()
+        session.add(Epoch(**{**required, "run_id": "a", "epoch": 1, "ended_at": ""}))
+        session.flush()
+        for table in ("run", "epoch"):
+            session.connection().execute(text(f"ALTER TABLE {table} DROP COLUMN flops"))
+        session.connection().execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        session.commit()
+    migrate(engine)
+    with reading(engine) as session:
+        run, epoch = session.get(Run, "a"), session.get(Epoch, ("a", 1))
+        assert run is not None
+        assert epoch is not None
+        assert (run.dataset, run.flops, epoch.flops) == ("digits", None, None)
+    engine.dispose()
+
+
+def _run() -> Run:
+    values: dict[str, Any] = dict.fromkeys(("config_hash", "group", "created_at"), "")
+    return Run(id="a", config={}, dataset="digits", model="fc", **values)
+
+
 def test_a_failed_migration_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make_engine(tmp_path / "db.sqlite3")
     from alembic.operations import BatchOperations
@@ -59,16 +86,8 @@ def test_foreign_keys_and_synchronous_are_on(tmp_path: Path) -> None:
 def test_a_read_inside_a_write_sees_the_state_before(tmp_path: Path) -> None:
     engine = make_engine(tmp_path / "db.sqlite3")
     migrate(engine)
-    values: dict[str, Any] = {
-        "config": {},
-        "dataset": "digits",
-        "model": "fc",
-        "config_hash": "",
-        "group": "",
-        "created_at": "",
-    }
     with writing(engine) as session:
-        session.add(Run(id="a", **values))
+        session.add(_run())
         session.flush()
         with reading(engine) as other:
             assert other.get(Run, "a") is None

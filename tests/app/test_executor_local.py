@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from app.executors import ExecutorUnavailable, Refused, RunNotStarted
+from app.executors import ExecutorUnavailable, Interrupted, Refused, RunNotStarted
 from app.executors.local import LocalExecutor
 from trainer import wire
 from trainer.config import RunConfig
@@ -100,6 +101,56 @@ def test_a_run_that_ends_at_once_raises(executor: LocalExecutor, home: Path) -> 
     with pytest.raises(RunNotStarted, match="exit status 3"):
         executor.start(folder, 1, 1)
     assert (folder.read_exit(1) or {})["code"] == 3
+
+
+MEASURE = wire.Measure(
+    section="matmul", key="a", config=CNN, image_shape=[1, 28, 28], num_classes=10, num_threads=1, device="cpu"
+)
+
+
+def measure_in_a_thread(executor: LocalExecutor, home: Path) -> Callable[[], ExecutorUnavailable]:
+    """Begin a measurement that does not end by itself; the returned function waits for what it raises."""
+    problems: list[ExecutorUnavailable] = []
+
+    def measure() -> None:
+        try:
+            executor.measure(MEASURE)
+        except ExecutorUnavailable as problem:
+            problems.append(problem)
+
+    path = home / "measuring"
+    path.unlink(missing_ok=True)
+    thread = threading.Thread(target=measure)
+    thread.start()
+    wait_for(lambda: path.exists() and path.read_text())
+
+    def ending() -> ExecutorUnavailable:
+        thread.join(20)
+        return problems[0]
+
+    return ending
+
+
+def test_a_run_interrupts_a_measurement(executor: LocalExecutor, home: Path) -> None:
+    ending = measure_in_a_thread(executor, home)
+    folder = make_run(home)
+    executor.start(folder, 1, 1)
+    assert isinstance(ending(), Interrupted)
+    with pytest.raises(Interrupted, match="while a run is on"):
+        executor.measure(MEASURE)
+    stop(folder)
+    wait_for(lambda: folder.read_exit(1))
+
+
+def test_closing_ends_a_measurement(home: Path) -> None:
+    other = LocalExecutor(home, command=FAKE_HOST)
+    other.ensure_host()
+    wait_for(other.ready)
+    ending = measure_in_a_thread(other, home)
+    other.close()
+    assert not isinstance(ending(), Interrupted)
+    pid = int((home / "measuring").read_text())
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
 
 
 def test_a_run_that_another_process_trains_is_not_started_again(executor: LocalExecutor, home: Path) -> None:

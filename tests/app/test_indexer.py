@@ -73,6 +73,25 @@ def test_events_move_the_row(index: Indexer) -> None:
     assert (only(index).status, only(index).finished_at is not None) == ("finished", True)
 
 
+def test_flops_are_summed_or_unknown(index: Indexer) -> None:
+    finish(new_run(index.runs))
+    index.tick()
+    assert only(index).flops == 12e9
+    folder = RunFolder(index.runs / only(index).id)
+    old = [json.dumps({k: v for k, v in json.loads(line).items() if k != "flops" or json.loads(line)["epoch"] > 1})
+           for line in folder.events_path.read_text().splitlines()]  # fmt: skip
+    folder.events_path.write_text("\n".join(old) + "\n")
+    index.rebuild()
+    assert only(index).flops is None
+    assert [one["flops"] for one in rows(index)[1]] == [None, 4e9, 4e9]
+
+
+def test_flops_of_zero_are_unknown(index: Indexer) -> None:
+    say(new_run(index.runs), [started(), epoch(1, flops=0.0)])
+    index.tick()
+    assert (only(index).flops, rows(index)[1][0]["flops"]) == (None, None)
+
+
 def test_validation_decides_the_best_epoch(index: Indexer) -> None:
     folder = new_run(index.runs)
     say(folder, [started(), *(epoch(n, 5 + n, validation_loss=1.0, validation_accuracy=1 - n / 10) for n in (1, 2, 3))])

@@ -11,7 +11,6 @@ import pytest
 from fastapi import FastAPI
 from sqlmodel import select
 
-from app.charts import EpochPoint, RunCurve
 from app.database import reading, writing
 from app.predictions import Predictions
 from app.routes.pages import compare_parts as parts
@@ -279,17 +278,32 @@ def test_matrix_difference_says_whom_a_cell_favours() -> None:
     assert parts.matrix_difference(a, b, (0, 1), 2, heat_of, 1).rows == []
 
 
-def curve(accuracies: list[float]) -> RunCurve:
-    points = [EpochPoint(i, 10.0 * i, i, a, (a, a), a, 1, 1) for i, a in enumerate(accuracies, 1)]
-    return RunCurve(0, "x", points)
+def part(text: str, name: str) -> str:
+    """The words of the element with that id, up to the end of its card."""
+    return words_of(text[text.index(f'id="{name}"') :].split("</section>")[0])
 
 
-def test_time_to_an_accuracy() -> None:
-    rows = parts.target_rows([curve([0.955, 0.978]), curve([0.90, 0.93])], ["CNN", "FC"])
-    assert [(row.title, row.verdict) for row in rows] == [
-        ("Time to 93 %", "CNN is first"),
-        ("Time to 97 %", "only CNN"),
-    ]
-    assert rows[0].reached[0] == parts.Reached(10.0, 1)
-    assert rows[1].reached[1] is None
-    assert parts.target_rows([curve([]), curve([0.9])], ["A", "B"]) == []
+def test_the_cost_of_the_accuracy_that_all_reached(site: Client, two: tuple[Run, Run]) -> None:
+    text = page(site, *two)
+    assert 'name="to" type="text" inputmode="decimal" value="50"' in text
+    words = part(text, "to-accuracy")
+    assert "To 50 % CNN FC" in words
+    assert "Training time equal 5.0 s 5.0 s equal" in words
+    assert "Training FLOPs equal 2 GFLOP 2 GFLOP equal" in words
+
+
+def test_the_accuracy_stands_in_the_address(site: Client, two: tuple[Run, Run]) -> None:
+    text = page(site, *two, to="0.978")
+    words = part(text, "to-accuracy")
+    assert "To 97.8 % CNN FC" in words
+    assert "Training time 5.0 s not reached" in words
+    assert "to=0.978" in text.split('id="curves"')[1].split("</section>")[0]  # links within the page keep it
+    assert '<input type="hidden" name="to" value="0.978">' in text.split('id="compare-bar"')[1].split("</div>")[0]
+    assert "accuracy=0.978" in text
+    assert "The accuracy must be above 0 and at most 100 %. You typed high." in words_of(page(site, *two, to="high"))
+
+
+def test_no_accuracy_was_reached_by_all(site: Client, two: tuple[Run, Run], add_run: Any) -> None:
+    waiting = add_run("waiting", status="queued", test_fingerprint=two[0].test_fingerprint)
+    assert "Not every run has reached an accuracy yet." in part(page(site, *two, waiting), "to-accuracy")
+    assert "No run has reached 99.5 %." in part(page(site, two[1], waiting, to="99.5"), "to-accuracy")

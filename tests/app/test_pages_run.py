@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import text as sql
 
-from app.database import reading
+from app.database import reading, writing
 from app.routes.pages import run as run_page
 from app.tables import Run
 from tests.app.page_answers import FakeExecutor, give_answers
+from trainer import measurements
+from trainer.run_folder import write_json
 
 Client = Any
 LABELS = [0, 0, 1, 1, 2, 2]
@@ -208,3 +211,63 @@ def test_cancel_resume_and_delete(site: Client, site_app: FastAPI, add_run: Any)
 
 def test_unknown_actions_are_refused(site: Client, answered: Run) -> None:
     assert site.post(f"/runs/{answered.id}/explode").status_code == 422
+
+
+# Cost ----------------------------------------------------------------------------------------------------------------
+
+ENVIRONMENT = {
+    "device": "cpu", "device_name": "a CPU", "machine": "x86_64, a CPU, 2 cores", "torch": "2.14", "precision": "float32",
+    "num_threads": 1, "convolution": "winograd",
+}  # fmt: skip
+
+
+def test_time_to_accuracy(site: Client, answered: Run) -> None:
+    words = words_of(page(site, answered))
+    assert "To Epoch Training time Images FLOPs 60 % 1 5.0 s 60,000 2 GFLOP" in words
+    assert "50 %" not in words.split("Time to accuracy")[1].split("Speed")[0]  # passed by the same epoch
+
+
+def test_an_accuracy_can_be_asked_for(site: Client, answered: Run) -> None:
+    text = page(site, answered, "?to=0.99&tab=matrix")
+    assert "99 % not reached" in words_of(text)
+    assert 'value="99" size="4"' in text
+    assert '<input type="hidden" name="tab" value="matrix"><label class="row tight" for="to">' in text
+    assert '<input type="hidden" name="to" value="0.99">' in text.split('id="answers"')[1]
+    assert "1 5.0 s" in words_of(page(site, answered, "?to=12.5")).split("12.5 %")[1]
+    words = words_of(page(site, answered, "?to=200"))
+    assert "The accuracy must be above 0 and at most 100 %. You typed 200." in words
+
+
+def test_speed_of_an_old_run(site: Client, site_app: FastAPI, answered: Run) -> None:
+    with writing(site_app.state.runoff.engine) as session:
+        session.connection().execute(sql("UPDATE epoch SET flops = NULL"))
+        session.commit()
+    words = words_of(page(site, answered))
+    assert "FLOPs a training image not recorded Achieved not recorded" in words
+    assert "Share of a matrix product not measured yet" in words
+
+
+def test_speed_and_the_share_of_the_matrix_product(site: Client, site_app: FastAPI, answered: Run) -> None:
+    home = site_app.state.runoff.settings.home
+    write_json(home / "runs" / answered.id / "environment.json", ENVIRONMENT)
+    before = site.get(f"/runs/{answered.id}")
+    words = words_of(before.text)
+    assert "FLOPs a training image 33.3 kFLOP Achieved 400 MFLOP/s Share of a matrix product not measured yet" in words
+    assert "Convolution Winograd's method" in words
+    assert "precision auto: float32, as nothing was measured here yet." in words
+    tag = {"HX-PTag": before.headers["HX-PTag"]}
+    assert site.get(f"/runs/{answered.id}", headers=tag).status_code == 304
+    measurements.record(home, "matmul", measurements.matmul_key(ENVIRONMENT), {"gflops": 0.25, "size": 1024})
+    after = site.get(f"/runs/{answered.id}", headers=tag)
+    assert after.status_code == 200  # a measurement is news
+    assert "Share of a matrix product 160 % of 250 MFLOP/s" in words_of(after.text)
+    assert "Winograd's convolution multiplies less often" in words_of(after.text)
+
+
+def test_the_table_of_epochs(site: Client, site_app: FastAPI, add_run: Any) -> None:
+    run = add_run("long", epochs=60)
+    give_answers(site_app, run, LABELS, ANSWERS, epochs=60)
+    words = words_of(page(site, run)).split("Epochs the newest 50 of 60")[1]
+    assert "Images/s Achieved 60 66.67 0.6000 0.01 5.00 1.00 – 12,000 400 MFLOP/s 59 66.67" in words
+    assert " 11 66.67" in words
+    assert " 10 66.67" not in words

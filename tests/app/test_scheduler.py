@@ -20,6 +20,7 @@ from app.scheduler import Scheduler
 from app.tables import Run
 from tests.app.run_folders import epoch, finish, new_run, say, started
 from trainer.run_folder import RunFolder
+from trainer.wire import Measure
 
 CPU = [{"name": "cpu"}]
 TWO_GPUS = [*CPU, {"name": "cuda:0"}, {"name": "cuda:1"}]
@@ -79,6 +80,9 @@ class FakeExecutor:
         raise NotImplementedError
 
     def predict(self, folder: RunFolder, epoch: int, image_png: bytes) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def measure(self, request: Measure) -> dict[str, Any]:
         raise NotImplementedError
 
     def close(self) -> None:

@@ -51,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if k != "RUNOFF_DATASETS"}
-    environment |= {"RUNOFF_HOME": str(home), "RUNOFF_PORT": str(port)}
+    environment |= {"RUNOFF_HOME": str(home), "RUNOFF_PORT": str(port), "RUNOFF_MEASURE": "false"}
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], env=environment, stdout=log, stderr=log)
     try:

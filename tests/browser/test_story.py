@@ -95,6 +95,19 @@ def test_ten_tabs_of_a_live_run_leave_room_for_others(context: BrowserContext, s
     expect(last.locator("#run-header .badge")).to_contain_text("Cancelled")
 
 
+def test_the_cost_of_an_accuracy_is_asked_for_on_the_page(page: Page, server: Server) -> None:
+    run_id = _a_finished_run(server)
+    page.goto(f"/runs/{run_id}?tab=matrix")
+    field = page.get_by_label("To a test accuracy of")
+    field.fill("99.99")
+    field.press("Enter")
+    row = page.locator("#to-accuracy").get_by_role("row", name="99.99 % not reached")
+    expect(row).to_be_visible()
+    assert page.url.endswith(f"/runs/{run_id}?tab=matrix&to=99.99")
+    page.go_back()
+    expect(row).to_have_count(0)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_no_page_scrolls_sideways(context: BrowserContext, server: Server, scheme: Any, width: int) -> None:

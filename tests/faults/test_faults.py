@@ -51,6 +51,7 @@ class Server:
 
     def start(self) -> None:
         environment = {**os.environ, "RUNOFF_HOME": str(self.home), "RUNOFF_PORT": str(self.port), "RUNOFF_SLOTS": "2"}
+        environment["RUNOFF_MEASURE"] = "false"
         environment.pop("RUNOFF_DATASETS", None)
         self.process = subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], env=environment)
         wait_for(self.client.is_up)

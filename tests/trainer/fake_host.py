@@ -1,7 +1,8 @@
 """A trainer host whose runs are played: ``python fake_host.py --home HOME [--idle-seconds S]``.
 
 What a run does stands in the file ``behaviour`` of its folder; what it found around itself it leaves in ``facts.json``.
-``devices`` never answers, so that a question's time limit can be tested.
+``devices`` and ``measure`` never answer, so that their ends can be tested; ``measure`` leaves its process id in the file
+``measuring`` of HOME.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from trainer import host, wire
 from trainer.run_folder import RunFolder
@@ -50,14 +52,21 @@ def execute(
     return 0
 
 
+def _measure(home: Path, *arguments: object, **keywords: object) -> dict[str, Any]:
+    (home / "measuring").write_text(str(os.getpid()))
+    time.sleep(MOST_SECONDS)
+    return {}
+
+
 class FakeHost(host.Host):
-    """The host itself, but for the question that hangs."""
+    """The host itself, but for the questions that hang."""
 
     def _warm_up(self) -> None:
         super()._warm_up()
-        from trainer import describe
+        from trainer import describe, measure
 
         describe.devices = lambda: time.sleep(600)  # type: ignore[assignment,return-value]
+        measure.measure = _measure
 
 
 def main() -> int:

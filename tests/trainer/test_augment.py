@@ -39,3 +39,12 @@ def test_in_place_is_no_change() -> None:
     images = torch.arange(2 * 16, dtype=torch.uint8).view(2, 1, 4, 4)
     still = augment.CropFlip(torch.full((2,), 4), torch.full((2,), 4), torch.zeros(2, dtype=torch.bool))
     assert torch.equal(augment.crop_flip(images, still), images)
+
+
+def test_every_offset_and_mirroring() -> None:
+    images = torch.randint(1, 256, (162, 2, 5, 7), dtype=torch.uint8, generator=generator(0, "test"))
+    top, left, flip = torch.cartesian_prod(torch.arange(9), torch.arange(9), torch.arange(2)).unbind(1)
+    drawn = augment.CropFlip(top, left, flip.bool())
+    assert torch.equal(augment.crop_flip(images, drawn), one_by_one(images, drawn))
+    one = augment.crop_flip(images[7:8], drawn.part(7, 8))
+    assert torch.equal(one, one_by_one(images[7:8], drawn.part(7, 8)))

@@ -218,6 +218,71 @@ def test_a_question_that_hangs_is_ended(host: RunningHost) -> None:
     assert error == {"kind": "unavailable", "message": "The process that was asked was ended by signal 9."}
 
 
+def measure() -> wire.Measure:
+    return wire.Measure(
+        id=9,
+        section="matmul",
+        key="a",
+        config=CNN,
+        image_shape=[1, 28, 28],
+        num_classes=10,
+        num_threads=1,
+        device="cpu",
+    )
+
+
+def measuring_pid(host: RunningHost, client: Client) -> int:
+    """Have something measured; the process that does it."""
+    path = host.home / "measuring"
+    path.unlink(missing_ok=True)
+    client.send(measure().model_dump_json().encode() + b"\n")
+    wait_for(lambda: path.exists() and path.read_text())
+    return int(path.read_text())
+
+
+def is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_a_measurement_is_ended_when_a_run_starts_and_refused_while_it_is_on(host: RunningHost) -> None:
+    folder = host.run("trains until stopped")
+    interrupted = {"kind": "interrupted", "message": "Nothing is measured while a run is on."}
+    with host.client() as asker, host.client() as client:
+        pid = measuring_pid(host, asker)
+        assert "result" in client.ask(wire.Describe(config=CNN, image_shape=[1, 20, 20], num_classes=10))
+        assert not is_gone(pid)
+        begin = time.monotonic()
+        assert "result" in client.ask(start(folder))
+        assert time.monotonic() - begin < 5
+        assert asker.read() == {"id": 9, "error": interrupted}
+        assert is_gone(pid)
+        assert client.ask(measure()) == {"id": 9, "error": interrupted}
+        stop(folder)
+        wait_for(lambda: folder.read_exit(1))
+        os.kill(measuring_pid(host, client), signal.SIGKILL)
+        assert client.read()["error"]["kind"] == "unavailable"
+
+
+def test_a_measurement_makes_room_for_others(host: RunningHost) -> None:
+    with host.client() as client:
+        pid = measuring_pid(host, client)
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
+        assert os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, host.process.pid) or (
+            os.getpriority(os.PRIO_PROCESS, host.process.pid) >= 10
+        )
+    wait_for(lambda: is_gone(pid))  # nobody waits for it any more
+
+
+def test_a_host_that_ends_leaves_no_measurement(tmp_path: Path) -> None:
+    running = launch(tmp_path)
+    wait_until_it_serves(running)
+    with running.client() as asker, running.client() as client:
+        pid = measuring_pid(running, asker)
+        assert client.ask(wire.End())["result"] == {"ending": True}
+        assert running.process.wait(10) == 0
+    wait_for(lambda: is_gone(pid))
+
+
 def test_an_image_that_is_none_is_refused(host: RunningHost) -> None:
     folder = host.run("raises")
     with host.client() as client:

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from trainer import wire
+from trainer import measurements, wire
 from trainer.config import RunConfig
 from trainer.datasets import catalogue
 from trainer.run_folder import RunFolder, iter_valid_events
@@ -88,6 +88,25 @@ def test_a_net_is_asked_as_it_was_tested(home: Path) -> None:
     for epoch, image, reason in ((1, b"no image", "no image"), (2, buffer.getvalue(), "was not kept")):
         error = ask(home, wire.Predict.from_bytes(folder.path, epoch, image))["error"]
         assert (error["kind"], reason in error["message"]) == ("invalid", True), error
+
+
+@pytest.mark.parametrize("home", ["fork"], indirect=True)
+def test_what_a_run_lacked_is_measured_and_the_next_obeys(home: Path) -> None:
+    folder = train(home)
+    environment, config = folder.read_environment() or {}, folder.read_config()
+    key = measurements.precision_key(config, (1, 28, 28), environment)
+    request = wire.Measure(
+        section="precision", key=key, config=config.model_dump(), image_shape=[1, 28, 28], num_classes=10,
+        num_threads=environment["num_threads"], device=environment["device"],
+    )  # fmt: skip
+    entry = ask(home, request)["result"]
+    assert measurements.read(home) == {"precision": {key: entry}, "matmul": {}}
+    assert (train(home).read_environment() or {})["precision"] == entry["chosen"]
+    error = ask(home, request.model_copy(update={"key": "another machine"}))["error"]
+    assert error["kind"] == "invalid"
+    measurements.path(home).unlink()
+    assert "result" in ask(home, request)
+    assert key in measurements.read(home)["precision"]  # measured again, not answered from memory
 
 
 @pytest.mark.parametrize("home", ["spawn"], indirect=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torchvision.transforms import v2
 
-from trainer import loader
+from trainer import augment, loader
 from trainer.config import RunConfig
 from trainer.datasets.catalogue import pixel_permutation
 from trainer.loader import Data
@@ -26,6 +28,42 @@ def test_an_epoch_is_one_permutation_with_a_short_last_batch(make_config: MakeCo
     assert len(sizes) == loader.steps_per_epoch(config, data)
     assert epoch.order.sort().values.tolist() == [*range(104)]
     assert torch.equal(torch.cat([labels for _images, labels in epoch]), data.train_labels[epoch.order])
+
+
+@pytest.mark.parametrize("prepared", [0, 40_000, 1 << 30])
+@pytest.mark.parametrize(
+    "fields", [{}, {"augmentation": "crop_flip", "permute_pixels": True}, {"progressive_size": True}]
+)
+def test_batches_prepared_together_are_those_prepared_alone(
+    make_config: MakeConfig, make_data: MakeData, monkeypatch: pytest.MonkeyPatch, prepared: int, fields: dict[str, Any]
+) -> None:
+    config = make_config(model="vgg", epochs=2, **fields)
+    data = make_data(config, shape=(3, 48, 48) if "progressive_size" in fields else (3, 16, 16))
+    monkeypatch.setattr(loader, "_PREPARED", prepared)
+    epoch = loader.training_epoch(config, data, 1)
+    places = [(begin, min(begin + 16, 104)) for begin in range(0, 104, 16)]
+    for (begin, end), (images, labels) in zip(places, epoch, strict=True):
+        alone = data.train_images[epoch.order[begin:end]]
+        if epoch.drawn is not None:
+            alone = augment.crop_flip(alone, epoch.drawn.part(begin, end))
+        assert torch.equal(images, loader.net_input(alone, data, size=epoch.size))
+        assert torch.equal(labels, data.train_labels[epoch.order[begin:end]])
+
+
+def test_batches_prepared_together_fit_the_caches(make_config: MakeConfig, make_data: MakeData) -> None:
+    data = make_data(make_config(), shape=(3, 16, 16))
+    assert loader.batches_at_once(64, data) == 2 * 2**20 // (64 * 3 * 16 * 16 * 4)
+    assert loader.batches_at_once(10_000, data) == 1
+
+
+def test_an_epoch_draws_nothing_from_the_global_stream(make_config: MakeConfig, make_data: MakeData) -> None:
+    config = make_config(augmentation="crop_flip")
+    data = make_data(config)
+    before = torch.get_rng_state()
+    for streamed in (False, True):
+        for _images, _labels in loader.training_epoch(config, replace(data, streamed=streamed), 1):
+            pass
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_order_depends_on_seed_and_epoch(make_config: MakeConfig, make_data: MakeData) -> None:

@@ -11,7 +11,10 @@ from trainer.presets import PRESETS, Preset
 
 
 def test_the_promised_names_are_there() -> None:
-    promised = "mnist-fc mnist-cnn mnist-fc-against-cnn mnist-permuted cifar10-lenet cifar10-vgg cifar10-vgg16"
+    promised = (
+        "mnist-fc mnist-cnn mnist-fc-against-cnn mnist-permuted cifar10-lenet cifar10-vgg cifar10-vgg16 "
+        "mnist-cnn-fast cifar10-lenet-fast cifar10-vgg-fast"
+    )
     assert set(promised.split()) <= set(PRESETS)
 
 

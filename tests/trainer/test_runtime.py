@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 from trainer import __main__ as shell
-from trainer import checkpoint, pictures, runtime
+from trainer import checkpoint, measurements, pictures, runtime
 from trainer.config import RunConfig
 from trainer.datasets import worker
 from trainer.datasets.errors import DatasetError
@@ -83,10 +82,12 @@ def test_log_reads_like_the_notebook(make_run: MakeRun) -> None:
     lines: list[str] = []
     execute(folder, echo=lines.append)
     first = epochs(folder)[1]
-    assert lines[1].startswith("Train epoch 1: [  0/104 ( 0 %)] loss ")
-    assert lines[2].startswith("Train epoch 1: [100/104 (96 %)] loss ")
+    assert lines[0].startswith("precision auto: float32")
+    assert lines[1].startswith("Training fc on bars")
+    assert lines[2].startswith("Train epoch 1: [  0/104 ( 0 %)] loss ")
+    assert lines[3].startswith("Train epoch 1: [100/104 (96 %)] loss ")
     accuracy = f"{first['test_correct']}/40 ({100 * first['test_accuracy']:.2f} %)"
-    assert lines[3] == f"Test after epoch 1: average loss {first['test_loss']:.4f}, accuracy {accuracy}"
+    assert lines[4] == f"Test after epoch 1: average loss {first['test_loss']:.4f}, accuracy {accuracy}"
     assert folder.log_path.read_text().splitlines() == lines
 
 
@@ -241,7 +242,8 @@ def test_another_process_holds_the_lock(make_run: MakeRun, monkeypatch: pytest.M
 def test_precision_that_was_measured_is_taken(make_run: MakeRun, home: Path) -> None:
     folder = make_run(model="cnn")
     key = precision_key(folder.read_config(), (1, 16, 16), "cpu")
-    (home / "precision.json").write_text(json.dumps({key: "bfloat16"}))
+    rates = {"float32": 1.0, "bfloat16": 2.0}
+    measurements.record(home, "precision", key, {"chosen": "bfloat16", "images_per_second": rates})
     execute(folder)
     assert (folder.read_environment() or {})["precision"] == "bfloat16"
 

@@ -11,13 +11,13 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from app import predictions, queries, runs
+from app import cost, predictions, queries, runs
 from app.database import reading
 from app.deps import Reading, State
 from app.errors import NotFound
 from app.predictions import AnswerPage, PredictionQuery
 from app.queries import RunFilter
-from app.schemas import EpochList, EpochOut, FileList, RunChange, RunLabels, RunList, RunOut, StepList
+from app.schemas import AccuracyCost, EpochList, FileList, RunChange, RunLabels, RunList, RunOut, StepList
 from app.tables import ACTIVE, Run
 from trainer.config import RunConfig
 from trainer.i18n import _
@@ -106,8 +106,15 @@ def resume_run(state: State, run_id: str) -> RunOut:
 @router.get("/{run_id}/epochs")
 def list_epochs(session: Reading, run_id: str) -> EpochList:
     """The numbers of every epoch."""
-    queries.get_run(session, run_id)
-    return EpochList(epochs=[EpochOut.model_validate(epoch) for epoch in queries.epochs_of(session, run_id)])
+    return EpochList(epochs=queries.epochs_out(session, queries.get_run(session, run_id)))
+
+
+@router.get("/{run_id}/to_accuracy")
+def cost_of_accuracy(
+    session: Reading, run_id: str, accuracy: Annotated[float, Query(gt=0, le=1, description="a fraction: 0.9 is 90 %")]
+) -> AccuracyCost:
+    """Training seconds, images and FLOPs up to the first epoch with at least that test accuracy; null if none has it."""
+    return cost.to_accuracy(queries.epochs_out(session, queries.get_run(session, run_id)), accuracy)
 
 
 @router.get("/{run_id}/steps")

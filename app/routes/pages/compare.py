@@ -14,8 +14,8 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 from sqlmodel import Session, col, select
 
-from app import charts, predictions, queries, runs, templating, verdicts
-from app.comparison import USEFUL_SEEDS, Comparison, ConfigDifference, Group, Pair, Recipe
+from app import charts, cost, predictions, queries, runs, templating, verdicts
+from app.comparison import USEFUL_SEEDS, BudgetRow, Comparison, ConfigDifference, Group, Pair, Recipe, accuracy_rows
 from app.deps import Reading, State
 from app.errors import Refused
 from app.predictions import Predictions, PredictionsError
@@ -29,7 +29,7 @@ from app.routes.pages.run import (
     images_of,
     value_words,
 )
-from app.schemas import RunOut, SweepIn
+from app.schemas import EpochOut, RunOut, SweepIn
 from app.state import Runoff
 from app.tables import ACTIVE, Run
 from trainer.config import FIELDS, MODELS, RunConfig
@@ -51,6 +51,7 @@ class CompareQuery(BaseModel):
     margin: str = "0.5"
     pair: str = ""  # the two runs in focus, "ID.ID"
     x: Literal["epoch", "seconds", "images"] = "epoch"
+    to: str = ""  # the accuracy whose cost is shown, as ``typed_accuracy`` reads it
     side: Literal["a", "b", "wrong", "right", "all"] = "a"
     label: int | None = Field(None, ge=0, le=65_535)
     predicted: int | None = Field(None, ge=0, le=65_535)
@@ -111,6 +112,22 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class ToAccuracy:
+    """What each run spent until it first reached an accuracy; ``accuracy`` is None where there is none to ask for."""
+
+    accuracy: float | None
+    rows: list[BudgetRow]
+    by_run: list[bool]  # who reached it
+    typed: str  # as the field shows it, in per cent
+    problem: str
+
+    @property
+    def reached(self) -> bool:
+        """Whether any run did."""
+        return any(self.by_run)
+
+
+@dataclass(frozen=True)
 class ConfigRow:
     """A field with the value of each run; ``differs`` marks those other than the base's."""
 
@@ -134,7 +151,7 @@ class ComparePage:
     spread: str
     more: parts.MoreSeeds | None
     groups: list[tuple[int, Group]]
-    targets: list[parts.TargetRow]
+    to_accuracy: ToAccuracy
     evidence: Evidence | None
     images: Images | None
     classes: list[str]
@@ -147,7 +164,7 @@ class ComparePage:
 
     def url(self, **changes: Any) -> str:
         """A link within the page; whatever changes what is listed begins at the first tiles, with no image open."""
-        if not changes.keys() & {"image", "shown", "x", "margin"}:
+        if not changes.keys() & {"image", "shown", "x", "margin", "to"}:
             changes = {"image": None, "shown": FIRST_TILES, **changes}
         return self.query.url(**changes)
 
@@ -192,6 +209,8 @@ class ComparePage:
     @property
     def report_url(self) -> str:
         fields = [("run", i) for i in self.query.ids] + [("at", self.query.at), ("margin", str(self.comparison.margin))]
+        if self.to_accuracy.accuracy:
+            fields.append(("accuracy", f"{self.to_accuracy.accuracy:g}"))
         return "/api/v1/compare?" + urlencode(fields + ([("base", self.query.base)] if self.query.base else []))
 
 
@@ -313,13 +332,13 @@ def _page(state: Runoff, session: Session, query: CompareQuery, found: Sequence[
     recipe = _recipe(comparison, a.run, b.run)
     groups = [(_place(shown, group), group) for group in comparison.groups]
     in_focus = [(place, group) for place, group in groups if group.group in (a.run.group, b.run.group)]
-    curves = _curves(session, found)
+    epochs = [queries.epochs_out(session, run) for run in found]
     return ComparePage(
         query=query, shown=shown, comparison=comparison, pair=pair, recipe=recipe,
         forest=parts.forest(pair, recipe, _details(a, b, recipe), (a.place, b.place), comparison),
         seeds=parts.seeds_chart(in_focus, _seeds_caption([group for _i, group in in_focus])),
         spread=parts.spread_sentence([group for _i, group in in_focus]), more=_more(session, a.run, b.run, recipe),
-        groups=in_focus, targets=parts.target_rows(curves, [one.name for one in shown]),
+        groups=in_focus, to_accuracy=_to_accuracy(query.to, epochs, [one.name for one in shown]),
         evidence=_evidence(state, query, a, b, pair), images=images_of(state, a.run, "test"),
         classes=list(a.run.class_names), differing=_differing(shown, comparison, base), same=_same(shown, comparison),
         offered=_offered(session, found), margin_problem=problem,
@@ -345,9 +364,20 @@ def _place(shown: Sequence[ShownRun], group: Group) -> int:
 
 def _curves(session: Session, found: Sequence[Run]) -> list[charts.RunCurve]:
     return [
-        charts.RunCurve(i, run.name or run.id, curve_points(queries.epochs_of(session, run.id), run.num_train or 0))
+        charts.RunCurve(i, run.name or run.id, curve_points(queries.epochs_out(session, run)))
         for i, run in enumerate(found)
     ]
+
+
+def _to_accuracy(typed: str, epochs: Sequence[Sequence[EpochOut]], names: Sequence[str]) -> ToAccuracy:
+    wanted, problem = cost.typed_accuracy(typed)
+    accuracy = wanted or cost.highest_of_all(epochs)
+    if accuracy is None:
+        return ToAccuracy(None, [], [], typed, problem)
+    costs = [cost.to_accuracy(one, accuracy) for one in epochs]
+    shown = typed if problem else templating.short_percent(accuracy)
+    by_run = [one.epoch is not None for one in costs]
+    return ToAccuracy(accuracy, accuracy_rows(costs, names), by_run, shown, problem)
 
 
 def _epochs_words(epoch: int | None) -> str:

@@ -5,7 +5,6 @@ Pure over answers and rows; what a difference means is ``app.comparison``'s, the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -204,53 +203,6 @@ def spread_sentence(groups: Sequence[Group]) -> str:
     if not parts:
         return ""
     return _("The standard deviation over seeds is {parts}.").format(parts=_(" and ").join(parts))
-
-
-# Budget --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Reached:
-    """When a run first reached an accuracy: seconds of training and the epoch; None where it did not."""
-
-    seconds: float
-    epoch: int
-
-
-@dataclass(frozen=True)
-class TargetRow:
-    """Time to an accuracy for each run, and who was first."""
-
-    title: str
-    reached: list[Reached | None]
-    verdict: str
-
-
-def target_rows(curves: Sequence[charts.RunCurve], names: Sequence[str]) -> list[TargetRow]:
-    """Time to the last whole per cent that all runs reached, and to that which only the best reached."""
-    tops = [max((point.test_accuracy for point in curve.points), default=0.0) for curve in curves]
-    if not tops or min(tops) <= 0:
-        return []
-    targets = sorted({math.floor(100 * min(tops)), math.floor(100 * max(tops))})
-    rows = []
-    for target in targets:
-        reached = [_reached(curve, target / 100) for curve in curves]
-        title = _("Time to {percent} %").format(percent=target)
-        rows.append(TargetRow(title, reached, _first(reached, names)))
-    return rows
-
-
-def _reached(curve: charts.RunCurve, accuracy: float) -> Reached | None:
-    return next((Reached(p.seconds, p.epoch) for p in curve.points if p.test_accuracy >= accuracy), None)
-
-
-def _first(reached: Sequence[Reached | None], names: Sequence[str]) -> str:
-    known = [(one.seconds, name) for one, name in zip(reached, names, strict=True) if one is not None]
-    if not known:
-        return _("none")
-    if len(known) == 1:
-        return _("only {name}").format(name=known[0][1])
-    return _("{name} is first").format(name=min(known)[1])
 
 
 # More seeds ----------------------------------------------------------------------------------------------------------

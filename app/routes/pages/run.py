@@ -12,15 +12,16 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field, ValidationError
 from sqlmodel import Session, col, select
 
-from app import charts, predictions, queries, runs, templating
+from app import charts, cost, predictions, queries, runs, templating
 from app.deps import Reading, State
 from app.errors import Refused
 from app.predictions import PredictionQuery, Predictions, PredictionsError, Sort
-from app.schemas import FileOut, RunChange, RunOut
+from app.schemas import AccuracyCost, EpochOut, FileOut, RunChange, RunOut
 from app.state import Runoff
 from app.statistics import wilson_interval
-from app.tables import ACTIVE, Epoch, Run
-from trainer.config import MODELS, FieldProblem, problems_of
+from app.tables import ACTIVE, Run
+from trainer import measurements
+from trainer.config import MODELS, FieldProblem, RunConfig, problems_of
 from trainer.datasets import catalogue
 from trainer.i18n import _
 from trainer.run_folder import RunFolder, read_json
@@ -28,6 +29,7 @@ from trainer.run_folder import RunFolder, read_json
 router = APIRouter()
 FIRST_TILES, MORE_TILES, MOST_TILES = 45, 100, 1045
 MOST_CLASSES_IN_MATRIX = 40
+MOST_EPOCHS_IN_TABLE = 50
 _LOG_BYTES = 16_000
 _CONFIDENCES = (0.5, 0.9, 0.99)
 _VERSIONS = (("torch", "PyTorch"), ("python", "Python"))
@@ -46,10 +48,15 @@ class RunQuery(BaseModel):
     order: Sort = "worst"
     shown: int = Field(FIRST_TILES, ge=1, le=MOST_TILES)
     image: int | None = Field(None, ge=0)
+    to: str = ""  # one more accuracy whose cost is shown, as ``typed_accuracy`` reads it
+
+    def values(self, **changes: Any) -> dict[str, Any]:
+        """The fields with some of them changed; what is at its default stays out."""
+        return self.model_copy(update=changes).model_dump(exclude_defaults=True, exclude_none=True)
 
     def url(self, path: str, **changes: Any) -> str:
-        """The address with some of it changed; what is at its default stays out."""
-        values = self.model_copy(update=changes).model_dump(exclude_defaults=True, exclude_none=True)
+        """The address with some of it changed."""
+        values = self.values(**changes)
         return f"{path}?{urlencode(values)}" if values else path
 
 
@@ -63,6 +70,33 @@ class Stat:
     title: str
     value: str
     beside: str = ""
+
+
+@dataclass(frozen=True)
+class ToAccuracy:
+    """What training cost up to each accuracy, rising, and what is wrong with the one that was typed."""
+
+    costs: list[AccuracyCost]
+    typed: str  # as the field shows it, in per cent
+    problem: str
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast the run trained, over all its epochs. Rates of FLOPs are nominal; None where they were not recorded."""
+
+    seconds: float  # of training
+    evaluation_seconds: float
+    save_seconds: float | None
+    images_per_second: float | None
+    flops_per_image: float | None
+    gflops_per_second: float | None
+    matmul_gflops: float | None  # the best matrix product of this machine, measured as the run calculates
+
+    @property
+    def share(self) -> float | None:
+        """Achieved rate over that of the matrix product; above 1 is possible."""
+        return self.gflops_per_second and self.matmul_gflops and self.gflops_per_second / self.matmul_gflops
 
 
 @dataclass(frozen=True)
@@ -194,6 +228,10 @@ class RunPage:
     first_images: TrainImages | None  # shown while there are no answers yet
     config: list[tuple[str, str]]
     environment: list[tuple[str, str]]
+    precision_reason: str  # why ``auto`` became what it is
+    to_accuracy: ToAccuracy
+    speed: Speed | None  # None before the first epoch
+    epochs: list[EpochOut]  # the newest ones, newest first
     files: list[FileOut]
     log: str
     figure_version: str
@@ -229,7 +267,9 @@ def show(
     run = queries.get_run(session, run_id)
     place = _place_in_queue(session, run)
     counts = queries.status_counts(session)
-    version = f"{run.version}.{place}.{counts['running']}.{counts['queued']}"
+    measured = measurements.path(state.settings.home)
+    measured_at = measured.stat().st_mtime_ns if measured.exists() else 0
+    version = f"{run.version}.{place}.{counts['running']}.{counts['queued']}.{measured_at}"
     unchanged = templating.unchanged(request, version)
     if unchanged:
         return unchanged
@@ -281,7 +321,7 @@ def act(state: State, run_id: str, action: Literal["archive", "restore", "cancel
 def figure(state: State, session: Reading, run_id: str, figure: Literal["accuracy", "loss"]) -> Response:
     """A chart of the run for plotly.js."""
     run = queries.get_run(session, run_id)
-    curve = charts.RunCurve(0, run.name or run.id, curve_points(queries.epochs_of(session, run_id), run.num_train or 0))
+    curve = charts.RunCurve(0, run.name or run.id, curve_points(queries.epochs_out(session, run)))
     if figure == "accuracy":
         return JSONResponse(charts.accuracy_figure([curve], train=True, last=run.epochs))
     steps = queries.steps_of(runs.folder_of(state, run_id))
@@ -293,22 +333,19 @@ def figure(state: State, session: Reading, run_id: str, figure: Literal["accurac
     )
 
 
-def curve_points(epochs: Sequence[Epoch], num_train: int) -> list[charts.EpochPoint]:
-    """The epochs of a run as points of a curve; time and images count from the start of the run."""
+def curve_points(epochs: Sequence[EpochOut]) -> list[charts.EpochPoint]:
+    """The epochs of a run as points of a curve."""
     if not epochs:
         return []
     low, high = wilson_interval([e.test_correct for e in epochs], [e.test_total for e in epochs])
-    points, seconds = [], 0.0
-    for epoch, a, b in zip(epochs, low.tolist(), high.tolist(), strict=True):
-        seconds += epoch.seconds
-        points.append(
-            charts.EpochPoint(
-                epoch=epoch.epoch, seconds=round(seconds, 3), images=epoch.epoch * num_train, interval=(a, b),
-                test_accuracy=epoch.test_accuracy, train_accuracy=epoch.train_accuracy, test_loss=epoch.test_loss,
-                train_loss=epoch.train_loss,
-            )
-        )  # fmt: skip
-    return points
+    return [
+        charts.EpochPoint(
+            epoch=epoch.epoch, seconds=round(epoch.train_seconds, 3), images=epoch.images or 0, interval=(a, b),
+            test_accuracy=epoch.test_accuracy, train_accuracy=epoch.train_accuracy, test_loss=epoch.test_loss,
+            train_loss=epoch.train_loss,
+        )
+        for epoch, a, b in zip(epochs, low.tolist(), high.tolist(), strict=True)
+    ]  # fmt: skip
 
 
 # The page ------------------------------------------------------------------------------------------------------------
@@ -329,6 +366,7 @@ def _page(state: Runoff, session: Session, run: Run, query: RunQuery, place: int
     path = f"/runs/{run.id}"
     images = images_of(state, run, "test")
     out = queries.run_out(run)
+    epochs = queries.epochs_out(session, run)
     return RunPage(
         run=run, out=out, query=query, path=path, stats=_stats(run, out),
         left=templating.remaining(run.seconds_left, run.updated_at),
@@ -336,7 +374,9 @@ def _page(state: Runoff, session: Session, run: Run, query: RunQuery, place: int
         place_in_queue=place, next_seed=_next_seed(session, run), classes=list(run.class_names), images=images,
         answers=_answers(state, run, folder, query, path, environment), config=_config(run),
         first_images=None if run.epochs_done else _train_images(state, run, folder, environment),
-        environment=_environment(run, environment), files=queries.files_of(session, folder, run),
+        environment=_environment(run, environment), precision_reason=_precision_reason(state, run, environment),
+        to_accuracy=_to_accuracy(query.to, epochs), speed=_speed(state, run, epochs, environment),
+        epochs=epochs[: -MOST_EPOCHS_IN_TABLE - 1 : -1], files=queries.files_of(session, folder, run),
         log=queries.log_tail(folder, _LOG_BYTES), figure_version=f"{run.version}",
     )  # fmt: skip
 
@@ -413,6 +453,8 @@ def _environment(run: Run, environment: dict[str, Any]) -> list[tuple[str, str]]
         if device == "cpu":
             pairs.append((_("Threads"), str(environment.get("num_threads", ""))))
         pairs.append((_("Precision"), str(environment.get("precision", ""))))
+        if "convolution" in environment and run.model != "fc":
+            pairs.append((_("Convolution"), _convolution_words(str(environment["convolution"]))))
         pairs += [(title, str(environment[key])) for key, title in _VERSIONS if key in environment]
     if run.num_test:
         words = _("{n}, fingerprint {fingerprint}").format(
@@ -421,6 +463,55 @@ def _environment(run: Run, environment: dict[str, Any]) -> list[tuple[str, str]]
         pairs.append((_("Test images"), words))
     pairs.append((_("Attempt"), str(run.attempt)))
     return pairs
+
+
+def _convolution_words(convolution: str) -> str:
+    return {"direct": _("direct"), "winograd": _("Winograd's method")}.get(convolution, convolution)
+
+
+def _precision_reason(state: Runoff, run: Run, environment: dict[str, Any]) -> str:
+    """What ``auto`` became and why; empty where the config names its precision, or where no one can tell."""
+    home = state.settings.home
+    try:
+        shape = catalogue.get_dataset(home, run.dataset).image_shape
+        reason = shape and measurements.explain_precision(home, RunConfig(**run.config), shape, environment)
+    except (catalogue.UnknownDataset, KeyError):
+        return ""
+    return reason or ""
+
+
+# Cost ----------------------------------------------------------------------------------------------------------------
+
+
+def _to_accuracy(typed: str, epochs: Sequence[EpochOut]) -> ToAccuracy:
+    costs = cost.thresholds_passed(epochs)
+    wanted, problem = cost.typed_accuracy(typed)
+    if wanted is not None and all(one.accuracy != wanted for one in costs):
+        costs = sorted([*costs, cost.to_accuracy(epochs, wanted)], key=lambda one: one.accuracy)
+    return ToAccuracy(costs, typed if wanted is None else templating.short_percent(wanted), problem)
+
+
+def _speed(state: Runoff, run: Run, epochs: Sequence[EpochOut], environment: dict[str, Any]) -> Speed | None:
+    if not epochs:
+        return None
+    saving = [epoch.save_seconds for epoch in epochs if epoch.save_seconds is not None]
+    images, flops = epochs[-1].images, epochs[-1].total_flops
+    return Speed(
+        seconds=run.train_seconds, evaluation_seconds=run.evaluation_seconds, save_seconds=sum(saving) if saving else None,
+        images_per_second=run.images_per_second, flops_per_image=flops / images if flops and images else None,
+        gflops_per_second=cost.rate(flops, run.train_seconds) if flops else None,
+        matmul_gflops=_matmul_gflops(state, environment),
+    )  # fmt: skip
+
+
+def _matmul_gflops(state: Runoff, environment: dict[str, Any]) -> float | None:
+    """The measured rate of a matrix product where the run calculated; None where it was not measured (yet)."""
+    try:
+        key = measurements.matmul_key(environment)
+    except KeyError:  # no environment.json yet, or one from elsewhere
+        return None
+    found = measurements.read(state.settings.home)["matmul"].get(key)
+    return float(found["gflops"]) if found else None
 
 
 # Answers -------------------------------------------------------------------------------------------------------------
