@@ -12,7 +12,7 @@ help:
 	@echo "make serve  serve on http://127.0.0.1:8000, starting again when the code changes"
 	@echo "make test   set up and run all tests"
 	@echo "make check  style, types, import contracts"
-	@echo "make bench  the benchmarks, printed as ratios"
+	@echo "make bench  the benchmarks, about an hour; writes docs/benchmarks.md (ARGS=--quick goes through them in a few steps)"
 
 demo: $(VENV)/ready
 	@$(BIN)/runoff demo $(ARGS)
@@ -30,7 +30,7 @@ check: $(VENV)/ready-dev
 	@$(BIN)/lint-imports
 
 bench: $(VENV)/ready-dev
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@$(BIN)/python -m benchmarks.speed $(or $(ARGS),--write)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Runoff needs Python 3.11 or newer; try make PYTHON=python3.11"; exit 1; }

@@ -91,7 +91,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="fewer images, once, to see that it works")
     options = parser.parse_args()
+    if options.quick:
+        options.images, options.repeats = 1_000, 1
     print(f"numpy seed {SEED}, {options.images:,} images, best of {options.repeats}; {platform.machine()}")
     for num_groups, num_seeds in ((30, 1), (10, 3), (6, 5)):
         runs = make_runs(num_groups, num_seeds, options.images)

@@ -217,7 +217,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=400_000, help="test sets per scenario")
     parser.add_argument("--repeats", type=int, default=4_000, help="pairs of recipes per scenario")
+    parser.add_argument("--quick", action="store_true", help="few draws, to see that it works")
     options = parser.parse_args()
+    if options.quick:
+        options.draws, options.repeats = 2_000, 20
     random, started = np.random.default_rng(SEED), time.perf_counter()
     print(f"numpy seed {SEED}, {options.draws:,} test sets for each of {len(list(scenarios()))} scenarios and each n, "
           f"{options.repeats:,} pairs of recipes a line; {platform.machine()}, numpy {np.__version__}\n")  # fmt: skip

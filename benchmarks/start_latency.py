@@ -6,8 +6,8 @@ ratio of the two ways. Also prints how long the server takes to its first answer
 
 from __future__ import annotations
 
+import argparse
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from app.client import Client
-from app.executors.local import LocalExecutor
+from benchmarks.product import finished, serving, wait
 from trainer.run_folder import RunFolder, iter_valid_events
 
 NUM_RUNS = 10
@@ -36,32 +36,13 @@ def first_step(folder: RunFolder) -> float | None:
     return None
 
 
-def wait(condition: Any) -> Any:
-    """What the condition returns as soon as it is true."""
-    while not (found := condition()):
-        time.sleep(0.01)
-    return found
-
-
-def serve(home: Path) -> tuple[subprocess.Popen[bytes], Client, float]:
-    """A server, its client, and the seconds to its first answer."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    client = Client(f"http://127.0.0.1:{port}")
-    environment = {**os.environ, "RUNOFF_HOME": str(home), "RUNOFF_PORT": str(port)}
-    begin = time.monotonic()
-    server = subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], env=environment, stdout=subprocess.DEVNULL)
-    wait(client.is_up)
-    return server, client, time.monotonic() - begin
-
-
 def warm(client: Client, home: Path, seed: int) -> float:
     """Seconds from the begin of ``POST /runs`` to step 1."""
     begin = time.time()
     run_id = client.start_run(**CONFIG, seed=seed)["id"]
-    stepped: float = wait(lambda: first_step(RunFolder(home / "runs" / run_id)))
-    wait(lambda: client.run(run_id)["status"] == "finished")
+    stepped = wait(lambda: first_step(RunFolder(home / "runs" / run_id)))
+    assert stepped is not None
+    finished(client, run_id)
     return stepped - begin
 
 
@@ -86,25 +67,21 @@ def report(title: str, seconds: list[float]) -> float:
 
 def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer runs, to see that it works")
+    num_runs, num_cold = (2, 1) if parser.parse_args().quick else (NUM_RUNS, NUM_COLD)
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
-        server, client, seconds = serve(home)
-        try:
-            print(f"server start to first answer: {seconds:.2f} s")
-            wait(lambda: client.run(client.start_run(**CONFIG)["id"]))
-            wait(lambda: not client.runs(status="queued")["total"] + client.runs(status="running")["total"])
+        with serving(home) as server:
+            print(f"server start to first answer: {server.start_seconds:.2f} s")
+            finished(server.client, server.client.start_run(**CONFIG)["id"])
             warm_median = report(
-                "POST /runs to step 1, warm host", [warm(client, home, seed) for seed in range(NUM_RUNS)]
+                "POST /runs to step 1, warm host", [warm(server.client, home, seed) for seed in range(num_runs)]
             )
             memory = psutil.Process(server.pid).memory_info().rss / 2**20
             print(f"memory of the web process: {memory:.0f} MB")
-        finally:
-            client.close()
-            server.terminate()
-            server.wait()
-        cold_median = report("python -m trainer to step 1", [cold(home) for _number in range(NUM_COLD)])
+        cold_median = report("python -m trainer to step 1", [cold(home) for _number in range(num_cold)])
         print(f"ratio: a cold start takes {cold_median / warm_median:.1f} times as long")
-        LocalExecutor(home).end_host()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,142 @@
+"""One epoch and the test on both sides, the memory that it takes, and how near to the machine's limit training comes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from benchmarks.report import Result, number, percent, spread, times
+from benchmarks.sides import Bench, Measured, check_same_work, each, interleaved, loop_of, ratio_of
+
+TITLES = {"fc": "FC on MNIST", "cnn": "CNN on MNIST", "lenet": "LeNet on CIFAR-10", "vgg": "VGG on CIFAR-10"}
+
+
+def epoch_and_test(model: str, bench: Bench) -> Iterator[Result]:
+    """fc, cnn or lenet: the notebook's recipe for one epoch, then the test."""
+    sides = {
+        "notebook loop": lambda seed: bench.notebook(model, seeds=[seed]),
+        "notebook loop, 1 thread": lambda seed: bench.notebook(model, seeds=[seed], threads=1),
+        "Runoff": lambda seed: bench.runoff([bench.recipe(model, seed=seed)]),
+    }
+    raw = interleaved(bench.plan.repeats, sides)
+    for notebook, runoff in zip(raw["notebook loop"], raw["Runoff"], strict=True):
+        check_same_work(loop_of(notebook), loop_of(runoff))
+    seconds = {side: each(measured, "seconds") for side, measured in raw.items()}
+    ratio = ratio_of(seconds["notebook loop"], seconds["Runoff"])
+    yield Result(
+        model, f"{TITLES[model]}, one epoch and test", times(ratio), f"{bench.plan.repeats} each",
+        sentence=_thread_words(seconds["notebook loop, 1 thread"], seconds["Runoff"]),
+        head=["side", "threads", "precision", "seconds", "training", "test"],
+        rows=[
+            [side, *_how(measured), spread(seconds[side]),
+             spread(each(measured, "train_seconds")), spread(each(measured, "test_seconds"))]
+            for side, measured in raw.items()
+        ],
+        ratio=ratio, raw=raw,
+    )  # fmt: skip
+
+
+def _thread_words(one_thread: Sequence[float], runoff: Sequence[float]) -> str:
+    return (
+        f"Against a notebook's loop that is held to one thread it is {times(ratio_of(one_thread, runoff))}; the ratio "
+        "above is that against the loop as a notebook runs it. Cores that Runoff leaves free train a second run."
+    )
+
+
+def _how(measured: Sequence[Measured]) -> list[str]:
+    return [str(measured[0]["threads"]), measured[0]["precision"]]
+
+
+# vgg -----------------------------------------------------------------------------------------------------------------
+
+
+def vgg_epoch(bench: Bench) -> Iterator[Result]:
+    """vgg: both sides time the same number of steps from the beginning of an epoch, and the whole test; and the memory."""
+    num_train, recipe = bench.num_train("vgg"), bench.recipe("vgg")
+    steps = bench.plan.vgg_steps
+    part = min(1.0, steps * recipe["batch_size"] / num_train)
+    sides = {
+        "notebook loop": lambda seed: bench.notebook("vgg", seeds=[seed], steps=steps),
+        "Runoff": lambda seed: bench.runoff([{**recipe, "seed": seed, "train_fraction": part}]),
+    }
+    raw = interleaved(bench.plan.repeats, sides)
+    for notebook, runoff in zip(raw["notebook loop"], raw["Runoff"], strict=True):
+        check_same_work(loop_of(notebook), loop_of(runoff))
+    seconds = {side: [whole_epoch(one, num_train) for one in measured] for side, measured in raw.items()}
+    ratio = ratio_of(seconds["notebook loop"], seconds["Runoff"])
+    yield Result(
+        "vgg", f"{TITLES['vgg']}, one epoch and test", times(ratio), f"{bench.plan.repeats} each",
+        sentence=f"The notebook's recipe with its augmentation. Both sides train {loop_of(raw['Runoff'][0])['steps']:,} "
+        f"steps from the beginning of an epoch, which is scaled to the epoch's {num_train:,} images, and answer all "
+        "test images.",
+        head=["side", "threads", "precision", "seconds", "images/s in training", "seconds of the test"],
+        rows=[
+            [side, *_how(measured), spread(seconds[side]), spread([_rate(loop_of(one)) for one in measured]),
+             spread(each(measured, "test_seconds"))]
+            for side, measured in raw.items()
+        ],
+        ratio=ratio, raw={**raw, "num_train": num_train},
+    )  # fmt: skip
+    yield _memory(bench, raw)
+
+
+def whole_epoch(measured: Measured, num_train: int, epochs: int = 1) -> float:
+    """Seconds of whole epochs and one test, from those of a part of an epoch."""
+    loop = loop_of(measured)
+    return float(epochs * loop["train_seconds"] * num_train / loop["num_trained"] + loop["test_seconds"])
+
+
+def _rate(loop: Mapping[str, Any]) -> float:
+    """Images per second of training."""
+    return float(loop["num_trained"] / loop["train_seconds"])
+
+
+def _memory(bench: Bench, raw: Mapping[str, list[Measured]]) -> Result:
+    own = {side: [one["peak_mb"] for one in measured] for side, measured in raw.items()}
+    children = {side: [one["peak_child_mb"] for one in measured] for side, measured in raw.items()}
+    share = statistics.median(own["Runoff"]) / statistics.median(own["notebook loop"])
+    return Result(
+        "memory", "Peak memory of VGG training", f"{percent(share, 0)} of the notebook's loop",
+        f"{bench.plan.repeats} each",
+        sentence="Largest resident set of the training process in the section above. The notebook's loader processes "
+        "come on top of its own figure; they share pages with it, so nothing is added up. Images that Runoff maps from "
+        "disk count as resident.",
+        head=["side", "MB, the process", "MB, its largest child"],
+        rows=[[side, spread(own[side]), spread(children[side]) if max(children[side]) else "none"] for side in own],
+        raw={"peak_mb": own, "peak_child_mb": children},
+    )  # fmt: skip
+
+
+# The share of the matrix product -------------------------------------------------------------------------------------
+
+
+def matmul_share(bench: Bench) -> Iterator[Result]:
+    """vgg: FLOPs of training against the rate of the matrix product, which is timed between the steps."""
+    every, recipe = bench.plan.matmul_every, bench.recipe("vgg")
+    part = min(1.0, bench.plan.share_steps * recipe["batch_size"] / bench.num_train("vgg"))
+
+    def training(seed: int) -> Measured:
+        return bench.runoff([{**recipe, "seed": seed, "train_fraction": part}], matmul_every=every)
+
+    raw = interleaved(bench.plan.repeats, {"Runoff": training})["Runoff"]
+    loops = [loop_of(one) for one in raw]
+    reached = [loop["flops_per_image"] * loop["num_trained"] / loop["epochs"][0]["seconds"] / 1e9 for loop in loops]
+    shares = [gflops / loop["matmul"]["gflops"] for gflops, loop in zip(reached, loops, strict=True)]
+    threads, precision = _how(raw)
+    yield Result(
+        "share", "VGG training, share of the matrix product's rate", percent(statistics.median(shares), 0),
+        f"{bench.plan.repeats}",
+        sentence=f"Training with augmentation: {number(loops[0]['flops_per_image'] / 1e9)} GFLOP an image, which is 6 x "
+        f"the multiply-adds of the forward pass, in {precision}, threads: {threads}. The product is the best of 1,024, "
+        f"2,048 and 4,096 square (each the median of its rounds) in the same precision and process, timed every {every} "
+        "steps while training stands still. The FLOPs are nominal: a convolution by Winograd's method needs fewer "
+        "multiplications, so the share can be above 100 %.",
+        head=["repeat", "training, GFLOP/s", "matrix product, GFLOP/s", "its side", "its fastest round", "share"],
+        rows=[
+            [str(place), number(gflops), number(loop["matmul"]["gflops"]), f"{loop['matmul']['size']:,}",
+             number(loop["matmul"]["fastest"]), percent(share, 1)]
+            for place, (gflops, loop, share) in enumerate(zip(reached, loops, shares, strict=True), start=1)
+        ],
+        raw={"Runoff": raw},
+    )  # fmt: skip

@@ -1,0 +1,212 @@
+"""Both sides of a comparison, each in a fresh process, and the data that they share. Imports neither torch nor numpy."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer.datasets import catalogue, worker
+from trainer.datasets.facts import KNOWN, find_originals
+from trainer.home import datasets_root
+from trainer.presets import PRESETS
+
+ROOT = Path(__file__).resolve().parent.parent
+CIFAR_ARCHIVE = "cifar10-jpeg.zip"
+RECIPES = {"fc": "mnist-fc", "cnn": "mnist-cnn", "lenet": "cifar10-lenet", "vgg": "cifar10-vgg"}
+GREY = ("fc", "cnn")
+Measured = dict[str, Any]  # what the process of a side prints as its last line
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    repeats: int = 3  # of each timing
+    more_repeats: int = 7  # where one takes a few seconds only
+    vgg_steps: int = 50  # training steps that are timed on both sides
+    share_steps: int = 75  # that the matrix product interrupts, and that tell the rate of a config
+    matmul_every: int = 15
+    lenet_epochs: int = 10
+    num_seeds: int = 5
+    seed_models: tuple[str, ...] = ("fc", "cnn")
+    sweep_repeats: int = 8
+    recorded_epochs: tuple[int, ...] = (1, 5)
+
+
+QUICK = Plan(
+    repeats=1, more_repeats=1, vgg_steps=2, share_steps=2, matmul_every=2, lenet_epochs=2, num_seeds=2,
+    seed_models=("fc",), sweep_repeats=2, recorded_epochs=(1,),
+)  # fmt: skip
+
+
+@dataclass
+class Bench:
+    """Where a benchmark finds its data, how much it measures, and what was found so far."""
+
+    home: Path  # a RUNOFF_HOME for benchmarks only
+    grey: str  # data set of fc and cnn
+    colour: str  # of lenet and vgg
+    mnist_root: Path | None  # a torchvision root, where ``grey`` is MNIST
+    plan: Plan
+    quick: bool = False
+    run_folders: list[Path] = field(default_factory=list)
+    found: dict[str, Any] = field(default_factory=dict)  # results by name, as in the results file
+
+    _settled: set[tuple[str, int]] = field(default_factory=set)
+
+    def dataset(self, model: str) -> str:
+        return self.grey if model in GREY else self.colour
+
+    def num_train(self, model: str) -> int:
+        """Training images of the model's data set."""
+        count = catalogue.get_dataset(self.home, self.dataset(model)).num_train
+        assert count is not None
+        return count
+
+    def notebook(
+        self, model: str, *, seeds: Sequence[int] = (0,), epochs: int = 1, steps: int | None = None,
+        threads: int | None = None,
+    ) -> Measured:  # fmt: skip
+        """The notebook's loop, with one net after the other for each of ``seeds``."""
+        if model in GREY and self.mnist_root is not None:
+            data = ["--mnist", str(self.mnist_root)]
+        else:
+            data = ["--arrays", str(self.home / "datasets" / self.dataset(model))]
+        options = ["--epochs", str(epochs), "--seeds", *map(str, seeds)]
+        options += ["--steps", str(steps)] if steps else []
+        options += ["--threads", str(threads)] if threads else []
+        return self._measure([str(ROOT / "benchmarks" / "notebook_loop.py"), model, *data, *options])
+
+    def runoff(self, configs: Sequence[Mapping[str, Any]], *, matmul_every: int | None = None) -> Measured:
+        """Runoff's engine, with one net after the other for each of ``configs``; precision and threads as the product."""
+        self.settle(configs[0])
+        options = ["--home", str(self.home), *(["--matmul-every", str(matmul_every)] if matmul_every else [])]
+        texts = [json.dumps(config) for config in configs]
+        return self._measure(["-m", "benchmarks.engine_loop", *options, "--", *texts])
+
+    def settle(self, config: Mapping[str, Any]) -> None:
+        """Have ``precision=auto`` decided for the config's net, once, as the product does while it is idle."""
+        kind = (config["model"], config.get("batch_size", 64))
+        if config.get("precision", "auto") == "auto" and kind not in self._settled and not self.quick:
+            self._settled.add(kind)
+            self._measure(
+                ["-m", "benchmarks.engine_loop", "--home", str(self.home), "--settle", "--", json.dumps(config)]
+            )
+
+    def versions(self) -> dict[str, str]:
+        """Machine and versions."""
+        return {
+            name: str(value) for name, value in self._measure(["-m", "benchmarks.engine_loop", "--versions"]).items()
+        }
+
+    def recipe(self, model: str, **changes: Any) -> dict[str, Any]:
+        """The notebook's recipe for one epoch, as a config."""
+        return self.preset(RECIPES[model], **{"epochs": 1, **changes})
+
+    def preset(self, name: str, **changes: Any) -> dict[str, Any]:
+        """A preset on this benchmark's data, as a config."""
+        base = PRESETS[name].base
+        return {**base, "dataset": self.dataset(base["model"]), **changes}
+
+    def _measure(self, arguments: list[str]) -> Measured:
+        environment = {**os.environ, "RUNOFF_HOME": str(self.home)}
+        environment.pop(
+            "GOMP_SPINCOUNT", None
+        )  # ours, which the notebook's loop does not have; our side sets it itself
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
+        measured: Measured = json.loads(done.stdout.splitlines()[-1])
+        return measured
+
+
+def interleaved(repeats: int, sides: Mapping[str, Callable[[int], Measured]]) -> dict[str, list[Measured]]:
+    """Call the sides in turn, ``repeats`` times, so that a slow minute of the machine falls on all of them."""
+    found: dict[str, list[Measured]] = {name: [] for name in sides}
+    for number in range(repeats):
+        for name, side in sides.items():
+            found[name].append(side(number))
+            print(f"  {name}: {number + 1} of {repeats}", flush=True)
+    return found
+
+
+def check_same_work(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Raises ``ValueError`` where two loops did not train and test on equally many images in equally many steps."""
+    for name in ("steps", "num_trained", "num_tested"):
+        if one[name] != other[name]:
+            raise ValueError(
+                f"The comparison is void: {name} is {one[name]} on one side and {other[name]} on the other."
+            )
+
+
+def loop_of(measured: Measured) -> dict[str, Any]:
+    """The only loop of a process."""
+    [loop] = measured["loops"]
+    result: dict[str, Any] = loop
+    return result
+
+
+def each(measured: Sequence[Measured], name: str) -> list[float]:
+    """A number of the only loop of each process."""
+    return [float(loop_of(one)[name]) for one in measured]
+
+
+def ratio_of(notebook: Sequence[float], runoff: Sequence[float]) -> float:
+    """How many times as fast Runoff is, by the medians."""
+    return statistics.median(notebook) / statistics.median(runoff)
+
+
+# Data ----------------------------------------------------------------------------------------------------------------
+
+
+def prepare(home: Path) -> tuple[str, str, Path]:
+    """MNIST and CIFAR-10 in the cache of ``home``; their names there, and the torchvision root of MNIST.
+
+    CIFAR-10 is the archive of JPEG files beside MNIST where there is one, else torchvision's. Raises ``DatasetError``.
+    """
+    _exhaust(worker.prepare(home, "mnist"))
+    root = find_originals(KNOWN["mnist"], (datasets_root(), home / "downloads"))
+    assert root is not None
+    archive = (datasets_root() or home) / CIFAR_ARCHIVE
+    if not archive.is_file():
+        _exhaust(worker.prepare(home, "cifar10"))
+        return "mnist", "cifar10", root.root
+    name = archive.stem
+    if name not in [dataset.name for dataset in catalogue.list_datasets(home)]:
+        _exhaust(worker.import_images(home, name, archive))
+    return "mnist", name, root.root
+
+
+def prepare_quick(home: Path) -> tuple[str, str]:
+    """Data that need no download: the built-in digits, and a few images of coloured noise."""
+    _exhaust(worker.prepare(home, "digits"))
+    folder = home / "coloured-noise"
+    _write_coloured_noise(folder)
+    _exhaust(worker.import_images(home, "coloured-noise", folder))
+    return "digits", "coloured-noise"
+
+
+def _exhaust(progress: Any) -> None:
+    for _event in progress:
+        pass
+
+
+def _write_coloured_noise(folder: Path) -> None:
+    """PNG files of 32 x 32 pixels in folders of ten classes; each class has a tint of its own."""
+    from PIL import Image, ImageChops
+
+    for split, count in (("train", 26), ("test", 4)):
+        for label in range(10):
+            place = folder / split / f"class-{label}"
+            place.mkdir(parents=True, exist_ok=True)
+            tint = Image.new("RGB", (32, 32), tuple(label * step % 256 for step in (25, 71, 139)))
+            for number in range(count):
+                noise = Image.merge("RGB", [Image.effect_noise((32, 32), 60) for _channel in range(3)])
+                ImageChops.add(noise, tint, scale=2).save(place / f"{number}.png")
