@@ -30,7 +30,7 @@ class Plan:
 
     repeats: int = 3  # of each timing
     more_repeats: int = 7  # where one takes a few seconds only
-    vgg_steps: int = 50  # training steps that are timed on both sides
+    vgg_steps: int = 300  # training steps that are timed on both sides
     share_steps: int = 75  # that the matrix product interrupts, and that tell the rate of a config
     matmul_every: int = 15
     lenet_epochs: int = 10

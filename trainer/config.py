@@ -36,8 +36,8 @@ class ModelInfo:
 
 MODELS: dict[str, ModelInfo] = {
     "fc": ModelInfo(N_("FC"), N_("2 hidden layers"), 8, N_("hidden units"), 1, False, 1),
-    "cnn": ModelInfo(N_("CNN"), N_("2 convolutions"), 6, N_("feature maps"), 16, False, 2),
-    "lenet": ModelInfo(N_("LeNet"), N_("classic, 2 + 3"), 6, N_("feature maps"), 16, False, 2),
+    "cnn": ModelInfo(N_("CNN"), N_("2 convolutions"), 6, N_("feature maps"), 16, False, 1),
+    "lenet": ModelInfo(N_("LeNet"), N_("classic, 2 + 3"), 6, N_("feature maps"), 16, False, 1),
     "vgg": ModelInfo(N_("VGG"), N_("8 convolutions"), 64, N_("feature maps"), 32, True, None),
     "vgg16": ModelInfo(N_("VGG16"), N_("13 + 3, large"), 64, N_("feature maps"), 32, True, None),
 }
