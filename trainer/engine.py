@@ -286,6 +286,10 @@ class Learner:
         model = models.pool_before_relu(models.build(config, data.image_shape, data.num_classes)).to(data.device)
         if environment.convolution == "winograd":
             convolution.use_winograd(model)
+        elif environment.convolution == "fused":
+            from trainer.fused import fuse  # here, because Numba takes 0.2 s to import
+
+            model = fuse(model)
         if environment.channels_last:  # convolutions follow their weights, so the images need no change
             model = model.to(memory_format=torch.channels_last)
         average = None

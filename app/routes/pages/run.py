@@ -466,7 +466,10 @@ def _environment(run: Run, environment: dict[str, Any]) -> list[tuple[str, str]]
 
 
 def _convolution_words(convolution: str) -> str:
-    return {"direct": _("direct"), "winograd": _("Winograd's method")}.get(convolution, convolution)
+    words = {
+        "direct": _("direct"), "winograd": _("Winograd's method"), "fused": _("fused with pooling and ReLU"),
+    }  # fmt: skip
+    return words.get(convolution, convolution)
 
 
 def _precision_reason(state: Runoff, run: Run, environment: dict[str, Any]) -> str:
