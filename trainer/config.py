@@ -192,7 +192,7 @@ class RunConfig(BaseModel):
     progressive_size: bool = _f(
         False,
         N_("Progressive size"),
-        N_("Train on smaller images first (vgg and vgg16, images above 32 pixels)."),
+        N_("Train on smaller images first (vgg and vgg16, images of 32 pixels or more)."),
         "advanced",
     )
     flip_averaging: bool = _f(
@@ -262,6 +262,13 @@ def _rules(config: RunConfig) -> Iterable[FieldProblem]:
         )
 
 
+def first_side(config: RunConfig, image_size: tuple[int, int]) -> int:
+    """The shorter side of the smallest images that ``progressive_size`` trains on: half, where the net takes that."""
+    smallest = MODELS[config.model].smallest_image
+    least = smallest if any(side % smallest for side in image_size) else smallest // 2
+    return max(least, min(image_size) // 2)
+
+
 def check_data(config: RunConfig, *, image_size: tuple[int, int], num_channels: int, num_train: int) -> None:
     """Check the rules between a config and its data set; ``image_size`` is (height, width) in pixels.
 
@@ -291,13 +298,13 @@ def check_data(config: RunConfig, *, image_size: tuple[int, int], num_channels: 
                 ),
             )
         )
-    if config.progressive_size and side <= smallest:
+    if config.progressive_size and first_side(config, image_size) >= side:
         problems.append(
             FieldProblem(
                 field="progressive_size",
-                message=_("Progressive size needs images above {least} pixels a side; {dataset} has {side}.").format(
-                    least=smallest, dataset=config.dataset, side=side
-                ),
+                message=_(
+                    "Progressive size needs images of {least} x {least} pixels, or larger ones; {dataset} has {height} x {width}."
+                ).format(least=smallest, dataset=config.dataset, height=image_size[0], width=image_size[1]),
             )
         )
     kept = round(num_train * config.train_fraction * (1 - config.validation_fraction))

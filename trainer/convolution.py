@@ -133,12 +133,13 @@ class Conv3x3(nn.Conv2d):
     """``nn.Conv2d`` with kernel 3 and padding 1, by the faster way for each shape."""
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.bias is None or self.in_channels < _FEWEST_CHANNELS:
+            return super().forward(input)
         height, width = input.shape[2:]
-        if self.bias is not None and self.in_channels >= _FEWEST_CHANNELS:
-            for m in (4, 2):
-                if height % m == 0 and width % m == 0:
-                    return _Winograd.apply(input, self.weight, self.bias, m)  # type: ignore[no-any-return]
-        return super().forward(input)
+        m = min((4, 2), key=lambda m: -(-height // m) * -(-width // m) * (m + 2) ** 2)  # multiplications of all tiles
+        filled = F.pad(input, (0, -width % m, 0, -height % m)) if height % m or width % m else input
+        output: Tensor = _Winograd.apply(filled, self.weight, self.bias, m)
+        return output[:, :, :height, :width]
 
 
 def use_winograd(model: nn.Sequential) -> None:

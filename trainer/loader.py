@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer import augment, streaming
-from trainer.config import MODELS, RunConfig
+from trainer.config import RunConfig, first_side
 from trainer.datasets import catalogue
 from trainer.randomness import generator
 
@@ -215,17 +215,17 @@ def permute(pixels: Tensor, permutation: Tensor | None) -> Tensor:
 def progressive_size(config: RunConfig, image_shape: tuple[int, int, int], epoch: int) -> tuple[int, int] | None:
     """(height, width) to train on in this epoch, or None for the images' own.
 
-    The first half of the epochs goes evenly from half the side (at least the net's smallest image) to the full side,
-    the second half trains on full images. The size depends on the epoch only.
+    The first half of the epochs goes from half the side (``config.first_side``) towards the full side in steps of 4
+    pixels, the second half trains on full images. The size depends on the epoch only.
     """
     half = config.epochs // 2
     if not config.progressive_size or epoch > half:
         return None
     height, width = image_shape[1:]
     side = min(height, width)
-    start = max(MODELS[config.model].smallest_image, side // 2)
-    shrink = (start + (side - start) * (epoch - 1) / half) / side
-    return round(height * shrink), round(width * shrink)
+    start = first_side(config, (height, width))
+    shrink = (start + (side - start) * (epoch - 1) / half) / side / 4
+    return 4 * round(height * shrink), 4 * round(width * shrink)
 
 
 # Batches ------------------------------------------------------------------------------------------------------------

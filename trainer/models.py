@@ -103,22 +103,27 @@ def _linear(layers: Layers, sizes: list[int], dropout: float = 0.0) -> None:
 
 
 def _vgg(layers: Layers, shape: Shape, num_classes: int, width: int) -> None:
-    features = _convolutions(layers, shape[0], _VGG, width)
+    features = _convolutions(layers, shape, _VGG, width)
     _linear(layers, [features, num_classes])
 
 
 def _vgg16(layers: Layers, shape: Shape, num_classes: int, width: int) -> None:
-    features = _convolutions(layers, shape[0], _VGG16, width)
+    features = _convolutions(layers, shape, _VGG16, width)
     _linear(layers, [features, 4096, 4096, num_classes], dropout=0.5)
 
 
-def _convolutions(layers: Layers, channels: int, table: tuple[int | str, ...], width: int) -> int:
-    """3 x 3 convolutions with BatchNorm and ReLU as the table says, averaged to 1 x 1; the number of features."""
+def _convolutions(layers: Layers, shape: Shape, table: tuple[int | str, ...], width: int) -> int:
+    """3 x 3 convolutions with BatchNorm and ReLU as the table says, averaged to 1 x 1; the number of features.
+
+    Where every pooling halves evenly, rounding up changes nothing there and lets smaller images through.
+    """
+    channels, *sides = shape
+    even = all(side % 2 ** table.count("pool") == 0 for side in sides)
     conv, pool = 0, 0
     for entry in table:
         if isinstance(entry, str):
             pool += 1
-            layers[f"pool{pool}"] = nn.MaxPool2d(2)
+            layers[f"pool{pool}"] = nn.MaxPool2d(2, ceil_mode=even)
             continue
         conv += 1
         wanted = scaled(entry, width, 64)

@@ -135,7 +135,8 @@ def test_widths() -> None:
     [
         ({"model": "vgg"}, (15, 40), 1, 100, "model"),
         ({"normalization": "cifar10"}, (28, 28), 1, 100, "normalization"),
-        ({"model": "vgg", "progressive_size": True}, (32, 32), 3, 100, "progressive_size"),
+        ({"model": "vgg", "progressive_size": True}, (28, 28), 3, 100, "progressive_size"),
+        ({"model": "vgg", "progressive_size": True}, (32, 40), 3, 100, "progressive_size"),
         ({"train_fraction": 0.001}, (28, 28), 1, 100, "train_fraction"),
     ],
 )

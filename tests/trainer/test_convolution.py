@@ -24,7 +24,7 @@ def _with_gradients(layer: nn.Conv2d, images: Tensor, *, winograd: bool) -> list
     return [output.detach(), *gradients]
 
 
-@pytest.mark.parametrize("size", [(2, 2), (4, 4), (8, 8), (6, 10), (4, 12), (16, 16), (5, 8)])
+@pytest.mark.parametrize("size", [(2, 2), (4, 4), (8, 8), (6, 10), (4, 12), (16, 16), (5, 8), (3, 3), (7, 6), (1, 1)])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
 def test_output_and_gradients_are_those_of_a_convolution(size: tuple[int, int], order: torch.memory_format) -> None:
     torch.manual_seed(0)

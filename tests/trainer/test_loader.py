@@ -122,6 +122,12 @@ def test_progressive_size_grows_to_full_size_in_the_first_half(make_config: Make
     assert sizes == [(32, 48), (40, 60), (48, 72), (56, 84), None, None, None, None, None]
 
 
+def test_progressive_size_halves_images_of_32_pixels(make_config: MakeConfig) -> None:
+    config = make_config(model="vgg", epochs=8, progressive_size=True)
+    sides = [loader.progressive_size(config, (3, 32, 32), epoch) for epoch in range(1, 6)]
+    assert sides == [(16, 16), (20, 20), (24, 24), (28, 28), None]
+
+
 def test_progressive_size_downsizes_the_batch(make_config: MakeConfig, make_data: MakeData) -> None:
     config = make_config(model="vgg", epochs=2, progressive_size=True)
     data = make_data(config, shape=(1, 48, 48))

@@ -69,3 +69,11 @@ def test_weights_follow_from_the_seed_alone(make_config: Callable[..., RunConfig
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("side", [16, 20, 24, 28])
+def test_vgg_takes_smaller_images_where_its_poolings_halve_evenly(
+    make_config: Callable[..., RunConfig], side: int
+) -> None:
+    config = make_config(model="vgg", width=4)
+    assert models.build(config, (3, 32, 32), 10)(torch.zeros(2, 3, side, side)).shape == (2, 10)
