@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import Engine
 
-from app.database import writing
+from app.database import make_engine, migrate, writing
 from app.main import create_app
 from app.settings import Settings
 from app.tables import Run
@@ -80,6 +81,16 @@ def add_run(site: TestClient, site_app: FastAPI) -> AddRun:
         return row
 
     return add
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """An empty index, beside an empty folder ``runs``."""
+    (tmp_path / "runs").mkdir()
+    engine = make_engine(tmp_path / "db.sqlite3")
+    migrate(engine)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture

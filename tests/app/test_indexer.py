@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from sqlalchemy import Engine
 from sqlmodel import select
 
 from app import indexer as module
-from app.database import make_engine, migrate, reading, writing
+from app.database import reading, writing
 from app.indexer import Indexer, next_version
 from app.tables import Epoch, Run
 from tests.app.run_folders import CANCELLED, FAILED, PROGRESS, epoch, finish, new_run, say, started, steps, tear
@@ -22,16 +21,7 @@ from trainer.run_folder import RunFolder
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = make_engine(tmp_path / "db.sqlite3")
-    migrate(engine)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
 def index(engine: Engine, tmp_path: Path) -> Indexer:
-    (tmp_path / "runs").mkdir()
     return Indexer(engine, tmp_path / "runs")
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine
 
 from app import measuring
-from app.database import make_engine, migrate, writing
+from app.database import writing
 from app.executors import ExecutorUnavailable, Interrupted, Refused
 from app.indexer import Indexer
 from app.measuring import Measuring
@@ -55,14 +55,6 @@ class Recorder(FakeExecutor):
 @pytest.fixture
 def executor(tmp_path: Path) -> Recorder:
     return Recorder(tmp_path)
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = make_engine(tmp_path / "db.sqlite3")
-    migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

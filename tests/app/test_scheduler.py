@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from sqlmodel import select
 
 from app import scheduler
-from app.database import make_engine, migrate, reading, writing
+from app.database import reading, writing
 from app.executors import ExecutorUnavailable, RunNotStarted
 from app.indexer import Indexer
 from app.scheduler import Scheduler
@@ -87,15 +87,6 @@ class FakeExecutor:
 
     def close(self) -> None:
         pass
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = make_engine(tmp_path / "db.sqlite3")
-    migrate(engine)
-    (tmp_path / "runs").mkdir()
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture
