@@ -73,7 +73,7 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="cifar10-vgg-fast", title=N_("VGG, fast"), summary=N_("CIFAR-10, a better recipe, 5 epochs"),
             base={**_VGG_RECIPE, "model": "vgg", **_FAST, "epochs": 5, "learning_rate": 0.08, "weight_decay": 0.0005,
-                  "label_smoothing": 0.1, "weight_averaging": 0.995},
+                  "label_smoothing": 0.1, "weight_averaging": 0.995, "progressive_size": True},
         ),
         Preset(
             name="cifar10-vgg16", title=N_("VGG16"), summary=N_("CIFAR-10, 33,646,666 parameters"),
