@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from trainer import engine, loader, measure, measurements
+from trainer import engine, fused, loader, measure, measurements  # noqa: F401  (fused: as the host has it before it forks a run)
 from trainer.config import MODELS, RunConfig, parse_config
 from trainer.cores import num_cores
 from trainer.datasets import catalogue

@@ -21,19 +21,22 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 _ZERO = np.float32(0)
+_IMAGES, _MATRICES, _VECTOR = "float32[:, :, :, ::1]", "float32[:, :, ::1]", "float32[::1]"
 
 
-def _compiled(*, inline: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compiled at the first call, and kept on disk for later processes where a folder for it can be written."""
+def _compiled(
+    signature: str | None = None, *, inline: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compiled for the CPU at hand, and kept on disk for later processes where a folder for it can be written."""
     options: dict[str, Any] = {
         "fastmath": {"reassoc", "contract", "nsz"}, "nogil": True, "error_model": "numpy", "forceinline": inline,
     }  # fmt: skip
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
-            compiled: Callable[..., Any] = njit(cache=True, **options)(function)
+            compiled: Callable[..., Any] = njit(signature, cache=True, **options)(function)
         except RuntimeError:  # neither this folder nor the user's cache can be written
-            compiled = njit(**options)(function)
+            compiled = njit(signature, **options)(function)
         return compiled
 
     return decorate
@@ -121,7 +124,7 @@ def _unpool(upper: Floats, lower: Floats, gradient: Floats, place: Floats) -> np
     return total
 
 
-@_compiled()
+@_compiled(f"void({_IMAGES}, {_IMAGES}, {_VECTOR}, {_IMAGES}, {_IMAGES}, {_MATRICES})")
 def forward(images: Floats, weight: Floats, bias: Floats, output: Floats, place: Floats, rows: Floats) -> None:
     """Fill ``output`` and ``place``, both [K, P, Q, N] with P = (H - 4) // 2 and Q = (W - 4) // 2.
 
@@ -154,7 +157,7 @@ def forward(images: Floats, weight: Floats, bias: Floats, output: Floats, place:
                     _pool(upper, lower, output[k, row, column], place[k, row, column])
 
 
-@_compiled()
+@_compiled(f"void({', '.join([_IMAGES] * 6)}, {_VECTOR}, {_MATRICES})")
 def backward(
     images: Floats, weight: Floats, gradient: Floats, place: Floats, of_images: Floats, of_weight: Floats,
     of_bias: Floats, rows: Floats,
