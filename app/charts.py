@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from trainer.i18n import _
 
-MARKS = 8  # runs on one page that letter, colour, marker and dash keep apart
+MARKS = 8  # colours, markers and dashes; further runs combine them anew, so that 64 differ in colour or marker
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "circle-open", "x", "line-ew-open", "line-ns-open")
 _DASHES = ("solid", "solid", "6px,3px", "6px,3px", "2px,3px", "2px,3px", "8px,3px,2px,3px", "8px,3px,2px,3px")
 _LINE_CLASSES = ("", "", "dash", "dash", "dot", "dot", "dashdot", "dashdot")
@@ -50,6 +50,21 @@ class Pair:
         return Markup("").join([Markup(self.wide.__html__()), Markup(self.narrow.__html__())])
 
 
+def colour_of(index: int) -> int:
+    """The number of the colour of run ``index`` (from 0) on a page: the token run-1 to run-8."""
+    return index % MARKS + 1
+
+
+def marker_of(index: int) -> int:
+    """The number of its marker, 0 to 7: another one each time the colours begin again."""
+    return (index + index // MARKS) % MARKS
+
+
+def dash_of(index: int) -> int:
+    """The number of its dash, 0 to 7, two of which look alike."""
+    return (index + 2 * (index // MARKS)) % MARKS
+
+
 def _n(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
@@ -79,7 +94,7 @@ def _line(points: Sequence[tuple[float, float]], css: str) -> Markup:
 def marker(index: int, x: float, y: float, *, css: str = "pt", radius: float = 4.5) -> Markup:
     """The mark of run number ``index`` (from 0) around a point."""
     r = radius
-    match index % MARKS:
+    match marker_of(index):
         case 1:
             return _rect(x - 0.88 * r, y - 0.88 * r, 1.76 * r, 1.76 * r, css)
         case 2:
@@ -207,8 +222,8 @@ def _schedule(
     caption = _("step ({n} an epoch)").format(n=f"{per_epoch:,}")
     parts.append(_text(right, bottom + 30, caption, "end"))
     for curve in curves:
-        line = _line([(x(a), y(b)) for a, b in curve.points], _LINE_CLASSES[curve.index % MARKS])
-        parts.append(_group(f"r{curve.index % MARKS + 1}", [line]))
+        line = _line([(x(a), y(b)) for a, b in curve.points], _LINE_CLASSES[dash_of(curve.index)])
+        parts.append(_group(f"r{colour_of(curve.index)}", [line]))
     return Drawing(width, 150, label, tuple(parts), css)
 
 
@@ -353,7 +368,7 @@ def _forest_narrow(rows: Sequence[ForestRow], margin: float, sides: tuple[str, s
 
 
 def _forest_mark(row: ForestRow, x: Callable[[float], float], y: float) -> Markup:
-    colour = "r5" if row.favours is None else f"r{row.favours % MARKS + 1}"
+    colour = "r5" if row.favours is None else f"r{colour_of(row.favours)}"
     return _group(colour, [_whisker(x(row.low), x(row.high), y), _diamond(x(row.difference), y, 6.6)])
 
 
@@ -411,7 +426,7 @@ def _seed_row(
             level += 1
         placed.append((x(value), level))
         parts.append(marker(row.index, x(value), y + 17 + 9 * min(level, 2), css="pt open", radius=4.5))
-    return _group(f"r{row.index % MARKS + 1}", parts)
+    return _group(f"r{colour_of(row.index)}", parts)
 
 
 # Figures for plotly.js -----------------------------------------------------------------------------------------------
@@ -429,9 +444,17 @@ class EpochPoint:
     train_accuracy: float
     test_loss: float
     train_loss: float
+    flops: float | None = None  # of training, from the start of the run; None where they were not recorded
 
-    def at(self, axis: str) -> float:
-        return {"epoch": float(self.epoch), "seconds": self.seconds, "images": float(self.images)}[axis]
+    def at(self, axis: str) -> float | None:
+        """The place on an axis of ``AXES``."""
+        places = {
+            "epoch": float(self.epoch),
+            "seconds": self.seconds,
+            "images": float(self.images),
+            "flops": self.flops,
+        }
+        return places[axis]
 
 
 @dataclass(frozen=True)
@@ -443,38 +466,46 @@ class RunCurve:
     points: list[EpochPoint] = field(default_factory=list)
 
 
-AXES = ("epoch", "seconds", "images")
+AXES = ("epoch", "seconds", "images", "flops")
+_X_FORMATS = {"epoch": ",~r", "seconds": ",~r", "images": ",~r", "flops": ".3~s"}
 
 
 def axis_title(axis: str) -> str:
-    return {"epoch": _("epoch"), "seconds": _("seconds of training"), "images": _("training images seen")}[axis]
-
-
-def _trace(index: int | None, name: str, x: list[float], y: list[Any], **more: Any) -> dict[str, Any]:
-    """A line with marks in the colour of a run, or in the grey of what is secondary."""
-    token = "ink-3" if index is None else f"run-{index % MARKS + 1}"
-    dash = "2px,3px" if index is None else _DASHES[index % MARKS]
-    symbol = "circle-open" if index is None else _SYMBOLS[index % MARKS]
-    trace = {
-        "type": "scatter", "mode": "lines+markers", "cliponaxis": False, "name": name, "x": x, "y": y, "meta": {"color": token},
-        "line": {"width": 2, "dash": dash}, "marker": {"symbol": symbol, "size": 7, "line": {"width": 1.5}},
-    }  # fmt: skip
-    return trace | more
-
-
-def _band(index: int, x: list[float], low: list[float], high: list[float]) -> dict[str, Any]:
+    """What is counted along the axis."""
     return {
-        "type": "scatter", "mode": "lines", "x": x + x[::-1], "y": high + low[::-1], "fill": "toself",
+        "epoch": _("epoch"), "seconds": _("seconds of training"), "images": _("training images seen"),
+        "flops": _("training FLOPs, nominal"),
+    }[axis]  # fmt: skip
+
+
+def trace(index: int | None, name: str, x: Sequence[float], y: Sequence[Any], **more: Any) -> dict[str, Any]:
+    """A line with marks in the colour of a run, or in the grey of what is secondary."""
+    token = "ink-3" if index is None else f"run-{colour_of(index)}"
+    dash = "2px,3px" if index is None else _DASHES[dash_of(index)]
+    symbol = "circle-open" if index is None else _SYMBOLS[marker_of(index)]
+    made = {
+        "type": "scatter", "mode": "lines+markers", "cliponaxis": False, "name": name, "x": list(x), "y": list(y),
+        "meta": {"color": token, "index": index}, "line": {"width": 2, "dash": dash},
+        "marker": {"symbol": symbol, "size": 7, "line": {"width": 1.5}},
+    }  # fmt: skip
+    return made | more
+
+
+def band(index: int, x: Sequence[float], low: Sequence[float], high: Sequence[float]) -> dict[str, Any]:
+    """The area between two lines."""
+    return {
+        "type": "scatter", "mode": "lines", "x": [*x, *reversed(x)], "y": [*high, *reversed(low)], "fill": "toself",
         "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False,
-        "meta": {"color": f"run-{index % MARKS + 1}", "fill": 0.14},
+        "meta": {"color": f"run-{colour_of(index)}", "fill": 0.14},
     }  # fmt: skip
 
 
-def _layout(
-    x_title: str, *, log_values: Iterable[float] | None = None, x_range: list[float] | None = None, epochs: int = 0
-) -> dict[str, Any]:
+def layout(
+    axis: str, *, title: str = "", log_values: Iterable[float] | None = None, x_range: list[float] | None = None,
+    epochs: int = 0,
+) -> dict[str, Any]:  # fmt: skip
     """Axes without colours; ``epochs`` is the highest whole number of an axis that counts epochs, else 0."""
-    x_axis: dict[str, Any] = {"title": {"text": x_title}, "tickformat": ",~r"}
+    x_axis: dict[str, Any] = {"title": {"text": title or axis_title(axis)}, "tickformat": _X_FORMATS[axis]}
     if x_range:
         x_axis["range"] = x_range
     if epochs:
@@ -494,64 +525,30 @@ def _log_ticks(values: Iterable[float]) -> list[float]:
     return [digit * 10.0**power for power in range(-8, 10) for digit in digits]
 
 
-def accuracy_figure(
-    curves: Sequence[RunCurve], *, axis: str = "epoch", train: bool = False, last: int | None = None
-) -> dict[str, Any]:
-    """Test accuracy in per cent with the band of its 95 % interval; with ``train``, that during training, dotted.
+def hover(name: str, value: str, axis: str = "epoch") -> str:
+    """What stands beside the pointer: the name as it was typed, the place, the value."""
+    escaped = name.replace("&", "&amp;").replace("<", "&lt;")
+    return f"<b>{escaped}</b> %{{x:{_X_FORMATS[axis]}}}: {value}<extra></extra>"
+
+
+def accuracy_figure(curve: RunCurve, *, last: int) -> dict[str, Any]:
+    """Test accuracy of a run in per cent with the band of its 95 % interval, and that during training, dotted.
 
     ``last`` is the epoch at which the axis ends, for a run that is still on its way.
     """
-    traces: list[dict[str, Any]] = []
-    for curve in curves:
-        x = [point.at(axis) for point in curve.points]
-        if train:
-            y = [100 * point.train_accuracy for point in curve.points]
-            traces.append(_trace(None, _("training"), x, y, hovertemplate=_hover(_("training"), "%{y:.2f} %")))
-        low, high = ([100 * point.interval[i] for point in curve.points] for i in (0, 1))
-        if x:
-            traces.append(_band(curve.index, x, low, high))
-        text = [between(f"{a:.2f}", f"{b:.2f}") for a, b in zip(low, high, strict=True)]
-        y = [100 * point.test_accuracy for point in curve.points]
-        name = _("test") if train else curve.name
-        traces.append(_trace(curve.index, name, x, y, text=text, hovertemplate=_hover(name, "%{y:.2f} % (%{text})")))
-    layout = _layout(axis_title(axis), x_range=_epoch_range(axis, last), epochs=_last_epoch(curves, axis, last))
-    if not any(curve.points for curve in curves):
-        layout["yaxis"]["range"] = [0, 100]
-    return {"data": traces, "layout": layout}
-
-
-def _last_epoch(curves: Sequence[RunCurve], axis: str, last: int | None = None) -> int:
-    if axis != "epoch":
-        return 0
-    return last or max((curve.points[-1].epoch for curve in curves if curve.points), default=1)
-
-
-def _hover(name: str, value: str) -> str:
-    escaped = name.replace("&", "&amp;").replace("<", "&lt;")
-    return f"<b>{escaped}</b> %{{x:,~r}}: {value}<extra></extra>"
-
-
-def _epoch_range(axis: str, last: int | None) -> list[float] | None:
-    return [0.8, last + 0.2] if axis == "epoch" and last is not None and last > 1 else None
-
-
-def loss_figure(curves: Sequence[RunCurve], *, axis: str = "epoch") -> dict[str, Any]:
-    """Test loss as lines, training loss dotted in the same colour."""
-    traces = []
-    for curve in curves:
-        x = [point.at(axis) for point in curve.points]
-        title = _("{name}, training").format(name=curve.name)
-        y = [point.train_loss for point in curve.points]
-        dotted = {
-            "mode": "lines",
-            "line": {"width": 1.25, "dash": "1px,3px"},
-            "hovertemplate": _hover(title, "%{y:.4f}"),
-        }
-        traces.append(_trace(curve.index, title, x, y, **dotted))
-        y = [point.test_loss for point in curve.points]
-        traces.append(_trace(curve.index, curve.name, x, y, hovertemplate=_hover(curve.name, "%{y:.4f}")))
-    layout = _layout(axis_title(axis), epochs=_last_epoch(curves, axis))
-    return {"data": traces, "layout": layout | {"yaxis": {"rangemode": "tozero"}}}
+    x = [float(point.epoch) for point in curve.points]
+    low, high = ([100 * point.interval[i] for point in curve.points] for i in (0, 1))
+    training, test = ([100 * getattr(p, name) for p in curve.points] for name in ("train_accuracy", "test_accuracy"))
+    traces = [trace(None, _("training"), x, training, hovertemplate=hover(_("training"), "%{y:.2f} %"))]
+    if x:
+        traces.append(band(curve.index, x, low, high))
+    text = [between(f"{a:.2f}", f"{b:.2f}") for a, b in zip(low, high, strict=True)]
+    shown = hover(_("test"), "%{y:.2f} % (%{text})")
+    traces.append(trace(curve.index, _("test"), x, test, text=text, hovertemplate=shown))
+    axes = layout("epoch", x_range=[0.8, last + 0.2] if last > 1 else None, epochs=last)
+    if not x:
+        axes["yaxis"]["range"] = [0, 100]
+    return {"data": traces, "layout": axes}
 
 
 def step_figure(
@@ -559,13 +556,151 @@ def step_figure(
 ) -> dict[str, Any]:
     """Loss on a logarithmic axis by step: that of single training batches as a thin line, the test loss as marks."""
     shown = [(float(step), loss) for step, loss in zip(steps, losses, strict=True) if loss > 0 and math.isfinite(loss)]
-    thin = _trace(
+    thin = trace(
         None, _("training"), [step for step, _loss in shown], [loss for _step, loss in shown], mode="lines",
-        line={"width": 1.25, "dash": "solid"}, hovertemplate=_hover(_("training"), "%{y:.4f}"),
+        line={"width": 1.25, "dash": "solid"}, hovertemplate=hover(_("training"), "%{y:.4f}"),
     )  # fmt: skip
     points = [point for point in curve.points if point.test_loss > 0]
     x = [float(point.epoch * steps_per_epoch) for point in points]
-    test = _trace(curve.index, _("test"), x, [p.test_loss for p in points], hovertemplate=_hover(_("test"), "%{y:.4f}"))
+    test = trace(curve.index, _("test"), x, [p.test_loss for p in points], hovertemplate=hover(_("test"), "%{y:.4f}"))
     title = _("step ({n} an epoch)").format(n=f"{steps_per_epoch:,}")
     values = [*(loss for _step, loss in shown), *(point.test_loss for point in points)]
-    return {"data": [thin, test], "layout": _layout(title, log_values=values, x_range=[0, total_steps])}
+    return {
+        "data": [thin, test], "layout": layout("epoch", title=title, log_values=values, x_range=[0, total_steps]),
+    }  # fmt: skip
+
+
+# The same figures as SVG, for what is printed -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of a figure: its ends, and the place of a value on the drawing."""
+
+    low: float
+    high: float
+    is_log: bool
+    place: tuple[float, float]
+
+    def at(self, value: float) -> float:
+        value = min(max(value, self.low), self.high)
+        if self.is_log:
+            scale = _scale((math.log10(self.low), math.log10(self.high)), self.place)
+            return scale(math.log10(value))
+        return _scale((self.low, self.high), self.place)(value)
+
+
+def figure_drawing(figure: dict[str, Any], label: str, *, width: float = 520, height: float = 260) -> Drawing:
+    """A figure for plotly.js as SVG: lines, bands and marks; what lies outside its axes is cut off."""
+    left, right, top, bottom = 46.0, width - 12, 10.0, height - 40
+    x = _axis_of(figure, "x", (left, right))
+    y = _axis_of(figure, "y", (bottom, top))
+    y_ticks = figure["layout"]["yaxis"].get("tickvals") or ticks(y.low, y.high, 6)
+    parts: list[Markup] = []
+    for value in y_ticks:
+        if y.low <= value <= y.high:
+            parts += [
+                _path(f"M{_n(left)} {_n(y.at(value))}H{_n(right)}", "grid"),
+                _text(left - 6, y.at(value) + 3.5, plain(value), "end"),
+            ]
+    parts.append(_path(f"M{_n(left)} {_n(bottom)}H{_n(right)}", "axis"))
+    x_ticks = _whole_ticks(figure["layout"]["xaxis"], x) or ticks(x.low, x.high, 6)
+    parts += [_text(x.at(value), bottom + 15, short(value), "mid") for value in x_ticks]
+    parts.append(_text(right, bottom + 32, figure["layout"]["xaxis"]["title"]["text"], "end"))
+    drawn = sorted(figure["data"], key=lambda one: "fill" not in one)
+    parts += [_drawn_trace(one, x, y) for one in drawn]
+    return Drawing(width, height, label, tuple(parts), "chart")
+
+
+def _whole_ticks(told: dict[str, Any], axis: _Axis) -> list[float]:
+    """The ticks of an axis that counts epochs; none where it does not."""
+    if "dtick" not in told:
+        return []
+    first, step = told["tick0"], told["dtick"]
+    return [float(value) for value in range(first, math.floor(axis.high) + 1, step) if value >= axis.low]
+
+
+def short(value: float) -> str:
+    """A number of an axis with a prefix where it is large: 2k, 1.5T."""
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e4)):
+        if abs(value) >= size:
+            return f"{value / (1e3 if prefix == 'k' else size):.4g}{prefix}"
+    return plain(value)
+
+
+def _axis_of(figure: dict[str, Any], name: str, place: tuple[float, float]) -> _Axis:
+    """The axis from its range, else from the lines with some room around them."""
+    told = figure["layout"][f"{name}axis"]
+    is_log = told.get("type") == "log"
+    values = [v for one in figure["data"] for v in one[name] if v is not None and (v > 0 or not is_log)]
+    low, high = told.get("range") or (min(values, default=0.0), max(values, default=1.0))
+    if is_log:
+        low, high = (10**low, 10**high) if "range" in told else (low / 1.1, high * 1.1)
+        return _Axis(low, high, True, place) if 0 < low < high else _Axis(0.1, 1.0, True, place)
+    if name == "y" and "range" not in told:
+        pad = (high - low) * 0.06 or 0.5
+        low, high = (0.0 if told.get("rangemode") == "tozero" else low - pad), high + pad
+    return _Axis(low, high if high > low else low + 1, False, place)
+
+
+def _drawn_trace(one: dict[str, Any], x: _Axis, y: _Axis) -> Markup:
+    points = [(x.at(a), y.at(b)) for a, b in zip(one["x"], one["y"], strict=True) if b is not None]
+    colour = (
+        "r" + str(one["meta"]["color"]).removeprefix("run-") if one["meta"]["color"].startswith("run-") else "faint"
+    )
+    places = " ".join(f"{_n(a)},{_n(b)}" for a, b in points)
+    if "fill" in one:
+        return _group(colour, [Markup('<polygon class="area" points="{}"/>').format(places)])
+    dash, opacity = one["line"]["dash"].replace("px", "").replace(",", " "), one.get("opacity", 1)
+    # On a group, as a style sheet that sets the polyline's own width would win over its attributes.
+    line = Markup(
+        '<g stroke-width="{}" stroke-dasharray="{}" opacity="{}"><polyline class="ln own" points="{}"/></g>'
+    ).format(one["line"]["width"], "none" if dash == "solid" else dash, opacity, places)
+    index = one["meta"]["index"]
+    marks = points if "markers" in one["mode"] and index is not None and len(points) <= 30 else []
+    return _group(colour, [line, *(marker(index, a, b, radius=3.5) for a, b in marks)])
+
+
+# Differences in a table -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Small forest plots for the rows of a table, all on one scale around zero; values in points."""
+
+    low: float
+    high: float
+    margin: float | None = None
+    width: float = 180.0
+
+    @classmethod
+    def around(cls, intervals: Iterable[tuple[float, float]], margin: float | None = None) -> Strips:
+        """The scale that holds all intervals, zero and the margin."""
+        ends = [end for interval in intervals for end in interval] + [-(margin or 0.5), margin or 0.5]
+        pad = (max(ends) - min(ends)) * 0.04
+        return cls(min(ends) - pad, max(ends) + pad, margin)
+
+    @property
+    def _x(self) -> Callable[[float], float]:
+        return _scale((self.low, self.high), (6, self.width - 6))
+
+    def head(self) -> Drawing:
+        """The axis above the rows."""
+        parts = [
+            _text(self._x(value), 12, plain(value) if value <= 0 else "+" + plain(value), "mid")
+            for value in ticks(self.low, self.high, 4)
+        ]
+        return Drawing(self.width, 16, _("difference in points"), tuple(parts), "chart diffstrip")
+
+    def row(self, difference: float, interval: tuple[float, float], favours: int | None) -> Drawing:
+        """One difference with its interval, in the colour of the run that it favours."""
+        x, height = self._x, 22.0
+        parts = []
+        if self.margin is not None:
+            parts.append(_rect(x(-self.margin), 0, x(self.margin) - x(-self.margin), height, "margin"))
+        parts.append(_path(f"M{_n(x(0))} 0V{_n(height)}", "zero"))
+        colour = "faint" if favours is None else f"r{colour_of(favours)}"
+        low, high = (x(end) for end in interval)
+        parts.append(_group(colour, [_whisker(low, high, height / 2, 4), _diamond(x(difference), height / 2, 5)]))
+        label = f"{signed(difference)}, {between(signed(interval[0]), signed(interval[1]))}"
+        return Drawing(self.width, height, label, tuple(parts), "chart diffstrip")

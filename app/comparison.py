@@ -7,7 +7,6 @@ and sentences in ``app.verdicts``.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from pydantic import BaseModel
 
 from app import statistics
 from app.schemas import AccuracyCost
+from app.sweeps import without_seed
 from app.verdicts import (
     ALPHA,
     DEFAULT_MARGIN,
@@ -28,6 +28,8 @@ from app.verdicts import (
     RecipeFacts,
     Text,
     Verdict,
+    best_of_note,
+    defect_of,
     evidence,
     family_note,
     group_summary,
@@ -45,6 +47,8 @@ from trainer.i18n import _, ngettext
 
 USEFUL_SEEDS = 5
 _LARGEST_MARGIN = 0.5
+_MOST_KAPPAS = 50  # pairs; each costs half a millisecond at 10,000 images
+_FEWEST_TO_CHOOSE_FROM = 3
 _NO_FACTOR = {"seed", "device", "deterministic"}  # what repeats and machines differ in
 
 
@@ -65,7 +69,8 @@ class ComparedRun:
     epoch: int | None = None  # the epoch that the answers are of
     labels: NDArray[Any] | None = field(default=None, repr=False)  # [N] integers
     predicted: NDArray[Any] | None = field(default=None, repr=False)  # [N] integers
-    confidence: NDArray[np.float32] | None = field(default=None, repr=False)  # [N], 0..1
+    calibration: statistics.CalibrationError | None = None  # of these answers
+    reported_correct: int | None = None  # how many were right by the run's own log
     letter: str = ""  # as on the page; A, B, C ... by position where empty
     status: str = "finished"
     finished_at: str | None = None  # ISO 8601, so that text order is time order
@@ -95,6 +100,13 @@ class ComparedRun:
         return self.test_fingerprint, len(self.labels)
 
 
+class Kappa(BaseModel):
+    """Cohen's kappa of two runs' answers: agreement beyond chance, 1 where all are equal, with its 95 % interval."""
+
+    value: float
+    interval: tuple[float, float]
+
+
 class Pair(BaseModel):
     """Two trained nets over the same test images. Differences and intervals are fractions, a minus b."""
 
@@ -121,6 +133,9 @@ class Pair(BaseModel):
     says: str = ""
     says_not: str = ""
     notes: list[str] = []
+    agreement: float | None = None  # part of the images to which both gave the same answer
+    kappa: Kappa | None = None  # None also where more than 50 pairs are tested
+    equivalence_p_value: float | None = None  # that they differ by the margin or more: two one-sided tests
     smallest_detectable_difference: float | None = None  # found 4 times in 5, given how often the runs disagree
     num_images_needed: int | None = None  # test images for an interval as narrow as the margin
 
@@ -175,9 +190,37 @@ class ConfigDifference(BaseModel):
     field: str
     title: str
     values: list[Any]
-    is_factor: (
-        bool  # a choice that can explain a difference; not the seed, the device or what follows from another field
-    )
+    is_known: list[bool]  # False for a run whose config lacks the field; its value here is None
+    # a choice that can explain a difference; not the seed, the device or what follows from another field
+    is_factor: bool
+
+
+class Answers(BaseModel):
+    """What one run answered at the epoch compared, counted from its stored answers; None where it has none.
+
+    ``defect`` is a sentence where the count differs from that in the run's log, else "".
+    """
+
+    run: str
+    epoch: int | None
+    num_images: int = 0
+    num_correct: int = 0
+    accuracy: float | None = None
+    interval: tuple[float, float] | None = None
+    calibration_error: float | None = None
+    calibration_interval: tuple[float, float] | None = None
+    reported_correct: int | None = None
+    defect: str = ""
+
+
+class BestOf(BaseModel):
+    """The best of several runs, chosen by the images that it is shown on: by how much its accuracy is too high."""
+
+    run: str
+    num_runs: int
+    accuracy: float
+    optimism: float  # a fraction; the mean drop from one half of the images to the other
+    text: str
 
 
 class BudgetRow(BaseModel):
@@ -196,6 +239,8 @@ class Comparison(BaseModel):
     level: float  # of the pairs' intervals
     num_tested: int  # pairs in the family
     names: dict[str, str]  # run id -> the name used in sentences
+    answers: list[Answers]  # in the order of the runs
+    best_of: BestOf | None  # None below three comparable runs
     pairs: list[Pair]
     recipes: list[Recipe]
     groups: list[Group]
@@ -221,12 +266,14 @@ def compare(
     recipes = _recipes(members, _first_group(runs, base), margin, looks)
     differences = config_differences(runs)
     _add_agreement(pairs, runs, recipes)
+    best = _best_of(runs, names)
     notes = [family_note(num_tested, level)] if num_tested else []
-    notes += [note for note in [margin_note(margin)] if note]
+    notes += [note for note in (margin_note(margin), best.text if best else None) if note]
     if at == "best" and any(not run.config.get("validation_fraction") for run in runs):
         notes.append(_("The best epoch was chosen on the test images, so these accuracies are optimistic."))
     return Comparison(
-        margin=margin, level=level, num_tested=num_tested, names=names, pairs=pairs, recipes=recipes,
+        margin=margin, level=level, num_tested=num_tested, names=names, answers=[_answers(run) for run in runs],
+        best_of=best, pairs=pairs, recipes=recipes,
         groups=[member.model for member in members], config_differences=differences, budget=budget(runs, names),
         fairness=fairness(runs, differences), notes=notes,
     )  # fmt: skip
@@ -247,20 +294,20 @@ def _check(runs: Sequence[ComparedRun], base: str | None, margin: float) -> None
 
 def _stem(run: ComparedRun) -> str:
     """The run's name without its seed; its model where it has no name."""
-    name = re.sub(r"[\s,;·-]*\bseed\s+\d+$", "", run.name.strip(), flags=re.IGNORECASE)
+    name = without_seed(run.name)
     model = MODELS.get(str(run.config.get("model")))
     return name or run.name.strip() or (_(model.title) if model else run.id)
 
 
-def _letter(position: int) -> str:
+def letter(position: int) -> str:
     """A to Z, then AA, AB, ..."""
     head, tail = divmod(position, 26)
-    return (_letter(head - 1) if head else "") + chr(ord("A") + tail)
+    return (letter(head - 1) if head else "") + chr(ord("A") + tail)
 
 
 def short_names(runs: Sequence[ComparedRun]) -> dict[str, str]:
     """Run id -> a short name that no other run has: without seed, else with its seed, else with its letter."""
-    letters = {run.id: run.letter or _letter(i) for i, run in enumerate(runs)}
+    letters = {run.id: run.letter or letter(i) for i, run in enumerate(runs)}
     with_seed = {run.id: _("{name} seed {seed}").format(name=_stem(run), seed=run.seed) for run in runs}
     stems, seeded = Counter(map(_stem, runs)), Counter(with_seed.values())
     names = {}
@@ -272,6 +319,38 @@ def short_names(runs: Sequence[ComparedRun]) -> dict[str, str]:
         else:
             names[run.id] = f"{_stem(run)} ({letters[run.id]})"
     return names
+
+
+# Single runs ----------------------------------------------------------------------------------------------------------
+
+
+def _answers(run: ComparedRun) -> Answers:
+    if not run.has_answers:
+        return Answers(run=run.id, epoch=run.epoch)
+    n, right = len(run.correct), int(run.correct.sum())
+    low, high = statistics.wilson_interval(right, n)
+    found = run.calibration
+    return Answers(
+        run=run.id, epoch=run.epoch, num_images=n, num_correct=right, accuracy=run.accuracy,
+        interval=(float(low), float(high)), calibration_error=found.value if found else None,
+        calibration_interval=(found.low, found.high) if found else None, reported_correct=run.reported_correct,
+        defect=defect_of(run.epoch or 0, right, n, run.reported_correct),
+    )  # fmt: skip
+
+
+def _best_of(runs: Sequence[ComparedRun], names: Mapping[str, str]) -> BestOf | None:
+    """Of the most runs that answered the same images, three at least, the best, and how optimistic its accuracy is."""
+    by_images: dict[tuple[str, int], list[ComparedRun]] = {}
+    for run in runs:
+        if run.has_answers:
+            by_images.setdefault(run.images_key, []).append(run)
+    chosen = max(by_images.values(), key=len, default=[])
+    if len(chosen) < _FEWEST_TO_CHOOSE_FROM or len(chosen[0].correct) < 2:
+        return None
+    best = max(chosen, key=lambda run: run.accuracy)
+    optimism = statistics.best_of_n_optimism(np.stack([run.correct for run in chosen]))
+    text = best_of_note(names[best.id], len(chosen), best.accuracy, optimism)
+    return BestOf(run=best.id, num_runs=len(chosen), accuracy=best.accuracy, optimism=optimism, text=text)
 
 
 # Pairs ---------------------------------------------------------------------------------------------------------------
@@ -321,18 +400,12 @@ def agreement_counts(runs: Sequence[ComparedRun]) -> tuple[NDArray[np.int64], ND
     same = np.zeros_like(right)
     for key in {run.images_key for run in runs if run.has_answers}:
         rows = [i for i, run in enumerate(runs) if run.has_answers and run.images_key == key]
-        bits = _packed(np.stack([runs[i].correct for i in rows]))
+        bits = statistics.packed(np.stack([runs[i].correct for i in rows]))
         predicted = np.stack([np.asarray(runs[i].predicted) for i in rows])
         for i, own_bits, answers in zip(rows, bits, predicted, strict=True):
             right[i, rows] = np.bitwise_count(bits & own_bits).sum(axis=1, dtype=np.int64)
             same[i, rows] = np.count_nonzero(predicted == answers, axis=1)
     return right, same
-
-
-def _packed(table: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """The rows of a table [R, N] as 64-bit words, filled up with zeros."""
-    packed = np.packbits(table, axis=1)
-    return np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
 
 
 def _tested_pairs(
@@ -351,19 +424,29 @@ def _tested_pairs(
         "low": low, "high": high, "difference": difference,
         "detectable": statistics.smallest_detectable_difference(only_a + only_b, n, level),
         "needed": statistics.images_needed(only_a + only_b, difference, n, margin, level),
+        "equivalence": statistics.tost_paired(only_a, only_b, n, margin),
     }  # fmt: skip
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    kappas = [_kappa(runs[a], runs[b]) if len(tested) <= _MOST_KAPPAS else None for a, b in tested]
     shared = {"margin": margin, "level": level, "num_pairs": len(tested),
               "fewest_images": statistics.fewest_images_for_margin(margin, level)}  # fmt: skip
     return [
-        _pair(runs[a], runs[b], names, dict(zip(columns, row, strict=True)), shared)
-        for (a, b), row in zip(tested, rows, strict=True)
+        _pair(runs[a], runs[b], names, dict(zip(columns, row, strict=True)), shared, kappa)
+        for (a, b), row, kappa in zip(tested, rows, kappas, strict=True)
     ]
 
 
+def _kappa(a: ComparedRun, b: ComparedRun) -> Kappa:
+    assert a.predicted is not None
+    assert b.predicted is not None
+    found = statistics.kappa(a.predicted, b.predicted)
+    return Kappa(value=found.value, interval=(found.low, found.high))
+
+
 def _pair(
-    a: ComparedRun, b: ComparedRun, names: Mapping[str, str], row: dict[str, Any], shared: dict[str, Any]
-) -> Pair:
+    a: ComparedRun, b: ComparedRun, names: Mapping[str, str], row: dict[str, Any], shared: dict[str, Any],
+    kappa: Kappa | None,
+) -> Pair:  # fmt: skip
     n, both, only_a, only_b = row["n"], row["both"], row["only_a"], row["only_b"]
     facts = PairFacts(
         a=names[a.id], b=names[b.id], num_images=n, a_correct=both + only_a, b_correct=both + only_b, only_a=only_a,
@@ -377,7 +460,8 @@ def _pair(
         b_correct=facts.b_correct, both_correct=both, only_a_correct=only_a, only_b_correct=only_b,
         both_wrong=n - both - only_a - only_b, same_wrong_answer=row["same"] - both, difference=facts.difference,
         interval=(facts.low, facts.high), p_value=facts.p_value, p_value_adjusted=facts.p_adjusted, verdict=verdict,
-        evidence=evidence(facts.disagreements), **vars(text),
+        evidence=evidence(facts.disagreements), **vars(text), agreement=row["same"] / n, kappa=kappa,
+        equivalence_p_value=row["equivalence"],
         smallest_detectable_difference=None if np.isnan(detectable) else detectable,
         num_images_needed=int(row["needed"]) if facts.disagreements else None,
     )  # fmt: skip
@@ -443,7 +527,7 @@ def _members(runs: Sequence[ComparedRun], groups: Mapping[str, Sequence[Compared
         position, first = members[0]
         name = _stem(first)
         if stems[name] > 1:
-            name = f"{name} ({first.letter or _letter(position)})"
+            name = f"{name} ({first.letter or letter(position)})"
         result.append(_member(group, name, first, groups.get(group) or [run for _i, run in members], at))
     return result
 
@@ -549,7 +633,9 @@ def _measure(a: _Member, b: _Member, level: float, margin: float) -> _Measured:
     paired = a.model.seeds == b.model.seeds
     test = (statistics.paired_t if paired else statistics.welch_t)(a.accuracies, b.accuracies)
     num_images = len(a.mean_correct)
-    image_error = float((a.mean_correct - b.mean_correct).var()) / max(num_images - 1, 1)
+    apart = a.mean_correct - b.mean_correct
+    spread = float(np.einsum("i,i->", apart, apart)) / num_images - float(apart.mean()) ** 2  # var(), a third as long
+    image_error = max(spread, 0.0) / max(num_images - 1, 1)
     if paired:
         variance, df = test.squared_error * len(a.runs), 1.0
     else:
@@ -582,14 +668,22 @@ def _recipe(a: _Member, b: _Member, measured: _Measured, p_adjusted: float, marg
 
 
 def config_differences(runs: Sequence[ComparedRun]) -> list[ConfigDifference]:
-    """The fields in which the runs differ, in the order of ``RunConfig``."""
+    """The fields in which the runs differ, in the order of ``RunConfig``.
+
+    A field that a run's config does not have, as it is older than the field, equals nothing, whatever its default is.
+    """
     result = []
     for name, info in FIELDS.items():
+        known = [name in run.config for run in runs]
         given = [run.config.get(name) for run in runs]
         values = [_width(run) for run in runs] if name == "width" else given
-        if any(value != values[0] for value in values):
-            title = _(info.title or name)
-            result.append(ConfigDifference(field=name, title=title, values=values, is_factor=_is_factor(name, runs)))
+        if any(known) and (not all(known) or any(value != values[0] for value in values)):
+            result.append(
+                ConfigDifference(
+                    field=name, title=_(info.title or name), values=values, is_known=known,
+                    is_factor=_is_factor(name, runs),
+                )
+            )  # fmt: skip
     return result
 
 

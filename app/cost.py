@@ -8,6 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import Row
 
 from app.schemas import AccuracyCost, EpochOut
 from app.tables import Epoch
@@ -18,13 +22,17 @@ MOST_THRESHOLDS = 5
 _ROUNDING = 1e-9  # 0.978 typed as 97.8 % must not miss 9,780 of 10,000 by a bit
 
 
-def epochs_out(epochs: Sequence[Epoch], num_train: int | None) -> list[EpochOut]:
-    """The epochs with their sums; ``num_train`` images are in each."""
+_STORED = [name for name in EpochOut.model_fields if name in Epoch.model_fields]
+_stored = attrgetter(*_STORED)
+
+
+def epochs_out(epochs: Sequence[Epoch | Row[Any]], num_train: int | None) -> list[EpochOut]:
+    """The epochs (objects, or plain rows of the table) with their sums; ``num_train`` images are in each."""
     seconds = accumulate(epoch.seconds for epoch in epochs)
     flops = accumulate((epoch.flops for epoch in epochs), _sum_known)
     return [
         EpochOut(
-            **epoch.model_dump(),
+            **dict(zip(_STORED, _stored(epoch), strict=True)),
             gflops_per_second=None if epoch.flops is None else rate(epoch.flops, epoch.seconds),
             train_seconds=spent, images=num_train and num_train * epoch.epoch, total_flops=total,
         )

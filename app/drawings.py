@@ -1,10 +1,15 @@
-"""Geometry of the small drawings in tables and cards, made on the server: strips, sparklines, bars. Colours are CSS."""
+"""The small drawings in tables and cards, made on the server: icons, strips, sparklines, bars. Colours are CSS."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+
+from markupsafe import Markup, escape
+
+from trainer.i18n import _
 
 STRIP_LEFT, STRIP_RIGHT = 3.0, 109.0  # of a strip 112 wide and 20 high
 _NICE = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
@@ -43,43 +48,40 @@ def scale_of(intervals: Sequence[Sequence[float]]) -> Scale:
     return Scale(round(low, 6), round(high, 6), round(tick if low < tick < high else middle, 6))
 
 
-@dataclass(frozen=True)
-class Strip:
-    """One accuracy on the shared scale: interval, point, and the single seeds where it is a mean."""
-
-    point: float
-    low: float
-    high: float
-    tick: float
-    seeds: list[float]
-
-
-def strip(scale: Scale, value: float, interval: Sequence[float] | None, seeds: Sequence[float] = ()) -> Strip:
-    """Positions for the strip of ``value`` (0..1) with its ``interval``; ``seeds`` are the values behind a mean."""
-    low, high = interval or (value, value)
-    return Strip(scale.x(value), scale.x(low), scale.x(high), scale.tick_x, [scale.x(seed) for seed in seeds])
+def strip(scale: Scale, value: float, interval: Sequence[float] | None, seeds: Sequence[float] = ()) -> Markup:
+    """An accuracy (0..1) with its interval on the scale that all rows share; ``seeds`` are the values behind a mean."""
+    low, high = (scale.x(end) for end in interval or (value, value))
+    point, dots = scale.x(value), "".join(f'<circle class="dot" cx="{scale.x(v):.1f}" cy="10" r="3"/>' for v in seeds)
+    middle = (
+        f'<path class="pt" d="M{point:.1f} 5.5l4.5 4.5l-4.5 4.5l-4.5 -4.5z"/>'
+        if seeds
+        else f'<circle class="pt" cx="{point:.1f}" cy="10" r="3"/>'
+    )
+    return Markup(
+        f'<svg class="strip" viewBox="0 0 112 20" aria-hidden="true"><path class="axis" d="M3 10H109M{scale.tick_x:.1f} 7v6"/>'
+        f'{dots}<path class="ci" d="M{low:.1f} 10H{high:.1f}M{low:.1f} 7v6M{high:.1f} 7v6"/>{middle}</svg>'
+    )
 
 
-@dataclass(frozen=True)
-class Spark:
-    """A sparkline of 88 x 20: its path and its last point."""
-
-    path: str
-    last_x: float
-    last_y: float
-    first: float
-    last: float
-
-
-def spark(values: Sequence[float]) -> Spark | None:
-    """The line through ``values`` (losses), the largest at the top; None for fewer than two finite ones."""
+def spark(values: Sequence[float]) -> Markup:
+    """A line through ``values`` (losses), the largest at the top; nothing for fewer than two finite ones."""
     finite = [value for value in values if math.isfinite(value)]
     if len(finite) < 2:
-        return None
+        return Markup("")
     least, span = min(finite), max(finite) - min(finite) or 1.0
-    spots = [(2 + 82 * i / (len(finite) - 1), 18 - 16 * (v - least) / span) for i, v in enumerate(finite)]
-    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in spots)
-    return Spark(path, *spots[-1], finite[0], finite[-1])
+    across, down = 82 / (len(finite) - 1), 16 / span
+    path = "L".join([f"{2 + across * i:.1f} {18 - down * (value - least):.1f}" for i, value in enumerate(finite)])
+    words = _("training loss, from {first} to {last}").format(first=f"{finite[0]:.3g}", last=f"{finite[-1]:.3g}")
+    return Markup(
+        f'<svg class="spark" viewBox="0 0 88 20" role="img" aria-label="{escape(words)}"><path d="M{path}"/>'
+        f'<circle cx="84.0" cy="{18 - down * (finite[-1] - least):.1f}" r="2"/></svg>'
+    )
+
+
+@cache
+def icon(name: str) -> Markup:
+    """The icon with that name in templates/_partials/sprite.html."""
+    return Markup(f'<svg class="icon" aria-hidden="true"><use href="#i-{escape(name)}"/></svg>')
 
 
 @dataclass(frozen=True)

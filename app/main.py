@@ -27,12 +27,14 @@ from app.indexer import Indexer
 from app.measuring import Measuring
 from app.predictions import PredictionsError, PredictionsMissing
 from app.routes import system
-from app.routes.api import choices, compare, datasets, runs, sweeps
+from app.routes.api import choices, compare, datasets, difficulty, runs, sweeps
 from app.routes.pages import api_reference, images, new, patterns
 from app.routes.pages import compare as compare_page
 from app.routes.pages import datasets as datasets_page
+from app.routes.pages import difficulty as difficulty_page
 from app.routes.pages import run as run_page
 from app.routes.pages import runs as runs_page
+from app.routes.pages import sweep as sweep_page
 from app.scheduler import Scheduler
 from app.security import Guard
 from app.settings import Settings, load_settings
@@ -124,12 +126,15 @@ def _url_host(host: str) -> str:
 
 def _add_routes(app: FastAPI) -> None:
     rest = APIRouter(prefix="/api/v1")
-    for part in (runs, sweeps, compare, datasets, choices):
+    for part in (runs, sweeps, compare, difficulty, datasets, choices):
         rest.include_router(part.router)
     app.include_router(rest)
     app.include_router(system.router)
     # "new" before "run", so that /runs/new is not taken for a run
-    for page in (runs_page, new, run_page, compare_page, datasets_page, images, patterns, api_reference):
+    pages = (
+        runs_page, new, run_page, sweep_page, compare_page, difficulty_page, datasets_page, images, patterns, api_reference,
+    )  # fmt: skip
+    for page in pages:
         app.include_router(page.router, include_in_schema=False)
     app.mount("/static", templating.Assets(), name="static")
 

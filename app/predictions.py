@@ -5,21 +5,25 @@ Verdicts over several runs live in ``app.comparison``; the files are written by 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from app.statistics import CalibrationError, calibration_error
 from trainer.i18n import _
 from trainer.run_folder import RunFolder
 
 Sort = Literal["index", "confidence", "-confidence", "worst"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
-_CACHED_FILES = 64  # 30 runs of a comparison and then some; an epoch of 10,000 images is 60 kB
+_known_labels: WeakValueDictionary[bytes, NDArray[np.int64]] = WeakValueDictionary()
+_CACHED_FILES = 256  # 50 runs of a comparison with their repeats; an epoch of 10,000 images is 70 kB
 
 
 class PredictionsError(ValueError):
@@ -51,6 +55,11 @@ class Predictions:
     def num_correct(self) -> int:
         return int(self.correct.sum())
 
+    @cached_property
+    def calibration(self) -> CalibrationError | None:
+        """How far confidence and accuracy are apart; None without images."""
+        return calibration_error(self.confidence, self.correct) if self.num_images else None
+
 
 def load(folder: RunFolder, epoch: int) -> Predictions:
     """The answers of ``folder``'s run after ``epoch`` (from 1).
@@ -69,6 +78,19 @@ def load_log_probabilities(folder: RunFolder, epoch: int) -> NDArray[np.float16]
     path = folder.predictions_path(epoch)
     _stamp(path, epoch)
     return _tensors(path, ["log_probabilities"], required=False).get("log_probabilities")
+
+
+def load_correct(folder: RunFolder, epoch: int) -> NDArray[np.bool_]:
+    """Which images were right [N], for who goes through all epochs of a run: nothing but labels is cached.
+
+    Raises ``PredictionsMissing`` or ``PredictionsDamaged``.
+    """
+    labels = _labels(_stamp(folder.labels_path, epoch))
+    path = _stamp(folder.predictions_path(epoch), epoch).path
+    predicted = _tensors(path, ["predicted"])["predicted"]
+    if predicted.shape != labels.shape:
+        raise _damaged(path, f"{predicted.shape}, {labels.shape}")
+    return np.asarray(predicted == labels)
 
 
 @dataclass(frozen=True)
@@ -116,7 +138,12 @@ def _labels(file: _Stamp) -> NDArray[np.int64]:
         raise _damaged(file.path, error) from None
     if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "ui":
         raise _damaged(file.path, getattr(labels, "dtype", type(labels).__name__))
-    return labels.astype(np.int64)
+    return _shared(labels.astype(np.int64))
+
+
+def _shared(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Labels that were read before in place of equal ones: all runs on a data set have the same."""
+    return _known_labels.setdefault(hashlib.sha256(labels.tobytes()).digest(), labels)
 
 
 def _tensors(path: Path, names: list[str], *, required: bool = True) -> dict[str, NDArray[Any]]:
@@ -166,10 +193,16 @@ class Answer(BaseModel):
 
 
 class AnswerPage(BaseModel):
-    """``total`` counts all answers that fit, ``items`` holds those of the page."""
+    """``total`` counts all answers that fit, ``items`` holds those of the page.
+
+    ``num_correct`` counts all right answers of the epoch, whatever fits; ``defect`` is a sentence where the run's log gives
+    another number.
+    """
 
     total: int
     items: list[Answer]
+    num_correct: int
+    defect: str = ""
 
 
 def query(predictions: Predictions, wanted: PredictionQuery) -> AnswerPage:
@@ -183,7 +216,7 @@ def query(predictions: Predictions, wanted: PredictionQuery) -> AnswerPage:
         )
         for i in page
     ]  # fmt: skip
-    return AnswerPage(total=len(chosen), items=items)
+    return AnswerPage(total=len(chosen), items=items, num_correct=predictions.num_correct)
 
 
 def _mask(predictions: Predictions, wanted: PredictionQuery) -> NDArray[np.bool_]:

@@ -4,37 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, true
+from sqlalchemy import ColumnElement, String, func, type_coerce
 from sqlmodel import Session, col, select
 
-from app import cost
+from app import cost, search
 from app.comparison import ComparedRun, CompareError, Comparison, compare
+from app.curves import thin
 from app.errors import NotFound, Refused
 from app.predictions import Predictions, PredictionsError, load
 from app.schemas import EpochOut, FileOut, RunError, RunOut, RunProgress, StepList
 from app.state import Runoff
 from app.statistics import wilson_interval
 from app.tables import STATUSES, Epoch, Run
-from app.verdicts import DEFAULT_MARGIN
-from trainer.config import FIELDS, FieldProblem
+from app.verdicts import DEFAULT_MARGIN, defect_of
+from trainer.config import FieldProblem
 from trainer.i18n import N_, _, ngettext
 from trainer.run_folder import RunFolder, iter_valid_events
-
-SORTS: dict[str, Any] = {
-    "created_at": Run.created_at, "started_at": Run.started_at, "finished_at": Run.finished_at, "name": Run.name,
-    "status": Run.status, "dataset": Run.dataset, "model": Run.model, "num_parameters": Run.num_parameters,
-    "epochs_done": Run.epochs_done, "test_accuracy": Run.test_accuracy, "test_loss": Run.test_loss,
-    "train_accuracy": Run.train_accuracy, "train_loss": Run.train_loss, "best_test_accuracy": Run.best_test_accuracy,
-    "train_seconds": Run.train_seconds, "images_per_second": Run.images_per_second,
-}  # fmt: skip
-
-
-_LONGEST_SEARCH = 500  # characters: each word is a condition, and SQLite's depth is limited
 
 
 @dataclass(frozen=True)
@@ -63,25 +54,23 @@ def find_runs(session: Session, wanted: RunFilter) -> tuple[list[Run], int]:
 
 
 def order_of(sort: str) -> list[Any]:
-    column = SORTS.get(sort.removeprefix("-"))
-    if column is None:
-        message = _("Unknown sort. Known are: {names}; a minus before it turns it round.").format(
-            names=", ".join(SORTS)
-        )
-        raise Refused.fields([FieldProblem(field="sort", message=message)])
-    ordered = col(column).desc() if sort.startswith("-") else col(column).asc()
-    return [ordered.nulls_last(), col(Run.created_at).desc(), col(Run.id)]
+    """What to order by: any field but the tags, what is missing last. Raises ``Refused`` for an unknown one."""
+    name = sort.removeprefix("-")
+    field = search.fields().get(name)
+    if field is None or field.kind == "tags":
+        raise Refused.fields([FieldProblem(field="sort", message=search.unknown_field(name))])
+    ordered = field.column.desc() if sort.startswith("-") else field.column.asc()
+    newest_first = [col(Run.created_at).desc()] if name != "created_at" else []
+    return [ordered.nulls_last(), *newest_first, col(Run.id)]
 
 
 def conditions_of(wanted: RunFilter) -> list[ColumnElement[bool]]:
+    """What a run must be. Raises ``Refused`` for an unknown status and an expression that can't be read."""
     if wanted.status and wanted.status not in STATUSES:
         message = _("Must be one of {names}. You typed {typed}.").format(
             names=", ".join(STATUSES), typed=wanted.status[:40]
         )
         raise Refused.fields([FieldProblem(field="status", message=message)])
-    if wanted.q and len(wanted.q) > _LONGEST_SEARCH:
-        message = _("At most {limit} characters can be searched for.").format(limit=_LONGEST_SEARCH)
-        raise Refused.fields([FieldProblem(field="q", message=message)])
     conditions: list[Any] = [
         getattr(Run, name) == value
         for name in ("status", "dataset", "model", "group", "sweep")
@@ -90,35 +79,12 @@ def conditions_of(wanted: RunFilter) -> list[ColumnElement[bool]]:
     if wanted.archived is not None:
         conditions.append(col(Run.archived) == wanted.archived)
     if wanted.tag:
-        conditions.append(_has_tag(wanted.tag))
-    return conditions + [_matches(word) for word in (wanted.q or "").split()]
-
-
-def _has_tag(tag: str) -> ColumnElement[bool]:
-    tags = func.json_each(Run.tags).table_valued("value")
-    return select(tags.c.value).where(tags.c.value == tag).exists()
-
-
-def _matches(word: str) -> ColumnElement[bool]:
-    """A word in name, notes, tags, id, model or data set; ``field=value`` compares a field of the config."""
-    field, equals, value = word.partition("=")
-    if equals and field in FIELDS:
-        return _equal(func.json_extract(Run.config, f"$.{field}"), value)
-    like = f"%{word.replace(chr(92), chr(92) * 2).replace('%', chr(92) + '%').replace('_', chr(92) + '_')}%"
-    columns = (Run.name, Run.notes, Run.id, Run.model, Run.dataset)
-    tags = func.json_each(Run.tags).table_valued("value")
-    in_tags = select(tags.c.value).where(tags.c.value.like(like, escape="\\")).exists()
-    return or_(*(col(column).like(like, escape="\\") for column in columns), in_tags)
-
-
-def _equal(stored: Any, value: str) -> ColumnElement[bool]:
-    """Whether a JSON value equals what was typed: numbers as numbers, true and false as SQLite's 1 and 0, else text."""
-    if value in ("true", "false"):
-        return and_(stored == int(value == "true"))
+        conditions.append(search.has_tag(wanted.tag))
     try:
-        return and_(stored == float(value))
-    except ValueError:
-        return and_(stored.is_(None)) if value == "null" else and_(stored == value)
+        found = search.condition(wanted.q or "")
+    except search.SearchError as error:
+        raise Refused.fields([FieldProblem(field="q", message=str(error))]) from None
+    return conditions if found is None else [*conditions, found]
 
 
 def get_run(session: Session, run_id: str) -> Run:
@@ -127,6 +93,15 @@ def get_run(session: Session, run_id: str) -> Run:
     if run is None:
         raise NotFound(_("There is no run {id}. It may have been deleted.").format(id=run_id[:40]))
     return run
+
+
+def sweep_runs(session: Session, sweep_id: str) -> list[Run]:
+    """The runs of a sweep in the order in which they were to start. Raises ``NotFound``."""
+    order = (col(Run.created_at), col(Run.id))
+    found = list(session.exec(select(Run).where(Run.sweep == sweep_id).order_by(*order)).all())
+    if not found:
+        raise NotFound(_("There is no sweep {id}. Its runs may have been deleted.").format(id=sweep_id[:40]))
+    return found
 
 
 def run_out(run: Run) -> RunOut:
@@ -168,6 +143,16 @@ def epochs_out(session: Session, run: Run) -> list[EpochOut]:
     return cost.epochs_out(epochs_of(session, run.id), run.num_train)
 
 
+def epochs_of_runs(session: Session, runs: Sequence[Run]) -> dict[str, list[EpochOut]]:
+    """The epochs of several runs with their sums, by one query: run id -> epochs in order."""
+    table = Epoch.__table__  # type: ignore[attr-defined]  # plain rows: thousands of objects would take most of the time
+    query = table.select().where(table.c.run_id.in_([run.id for run in runs])).order_by(table.c.epoch)
+    found: dict[str, list[Any]] = {run.id: [] for run in runs}
+    for epoch in session.connection().execute(query):
+        found[epoch.run_id].append(epoch)
+    return {run.id: cost.epochs_out(found[run.id], run.num_train) for run in runs}
+
+
 def status_counts(session: Session, *, archived: bool | None = False) -> dict[str, int]:
     """How many runs have each status; every status is there."""
     query = select(Run.status, func.count()).group_by(Run.status)
@@ -176,19 +161,29 @@ def status_counts(session: Session, *, archived: bool | None = False) -> dict[st
     return dict.fromkeys(STATUSES, 0) | dict(session.exec(query).all())
 
 
+def counts_by_archived(session: Session) -> dict[bool, dict[str, int]]:
+    """How many runs have each status, apart for archived ones; every status is there."""
+    query = select(Run.archived, Run.status, func.count()).group_by(col(Run.archived), col(Run.status))
+    found = {is_archived: dict.fromkeys(STATUSES, 0) for is_archived in (False, True)}
+    for is_archived, status, count in session.exec(query).all():
+        found[is_archived][status] = count
+    return found
+
+
 def distinct_values(session: Session) -> dict[str, list[str]]:
     """What there is to filter by."""
-    tags = func.json_each(Run.tags).table_valued("value")
+    lists = session.exec(select(type_coerce(col(Run.tags), String)).distinct()).all()  # few, where there are many runs
     return {
         "datasets": sorted(session.exec(select(Run.dataset).distinct()).all()),
         "models": sorted(session.exec(select(Run.model).distinct()).all()),
-        "tags": sorted(session.exec(select(tags.c.value).select_from(Run).join(tags, true()).distinct()).all()),
+        "tags": sorted({tag for text in lists for tag in json.loads(text)}),
     }
 
 
 def data_version(session: Session) -> str:
     """Changes whenever any run changes, comes or goes; never with the clock."""
-    version, count = session.exec(select(func.max(Run.version), func.count())).one()
+    newest = select(func.max(Run.version)).scalar_subquery()  # apart: each is answered by an index alone
+    version, count = session.exec(select(newest, select(func.count()).select_from(Run).scalar_subquery())).one()
     return f"{version or 0}.{count}"
 
 
@@ -258,21 +253,9 @@ def steps_of(folder: RunFolder, max_points: int = 1000) -> StepList:
             losses = {step: loss for step, loss in losses.items() if step <= first}
         elif event["type"] == "step":
             losses.update((int(step), loss) for step, loss in event["losses"])
-    points = _thin(sorted(losses.items()), max_points)
-    return StepList(steps=[step for step, _loss in points], losses=[loss for _step, loss in points])
-
-
-def _thin(points: list[tuple[int, float]], max_points: int) -> list[tuple[int, float]]:
-    """At most ``max_points`` points: the lowest and highest of each stretch of equal length, and both ends."""
-    if len(points) <= max_points:
-        return points
-    stretches = max((max_points - 2) // 2, 1)
-    inner, kept = points[1:-1], [points[0]]
-    for number in range(stretches):
-        part = inner[number * len(inner) // stretches : (number + 1) * len(inner) // stretches]
-        if part:
-            kept += sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})
-    return [*kept, points[-1]][:max_points]
+    steps = sorted(losses)
+    kept = [steps[i] for i in thin([losses[step] for step in steps], max_points)]
+    return StepList(steps=kept, losses=[losses[step] for step in kept])
 
 
 def log_tail(folder: RunFolder, max_bytes: int = 64_000) -> str:
@@ -308,6 +291,13 @@ def predictions_of(runs: Path, run: Run, epoch: int | None = None) -> Prediction
         )
         raise NotFound(message)
     return load(RunFolder(runs / run.id), epoch)
+
+
+def defect_of_answers(session: Session, run: Run, epoch: int | None, answers: Predictions) -> str:
+    """A sentence where the answers do not give the count in the run's log, else ""."""
+    epoch = epoch or run.epochs_done
+    reported = session.exec(select(Epoch.test_correct).where(Epoch.run_id == run.id, Epoch.epoch == epoch)).first()
+    return defect_of(epoch, answers.num_correct, answers.num_images, reported)
 
 
 # Comparing -----------------------------------------------------------------------------------------------------------
@@ -349,45 +339,72 @@ def epoch_at(run: Run, at: str) -> int | None:
     raise Refused.fields([FieldProblem(field="at", message=message)])
 
 
-def compared_run(session: Session, runs: Path, run: Run, epoch: int | None, *, shown: bool = True) -> ComparedRun:
-    """The run with its answers and its spending up to ``epoch``. A repeat that is not ``shown`` may lack its answers."""
-    answers, seconds = None, 0.0
-    if epoch:
-        try:
-            answers = load(RunFolder(runs / run.id), epoch)
-        except PredictionsError:
-            if shown:
-                raise
-        spent = select(func.sum(Epoch.seconds)).where(Epoch.run_id == run.id, col(Epoch.epoch) <= epoch)
-        seconds = session.exec(spent).one() or 0.0
+@dataclass(frozen=True)
+class LoadedComparison:
+    """A comparison with the runs and the epochs that it was made of, all in one order."""
+
+    runs: list[Run]
+    epochs: list[list[EpochOut]]
+    comparison: Comparison
+
+
+def load_comparison(
+    state: Runoff, session: Session, shown: Sequence[Run], at: str = "last", base: str | None = None,
+    margin: float = DEFAULT_MARGIN,
+) -> LoadedComparison:  # fmt: skip
+    """Compare runs and their recipes. Raises ``Refused``, ``PredictionsError``."""
+    folder = state.settings.runs
+    epochs = epochs_of_runs(session, shown)
+    compared = [_compared(folder, run, epoch_at(run, at), epochs[run.id]) for run in shown]
+    groups = _repeats(session, folder, compared, at)
+    try:
+        comparison = compare(compared, groups, base=base, margin=margin, at=at)
+    except CompareError as error:
+        raise Refused(str(error)) from None
+    return LoadedComparison(list(shown), [epochs[run.id] for run in shown], comparison)
+
+
+def _compared(runs: Path, run: Run, epoch: int | None, epochs: Sequence[EpochOut]) -> ComparedRun:
+    """A run shown, with its answers and its spending up to ``epoch``."""
+    answers = load(RunFolder(runs / run.id), epoch) if epoch else None
+    spent = next((one for one in epochs if one.epoch == epoch), None)
+    return ComparedRun(
+        id=run.id, name=run.name, config=run.config, group=run.group, seed=run.seed, epoch=epoch,
+        test_fingerprint=run.test_fingerprint or "", status=run.status, finished_at=run.finished_at,
+        labels=answers.labels if answers else None, predicted=answers.predicted if answers else None,
+        calibration=answers.calibration if answers else None, reported_correct=spent.test_correct if spent else None,
+        num_parameters=run.num_parameters, epochs_done=epoch or 0, images_seen=(epoch or 0) * (run.num_train or 0),
+        train_seconds=spent.train_seconds if spent else 0.0,
+    )  # fmt: skip
+
+
+def _repeats(session: Session, runs: Path, shown: Sequence[ComparedRun], at: str) -> dict[str, list[ComparedRun]]:
+    """All runs of the groups shown, the finished ones with their answers unless these can't be read."""
+    known = {(run.id, run.epoch): run for run in shown}
+    epochs = {run.group: run.epoch for run in reversed(shown)}
+    groups: dict[str, list[ComparedRun]] = {}
+    for run in runs_of_groups(session, list(epochs)):
+        wanted = run.best_epoch if at == "best" else _epoch_within(run, epochs[run.group])
+        epoch = wanted if run.status == "finished" else None
+        groups.setdefault(run.group, []).append(known.get((run.id, epoch)) or _repeat(runs, run, epoch))
+    return groups
+
+
+def _repeat(runs: Path, run: Run, epoch: int | None) -> ComparedRun:
+    try:
+        answers = load(RunFolder(runs / run.id), epoch) if epoch else None
+    except PredictionsError:
+        answers = None
     return ComparedRun(
         id=run.id, name=run.name, config=run.config, group=run.group, seed=run.seed, epoch=epoch if answers else None,
         test_fingerprint=run.test_fingerprint or "", status=run.status, finished_at=run.finished_at,
         labels=answers.labels if answers else None, predicted=answers.predicted if answers else None,
-        confidence=answers.confidence if answers else None, num_parameters=run.num_parameters,
-        epochs_done=epoch or 0, images_seen=(epoch or 0) * (run.num_train or 0), train_seconds=seconds,
     )  # fmt: skip
 
 
-def load_comparison(
-    state: Runoff, session: Session, run_ids: Sequence[str], at: str = "last", base: str | None = None,
-    margin: float = DEFAULT_MARGIN,
-) -> Comparison:  # fmt: skip
-    """Compare runs and their recipes. Raises ``NotFound``, ``Refused``, ``PredictionsError``."""
-    shown = runs_to_compare(session, run_ids)
-    folder = state.settings.runs
-    compared = [compared_run(session, folder, run, epoch_at(run, at)) for run in shown]
-    epochs = {run.group: run.epoch for run in reversed(compared)}
-    members = session.exec(select(Run).where(col(Run.group).in_(epochs)).order_by(col(Run.created_at))).all()
-    groups: dict[str, list[ComparedRun]] = {}
-    for run in members:
-        wanted = run.best_epoch if at == "best" else _epoch_within(run, epochs[run.group])
-        counts = wanted if run.status == "finished" else None
-        groups.setdefault(run.group, []).append(compared_run(session, folder, run, counts, shown=False))
-    try:
-        return compare(compared, groups, base=base, margin=margin, at=at)
-    except CompareError as error:
-        raise Refused(str(error)) from None
+def runs_of_groups(session: Session, groups: Sequence[str]) -> list[Run]:
+    """All repeats of several groups, oldest first."""
+    return list(session.exec(select(Run).where(col(Run.group).in_(groups)).order_by(col(Run.created_at))).all())
 
 
 def _epoch_within(run: Run, epoch: int | None) -> int | None:

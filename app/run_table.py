@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any, cast
 
+from sqlalchemy import String, func, type_coerce
 from sqlalchemy import select as select_columns
+from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
-from app import queries
+from app import queries, search
 from app.drawings import Scale, scale_of
+from app.errors import Refused
+from app.forms import value_words
 from app.queries import RunFilter, conditions_of, order_of, progress_of
 from app.schemas import RunProgress
+from app.search import Field
 from app.statistics import t_interval, wilson_interval
+from app.sweeps import without_seed
 from app.tables import ENDED, STATUSES, Epoch, Run
-from app.templating import remaining
+from app.templating import compact, number, percent, remaining
+from trainer.config import FieldProblem
 from trainer.i18n import N_, _, ngettext
 from trainer.run_folder import RunFolder
 
+MOST_AT_ONCE = 1000  # runs that one action may touch
 PAGE_SIZE = 100  # rows; a group counts as one
 SPARK_POINTS = 44
+_UNSEEN = [defer(getattr(Run, name)) for name in ("class_names", "warnings")]  # no row shows them
 _ENOUGH_EPOCHS = 12  # from here on the sparkline is drawn from epochs, not from steps
 Interval = tuple[float, float]
 
@@ -116,7 +126,7 @@ class GroupRow:
 
     @property
     def name(self) -> str:
-        return _without_seed(self.run.name) or f"{self.run.model}, {self.run.dataset}"
+        return without_seed(self.run.name) or f"{self.run.model}, {self.run.dataset}"
 
     @property
     def has_ended(self) -> bool:
@@ -165,7 +175,7 @@ class GroupRow:
         parts += [f"{counts[status]} {words[status]}" for status in STATUSES if status in words and counts[status]]
         return ", ".join(parts)
 
-    @property
+    @cached_property
     def measured(self) -> list[RunRow]:
         """The newest finished run of each seed: what the mean is over."""
         newest: dict[int, RunRow] = {}
@@ -175,7 +185,7 @@ class GroupRow:
                 newest[row.run.seed] = row
         return [row for row in newest.values() if row.run.test_accuracy is not None]
 
-    @property
+    @cached_property
     def accuracies(self) -> list[float]:
         return [row.run.test_accuracy for row in self.measured if row.run.test_accuracy is not None]
 
@@ -184,7 +194,7 @@ class GroupRow:
         values = self.accuracies
         return sum(values) / len(values) if values else None
 
-    @property
+    @cached_property
     def interval(self) -> Interval | None:
         """95 % t interval of the mean over seeds; of a single seed its own."""
         values = self.accuracies
@@ -193,7 +203,7 @@ class GroupRow:
         low, high = t_interval(values)
         return max(0.0, low), min(1.0, high)
 
-    @property
+    @cached_property
     def best(self) -> Run | None:
         """The member with the highest accuracy after its last epoch."""
         return max((row.run for row in self.measured), key=lambda run: run.test_accuracy or 0, default=None)
@@ -211,6 +221,104 @@ class GroupRow:
 Row = RunRow | GroupRow
 
 
+# Columns -------------------------------------------------------------------------------------------------------------
+
+DEFAULT_COLUMNS = (
+    "model", "epochs", "test_accuracy", "best_test_accuracy", "train_loss", "train_seconds", "images_per_second",
+)  # fmt: skip
+MOST_COLUMNS = 30
+_FIXED = ("status", "name")  # always there
+_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: a field of a run. Some have words and drawings of their own (templates/_partials/run_row.html)."""
+
+    field: Field
+
+    @property
+    def name(self) -> str:
+        return self.field.name
+
+    @property
+    def title(self) -> str:
+        titles = {
+            "test_accuracy": N_("Test accuracy, %"), "best_test_accuracy": N_("Best"), "train_loss": N_("Training loss"),
+            "train_seconds": N_("Time"),
+        }  # fmt: skip
+        words = _(titles.get(self.name, self.field.title))
+        return f"{words}, %" if self.field.kind == "accuracy" and self.name not in titles else words
+
+    @property
+    def hint(self) -> str:
+        return _(_HINTS.get(self.name, ""))
+
+    @property
+    def kind(self) -> str:
+        """The classes of its cells."""
+        if self.name not in DEFAULT_COLUMNS:
+            return "num extra" if self.field.kind in ("number", "accuracy") else "extra"
+        numbers = ("best_test_accuracy", "train_seconds", "images_per_second")
+        return {"model": "opt", "train_loss": "opt", **dict.fromkeys(numbers, "num opt")}.get(self.name, "")
+
+    @property
+    def descending_first(self) -> bool:
+        """Whether the largest is what one looks for first."""
+        return self.field.part == "result" and not self.name.endswith("_loss")
+
+    def text(self, rows: Sequence[RunRow]) -> str:
+        """The value of one run, or of repeats: what they have in common, the mean of results, or how many there are."""
+        if self.field.in_config or self.name == "notes":
+            rows = rows[:1]  # the same for all repeats, or long
+        values = [value for row in rows if (value := self.field.of(row.run)) is not None]
+        if not values:
+            return ""
+        distinct = list(dict.fromkeys(values))
+        if len(distinct) > 1 and self.field.part == "result":
+            return _("mean {value}").format(value=self._words(sum(values) / len(values)))
+        if len(distinct) > 1:
+            return ngettext("{n} value", "{n} values", len(distinct)).format(n=len(distinct))
+        return self._words(distinct[0])
+
+    def _words(self, value: Any) -> str:
+        if self.field.kind == "accuracy":
+            return percent(value)
+        if self.field.kind == "time":
+            return str(value)[:16].replace("T", " ")
+        if self.field.part == "result":
+            return number(value) if float(value).is_integer() else compact(value, _DIGITS)
+        return value_words(value)
+
+
+_HINTS = {
+    "test_accuracy": N_("after the last epoch, with its 95 % interval"),
+    "best_test_accuracy": N_("optimistic where it was chosen on the test images themselves"),
+    "train_seconds": N_("training only, without evaluation and saving"),
+    "images_per_second": N_("training images a second"),
+}
+
+
+def columns_of(names: Iterable[str]) -> list[Column]:
+    """The columns with these names, several with commas between; those of the table itself without any. Raises ``Refused``."""
+    wanted = list(dict.fromkeys(name for value in names for name in value.split(",") if name)) or [*DEFAULT_COLUMNS]
+    known = {column.name: column for column in all_columns()}
+    for name in wanted:
+        if name not in known:
+            raise Refused.fields([FieldProblem(field="columns", message=search.unknown_field(name))])
+    if len(wanted) > MOST_COLUMNS:
+        message = _("At most {limit} columns can be shown.").format(limit=MOST_COLUMNS)
+        raise Refused.fields([FieldProblem(field="columns", message=message)])
+    return [known[name] for name in wanted]
+
+
+def all_columns() -> list[Column]:
+    """Every column that can be chosen, in the order in which they are offered."""
+    fields = [field for name, field in search.fields().items() if name not in _FIXED]
+    first = [field for name in DEFAULT_COLUMNS for field in fields if field.name == name]
+    return [Column(field) for field in [*first, *(field for field in fields if field.name not in DEFAULT_COLUMNS)]]
+
+
 @dataclass(frozen=True)
 class RunTable:
     """One page of rows and what stands around it."""
@@ -226,13 +334,21 @@ class RunTable:
 
 @dataclass(frozen=True)
 class _Light:
-    """As much of a run as folding and paging need."""
+    """What folding and paging need of the runs, as columns in the order of the table: few objects for many runs."""
 
-    id: str
-    group: str
-    seed: int
-    status: str
-    created_at: str
+    ids: list[str]
+    groups: list[str]
+    seeds: list[int]
+    statuses: list[str]
+    created_at: list[str]
+
+
+# What the row of a group needs of its repeats: all but what is large and the same for each, or not shown.
+_MEMBER = [
+    getattr(Run, name)
+    for name in Run.model_fields
+    if name not in ("config", "class_names", "warnings", "error", "notes")
+]
 
 
 def load_table(
@@ -250,14 +366,19 @@ def load_table(
     Raises ``Refused`` for an unknown status or sort.
     """
     conditions_of(wanted)  # refuses an unknown status
-    everything = _light_rows(session, replace(wanted, status=None))
-    counts = Counter(row.status for row in everything)
-    matching = [row for row in everything if not wanted.status or row.status == wanted.status]
-    shown = [row for row in matching if not until or row.created_at <= until]
-    units = _fold(shown) if fold else [[row] for row in shown]
+    light = _light(session, replace(wanted, status=None))
+    counts = Counter(light.statuses)
+    matching = [i for i, status in enumerate(light.statuses) if not wanted.status or status == wanted.status]
+    shown = [i for i in matching if light.created_at[i] <= until] if until else matching
+    units = _fold(light, shown) if fold else [[i] for i in shown]
     on_page = units[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
-    made = _make_rows(session, runs_folder, [row.id for unit in on_page for row in unit])
-    rows = [_row(unit, made, set(open_groups)) for unit in on_page if all(light.id in made for light in unit)]
+    opened = set(open_groups)
+    alone = {light.ids[i] for unit in on_page for i in unit if len(unit) == 1 or light.groups[i] in opened}
+    first = {light.ids[min(unit, key=lambda i: light.seeds[i])] for unit in on_page}
+    others = {light.ids[i] for unit in on_page for i in unit} - alone - first
+    made = _make_rows(session, runs_folder, alone, first - alone, others)
+    found = [[made[light.ids[i]] for i in unit if light.ids[i] in made] for unit in on_page]
+    rows = [_row(members, len(unit) > 1, opened) for members, unit in zip(found, on_page, strict=True) if members]
     return RunTable(
         rows=rows,
         scale=scale_of([row.interval for row in _spread(rows) if row.interval]),
@@ -265,39 +386,51 @@ def load_table(
         num_matching=len(shown),
         num_rows=len(units),
         num_newer=len(matching) - len(shown),
-        until=until or max((row.created_at for row in matching), default=""),
+        until=until or max((light.created_at[i] for i in matching), default=""),
     )
 
 
-def _light_rows(session: Session, wanted: RunFilter) -> list[_Light]:
+def matching_ids(session: Session, wanted: RunFilter) -> list[str]:
+    """The ids of all runs that match, in order. Raises ``Refused``."""
+    return _light(session, wanted).ids
+
+
+def _light(session: Session, wanted: RunFilter) -> _Light:
+    names = (Run.id, Run.group, Run.seed, Run.status, Run.created_at)
     query = (
-        select_columns(col(Run.id), col(Run.group), col(Run.seed), col(Run.status), col(Run.created_at))
-        .where(*conditions_of(wanted))
-        .order_by(*order_of(wanted.sort))
+        select_columns(*(col(name) for name in names)).where(*conditions_of(wanted)).order_by(*order_of(wanted.sort))
     )
-    return [_Light(*row) for row in session.connection().execute(query).all()]
+    ordered = query.subquery()  # SQLite keeps its order for aggregates whose result depends on it
+    columns = (type_coerce(func.json_group_array(column), String) for column in ordered.c)
+    return _Light(*(json.loads(column) for column in session.connection().execute(select_columns(*columns)).one()))
 
 
-def _fold(rows: Sequence[_Light]) -> list[list[_Light]]:
+def _fold(light: _Light, shown: Sequence[int]) -> list[list[int]]:
     """Runs of one group with two or more seeds together, at the place of the first of them."""
-    groups: dict[str, list[_Light]] = defaultdict(list)
-    for row in rows:
-        groups[row.group].append(row)
-    folded = {group for group, members in groups.items() if len({row.seed for row in members}) > 1}
-    units: list[list[_Light]] = []
-    for row in rows:
-        if row.group not in folded:
-            units.append([row])
-        elif row is groups[row.group][0]:
-            units.append(groups[row.group])
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i in shown:
+        groups[light.groups[i]].append(i)
+    folded = {
+        group: members
+        for group, members in groups.items()
+        if len(members) > 1 and any(light.seeds[i] != light.seeds[members[0]] for i in members)
+    }
+    units: list[list[int]] = []
+    for i in shown:
+        members = folded.get(light.groups[i])
+        if members is None:
+            units.append([i])
+        elif members[0] == i:
+            units.append(members)
     return units
 
 
-def _row(unit: Sequence[_Light], made: dict[str, RunRow], open_groups: set[str]) -> Row:
-    if len(unit) == 1:
-        return made[unit[0].id]
-    members = [replace(made[light.id], is_child=True) for light in unit]
-    return GroupRow(unit[0].group, sorted(members, key=lambda row: row.run.seed), unit[0].group in open_groups)
+def _row(members: Sequence[RunRow], folds: bool, open_groups: set[str]) -> Row:
+    if not folds:
+        return members[0]
+    group = members[0].run.group
+    children = [replace(row, is_child=True) for row in members]
+    return GroupRow(group, sorted(children, key=lambda row: row.run.seed), group in open_groups)
 
 
 def _spread(rows: Iterable[Row]) -> Iterable[Row]:
@@ -308,9 +441,16 @@ def _spread(rows: Iterable[Row]) -> Iterable[Row]:
             yield from row.members
 
 
-def _make_rows(session: Session, runs_folder: Path, ids: Sequence[str]) -> dict[str, RunRow]:
-    runs = [run for part in _chunks(ids) for run in session.exec(select(Run).where(col(Run.id).in_(part))).all()]
-    losses = _losses_of(session, runs_folder, runs)
+def _make_rows(
+    session: Session, runs_folder: Path, alone: set[str], first: set[str], others: set[str]
+) -> dict[str, RunRow]:
+    """The rows of the runs by id: those ``alone`` have a line of their own, ``first`` stands for its repeats, the ``others``."""
+    whole = select(Run).where(col(Run.id).in_(_listed(alone | first))).options(*_UNSEEN)
+    runs = list(session.exec(whole).all())
+    losses = _losses_of(session, runs_folder, [run for run in runs if run.id in alone])
+    if others:
+        slim = select_columns(*_MEMBER).where(col(Run.id).in_(_listed(others)))
+        runs += cast(Sequence[Run], session.connection().execute(slim).all())
     places = _places_in_queue(session) if any(run.status == "queued" for run in runs) else {}
     return {
         run.id: _run_row(run, interval, losses.get(run.id, []), places.get(run.id, ""))
@@ -318,14 +458,16 @@ def _make_rows(session: Session, runs_folder: Path, ids: Sequence[str]) -> dict[
     }
 
 
+def _listed(values: Iterable[Any]) -> Any:
+    """The values as rows of one bound parameter: one statement, however many there are."""
+    rows = func.json_each(json.dumps(list(values))).table_valued("value")
+    return select_columns(rows.c.value)
+
+
 def _run_row(run: Run, interval: Interval | None, losses: list[float], waiting: str) -> RunRow:
     progress = progress_of(run) if run.status == "running" else None
     left = remaining(progress.seconds_left, progress.updated_at) if progress else None
     return RunRow(run, interval, losses, progress, left, waiting)
-
-
-def _chunks(ids: Sequence[str], size: int = 500) -> Iterable[Sequence[str]]:
-    return (ids[start : start + size] for start in range(0, len(ids), size))
 
 
 def _intervals_of(runs: Sequence[Run]) -> list[Interval | None]:
@@ -351,29 +493,38 @@ def _places_in_queue(session: Session) -> dict[str, str]:
 
 def _losses_of(session: Session, runs_folder: Path, runs: Sequence[Run]) -> dict[str, list[float]]:
     """Training losses of each run: of epochs where there are enough, else of steps."""
-    long = [run.id for run in runs if run.epochs_done >= _ENOUGH_EPOCHS]
-    losses: dict[str, list[float]] = defaultdict(list)
-    for part in _chunks(long):
-        query = select(Epoch.run_id, Epoch.train_loss).where(col(Epoch.run_id).in_(part)).order_by(col(Epoch.epoch))
-        for run_id, loss in session.exec(query).all():
-            losses[run_id].append(loss)
+    long = [run for run in runs if run.epochs_done >= _ENOUGH_EPOCHS]
+    losses = _epoch_losses(session, long) if long else {}
     for run in runs:
         if run.epochs_done < _ENOUGH_EPOCHS and run.event_offset:
             losses[run.id] = _step_losses(RunFolder(runs_folder / run.id), run.event_offset)
-    return {run_id: _thin(values) for run_id, values in losses.items()}
+    return losses
+
+
+def _epoch_losses(session: Session, runs: Sequence[Run]) -> dict[str, list[float]]:
+    """Training losses of each run after at most ``SPARK_POINTS`` of its epochs, evenly spread, the last among them."""
+    wanted = [[run.id, epoch] for run in runs for epoch in _spread_epochs(run.epochs_done)]
+    rows = func.json_each(json.dumps(wanted)).table_valued("value")
+    run_id, epoch = (func.json_extract(rows.c.value, f"$[{place}]") for place in (0, 1))
+    query = (
+        select_columns(
+            col(Epoch.run_id), type_coerce(func.json_group_object(col(Epoch.epoch), col(Epoch.train_loss)), String)
+        )
+        .select_from(rows)
+        .join(Epoch, (col(Epoch.run_id) == run_id) & (col(Epoch.epoch) == epoch))
+        .group_by(col(Epoch.run_id))
+    )
+    found = {run_id: json.loads(by_epoch) for run_id, by_epoch in session.connection().execute(query).all()}
+    return {run_id: [by_epoch[key] for key in sorted(by_epoch, key=int)] for run_id, by_epoch in found.items()}
+
+
+def _spread_epochs(num_epochs: int) -> list[int]:
+    if num_epochs <= SPARK_POINTS:
+        return list(range(1, num_epochs + 1))
+    return [1 + round(i * (num_epochs - 1) / (SPARK_POINTS - 1)) for i in range(SPARK_POINTS)]
 
 
 @lru_cache(maxsize=4096)
 def _step_losses(folder: RunFolder, event_offset: int) -> list[float]:
     """Step losses as far as the index has read the events, which ``event_offset`` stands for."""
     return queries.steps_of(folder, max_points=SPARK_POINTS).losses
-
-
-def _thin(values: list[float]) -> list[float]:
-    if len(values) <= SPARK_POINTS:
-        return values
-    return [values[round(i * (len(values) - 1) / (SPARK_POINTS - 1))] for i in range(SPARK_POINTS)]
-
-
-def _without_seed(name: str) -> str:
-    return re.sub(r"[,\s]*\bseed \d+$", "", name)

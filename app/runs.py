@@ -6,9 +6,11 @@ goes into run.json first.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,21 +19,33 @@ from pydantic import ValidationError
 from sqlalchemy import update
 from sqlmodel import Session, col
 
-from app.database import writing
-from app.errors import Conflict, Problem, Refused
+from app import sweeps
+from app.database import reading, writing
+from app.errors import Conflict, NotFound, Problem, Refused
 from app.indexer import ingest, next_version
-from app.queries import get_run, run_out
+from app.queries import get_run, run_out, runs_of_groups, sweep_runs
 from app.schemas import RunChange, RunLabels, SweepIn, SweepOut
 from app.settings import Settings
 from app.state import Runoff
-from app.tables import Run
-from trainer.config import FIELDS, MODELS, ConfigError, FieldProblem, RunConfig, check_data, parse_config, problems_of
+from app.tables import ACTIVE, Run
+from trainer.config import (
+    FIELDS,
+    MODELS,
+    ConfigError,
+    FieldProblem,
+    RunConfig,
+    check_data,
+    group_hash,
+    parse_config,
+    problems_of,
+)
 from trainer.datasets import catalogue
 from trainer.i18n import _
 from trainer.presets import PRESETS
 from trainer.run_folder import RunFolder, now
 
 MAX_RUNS = 1000
+_TICK_SECONDS = 0.0002  # a fraction of the millisecond in which times are written
 MAX_FRUITLESS_ATTEMPTS = 3
 
 
@@ -72,6 +86,8 @@ def plan_for(settings: Settings, sweep: SweepIn) -> Plan:
     runs: list[PlannedRun] = []
     warnings: dict[str, None] = {}
     problems: dict[str, str] = {}
+    varying = [name for name, values in grid.items() if len(values) > 1]
+    with_seed = sweep.repeats > 1 or "seed" in grid
     for choice in itertools.product(*(range(len(values)) for values in grid.values())):
         picked = dict(zip(grid, choice, strict=True))
         fields = base | {name: grid[name][index] for name, index in picked.items()}
@@ -84,13 +100,18 @@ def plan_for(settings: Settings, sweep: SweepIn) -> Plan:
                 problems.setdefault(field, problem.message)
             continue
         warnings.update(dict.fromkeys(said))
-        varying = [name for name, values in grid.items() if len(values) > 1]
         for seed in _seeds(config, sweep.repeats, problems):
             seeded = config.model_copy(update={"seed": seed})
-            runs.append(PlannedRun(seeded, _name(sweep.name, seeded, varying, sweep.repeats), said))
+            runs.append(PlannedRun(seeded, _name(sweep.name, seeded, varying, with_seed=with_seed), said))
     if problems:
         raise Refused.fields([FieldProblem(field=field, message=message) for field, message in problems.items()])
-    return Plan(runs, [*warnings])
+    distinct = list({item.config.model_dump_json(): item for item in runs}.values())
+    if len(distinct) < len(runs):
+        message = _(
+            "{n} runs would equal others (a value given twice, or a field that does not apply); each starts once."
+        )
+        warnings[message.format(n=f"{len(runs) - len(distinct):,}")] = None
+    return Plan(distinct, [*warnings])
 
 
 def _with_preset(sweep: SweepIn) -> tuple[dict[str, Any], dict[str, list[Any]]]:
@@ -155,16 +176,12 @@ def default_name(config: RunConfig) -> str:
     return f"{MODELS[config.model].title}{permuted} {_('on')} {config.dataset}"
 
 
-def _name(given: str, config: RunConfig, varying: list[str], repeats: int) -> str:
-    """The given name or a default, with the values that vary within the sweep appended."""
-    parts = [given or default_name(config)]
-    told_by_default = ("model", "permute_pixels", "dataset") if not given else ()
-    for field in varying:
-        if field not in told_by_default:
-            parts.append(f"{field} {getattr(config, field)}")
-    if repeats > 1:
-        parts.append(_("seed {seed}").format(seed=config.seed))
-    return ", ".join(parts)[:120]
+def _name(given: str, config: RunConfig, varying: list[str], *, with_seed: bool) -> str:
+    """The given name with the values that vary within the sweep; without one these alone, where they say enough."""
+    told = [] if given else [field for field in varying if field in ("model", "permute_pixels", "dataset")]
+    rest = [field for field in varying if field not in (*told, "seed")]
+    stem = given or ("" if rest and not told else default_name(config))
+    return sweeps.run_name(stem, config, rest, with_seed=with_seed)
 
 
 # Starting ------------------------------------------------------------------------------------------------------------
@@ -197,12 +214,38 @@ def start(state: Runoff, data: Mapping[str, Any]) -> tuple[Run, list[str]]:
     return run, planned.warnings
 
 
-def start_sweep(state: Runoff, sweep: SweepIn) -> SweepOut:
-    """Start all runs of a sweep, or none."""
+def start_sweep(state: Runoff, sweep: SweepIn, sweep_id: str | None = None) -> SweepOut:
+    """Start all runs of a sweep, or none; they run, and are answered, in the order of ``sweeps.spread_order``.
+
+    With ``sweep_id`` they join a sweep that is there.
+    """
     planned = plan(state, sweep)
-    sweep_id = "".join(secrets.choice("0123456789abcdefghjkmnpqrstvwxyz") for _i in range(10))
-    runs = _create(state, planned, sweep, sweep_id)
+    sweep_id = sweep_id or "".join(secrets.choice("0123456789abcdefghjkmnpqrstvwxyz") for _i in range(10))
+    order = sweeps.spread_order([group_hash(item.config) for item in planned.runs], sweep_id)
+    runs = _create(state, Plan([planned.runs[i] for i in order], planned.warnings), sweep, sweep_id)
     return SweepOut(id=sweep_id, runs=[run_out(run) for run in runs], warnings=planned.warnings)
+
+
+def repeat(state: Runoff, run: Run, seeds: list[int], sweep_id: str | None = None) -> SweepOut:
+    """Start the run's config again with these seeds (one at least), named as its repeats are; see ``start_sweep``."""
+    base = {name: value for name, value in run.config.items() if value is not None and name != "seed"}
+    name = sweeps.without_seed(run.name)
+    return start_sweep(state, SweepIn(base=base, grid={"seed": seeds}, name=name, tags=run.tags), sweep_id)
+
+
+def add_repeats(state: Runoff, group: str, count: int) -> SweepOut:
+    """Start ``count`` more repeats of a group, with seeds that none of its runs has used. Raises ``NotFound``.
+
+    They join the sweep of the group's runs where that is one and the same.
+    The seeds of failed and cancelled runs count as used: leaving out those that fail would make the rest look better.
+    """
+    with reading(state.engine) as session:
+        members = runs_of_groups(session, [group])
+    if not members:
+        raise NotFound(_("There is no group {id}. Its runs may have been deleted.").format(id=group[:40]))
+    sweep_ids = {run.sweep for run in members}
+    sweep_id = sweep_ids.pop() if len(sweep_ids) == 1 else None
+    return repeat(state, members[-1], sweeps.next_seeds({run.seed for run in members}, count), sweep_id)
 
 
 def _create(state: Runoff, planned: Plan, sweep: SweepIn, sweep_id: str | None) -> list[Run]:
@@ -217,9 +260,9 @@ def _create(state: Runoff, planned: Plan, sweep: SweepIn, sweep_id: str | None) 
             folders.append(RunFolder.claim(state.settings.runs, item.config))
         with writing(state.engine) as session:
             session.connection()
-            for folder, item in zip(folders, planned.runs, strict=True):
+            for folder, item, at in zip(folders, planned.runs, _moments(), strict=False):
                 labels = {"name": item.name, "tags": list(dict.fromkeys(sweep.tags)), "notes": sweep.notes}
-                folder.announce(sweep=sweep_id, warnings=item.warnings, **labels)
+                folder.announce(sweep=sweep_id, warnings=item.warnings, created_at=at, **labels)
             runs = [run for folder in folders if (run := ingest(session, folder))]
             session.commit()
     except BaseException as error:
@@ -231,6 +274,15 @@ def _create(state: Runoff, planned: Plan, sweep: SweepIn, sweep_id: str | None) 
         raise Problem(message.format(reason=error.strerror, home=state.settings.home), status=503) from error
     state.scheduler.wake()
     return runs
+
+
+def _moments() -> Iterator[str]:
+    """The time again and again, never the same twice: runs leave the queue in the order of their times."""
+    last = ""
+    while True:
+        while (at := now()) <= last:
+            time.sleep(_TICK_SECONDS)
+        yield (last := at)
 
 
 # Changing ------------------------------------------------------------------------------------------------------------
@@ -278,6 +330,18 @@ def cancel(state: Runoff, run_id: str) -> Run:
         session.commit()
     state.scheduler.wake()
     return run
+
+
+def cancel_sweep(state: Runoff, sweep_id: str) -> int:
+    """Cancel every run of a sweep that is queued or running; how many. Raises ``NotFound``."""
+    with reading(state.engine) as session:
+        found = [run for run in sweep_runs(session, sweep_id) if run.status in ACTIVE]
+    count = 0
+    for run in sorted(found, key=lambda run: run.status != "queued"):  # queued ones first: none starts meanwhile
+        with contextlib.suppress(Conflict, NotFound):  # it has ended since, or was deleted
+            cancel(state, run.id)
+            count += 1
+    return count
 
 
 def resume(state: Runoff, run_id: str) -> Run:

@@ -177,6 +177,14 @@ class SweepIn(BaseModel):
     dataset: str | None = None
 
 
+class RepeatsIn(BaseModel):
+    """How many repeats to add to a group."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    count: int = Field(3, ge=1, le=1000)
+
+
 class SweepOut(BaseModel):
     id: str
     runs: list[RunOut]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy import Index, text
 from sqlmodel import JSON, Column, Field, SQLModel
 
 ACTIVE = ("queued", "running")
@@ -13,6 +14,12 @@ STATUSES = ("running", "queued", "finished", "failed", "cancelled")
 
 class Run(SQLModel, table=True):
     """One run: its config, its status, and what its events have said so far."""
+
+    __table_args__ = (
+        Index("ix_run_list", "archived", text("created_at DESC"), "id", "group", "seed", "status"),  # the runs page
+        Index("ix_run_archived_status", "archived", "status"),
+        Index("ix_run_tags", "tags"),
+    )
 
     id: str = Field(primary_key=True)
     name: str = ""
@@ -27,7 +34,7 @@ class Run(SQLModel, table=True):
     epochs: int = 1
     tags: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     notes: str = ""
-    archived: bool = Field(default=False, index=True)
+    archived: bool = False
     warnings: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
 
     created_at: str = Field(index=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "templates"
 STATIC = ROOT / "static"
 UNTIL = "until"  # a parameter that only polling sends: show nothing that came after it
+_LOOKED_AT_EVERY = 0.5  # seconds between looks at all static files: a page asks for a dozen
 IMMUTABLE = "public, max-age=31536000, immutable"
 
 MINUS = "−"
@@ -157,6 +159,11 @@ def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
 
 def static_version() -> str:
     """12 hex digits over the content of all static files. One for all, so that modules can import each other by name."""
+    return _version_at(int(time.monotonic() / _LOOKED_AT_EVERY))
+
+
+@lru_cache(maxsize=1)
+def _version_at(_moment: int) -> str:
     files = [(path, path.stat()) for path in sorted(STATIC.rglob("*")) if path.is_file()]
     return _digest(tuple((path.relative_to(STATIC).as_posix(), stat.st_mtime_ns, stat.st_size) for path, stat in files))
 
@@ -209,7 +216,7 @@ def environment() -> Environment:
     }  # fmt: skip
     env.globals |= {
         "asset": asset, "is_current": _is_current, "status_words": STATUS_WORDS, "navigation": NAVIGATION,
-        "strip_of": drawings.strip, "spark_of": drawings.spark, "bars_of": drawings.bars,
+        "icon_of": drawings.icon, "strip_of": drawings.strip, "spark_of": drawings.spark, "bars_of": drawings.bars,
     }  # fmt: skip
     return env
 

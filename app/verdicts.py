@@ -296,6 +296,39 @@ def family_note(num_pairs: int, level: float) -> str:
     ).format(m=num_pairs, level=f"{level * 100:.4g} %")
 
 
+def best_of_note(name: str, num_runs: int, accuracy: float, optimism: float) -> str:
+    """What choosing the best of several runs by the images that they are shown on does to its accuracy."""
+    first = _(
+        "{name} is the best of {n} runs on the very images that they were chosen by, so its {accuracy} is optimistic"
+    )
+    if points(max(optimism, 0)) == "0.00" or optimism <= 0:
+        last = _("; over random halves of the images no drop shows.")
+    else:
+        last = _(
+            ", by about {points} points (chosen on one half of the images, read on the other; 1,000 random halves)."
+        )
+    return (first + last).format(
+        name=name, n=f"{num_runs:,}", accuracy=percent(accuracy), points=points(max(optimism, 0))
+    )
+
+
+def defect_of(epoch: int, counted: int, num_images: int, reported: int | None) -> str:
+    """Said where the stored answers do not give the count in the run's log; "" where they do, or none is known."""
+    if reported is None or reported == counted:
+        return ""
+    return _(
+        "Defect of this run: its stored answers of epoch {epoch} give {counted} of {n} right, its log says {reported}. "
+        "What is shown is counted from the answers. Train the run again."
+    ).format(epoch=epoch, counted=f"{counted:,}", n=f"{num_images:,}", reported=f"{reported:,}")
+
+
+def equivalence_text(p: float, margin: float) -> str:
+    """The test behind "too small to matter"."""
+    return _("Equivalence within ±{margin} points (two one-sided tests): {p}").format(
+        margin=plain_points(margin), p=p_text(p)
+    )
+
+
 def margin_note(margin: float) -> str | None:
     """Said only where the margin is not the default."""
     if math.isclose(margin, DEFAULT_MARGIN):

@@ -74,5 +74,6 @@ CASES: dict[str, Case] = {
     "equal": equal_results,
     "start": partial(program, "start_latency", "From a request to the first step"),
     "compare": partial(program, "compare_many", "Comparing many runs"),
+    "scale": partial(program, "at_scale", "With 10,000 runs in the index"),
     "intervals": partial(program, "interval_coverage", ""),
 }

@@ -15,6 +15,7 @@ from typing import Any
 
 from typer.main import get_command
 
+from app import search
 from app.cli import app as commands
 from app.main import create_app
 from app.queries import FILES
@@ -130,6 +131,23 @@ def files() -> str:
     return table(["name", "what"], ([f"`{name}`", text] for name, text in FILES.items()))
 
 
+def search_fields() -> str:
+    """What the search language knows beside the fields of the configuration."""
+    kinds = {
+        "accuracy": "fraction, or per cent",
+        "number": "number",
+        "text": "text",
+        "time": "time in UTC",
+        "tags": "a tag",
+    }
+    rows = [
+        [f"`{field.name}`", field.title, ", ".join(field.values) or kinds[field.kind]]
+        for field in search.fields().values()
+        if field.part != "config"
+    ]
+    return table(["field", "what", "values"], rows)
+
+
 def command_line() -> str:
     """Every command with its arguments and options; those that come from ``RunConfig`` are only counted."""
     return "\n\n".join(_command(["runoff", *path], command) for path, command in leaves(get_command(commands), []))
@@ -164,7 +182,7 @@ def _command(path: list[str], command: Any) -> str:
 
 MAKERS: dict[str, Callable[[], str]] = {
     "fields": fields, "models": models, "presets": presets, "settings": settings, "routes": routes, "files": files,
-    "command-line": command_line,
+    "search-fields": search_fields, "command-line": command_line,
 }  # fmt: skip
 
 

@@ -1,4 +1,5 @@
 // The compare page: choices that send their form at once.
+import { isTyping } from "./app.js";
 import "./wall.js";
 
 document.addEventListener("change", ({ target }) => {
@@ -16,5 +17,33 @@ document.addEventListener("formdata", ({ target, formData }) => {
 // What a number of a table chose comes into sight.
 document.addEventListener("htmx:after:swap", ({ detail: { ctx } }) => {
   const images = document.getElementById("images");
-  if (images && ctx?.sourceElement?.closest?.(".pairs, .cm")) images.scrollIntoView({ block: "start" });
+  if (images && ctx?.sourceElement?.closest?.(".pairs, .cm, #classes")) images.scrollIntoView({ block: "start" });
 });
+
+// From one field that differs to the next: by the buttons, and within the table by n and p or the arrows.
+const STEPS = { n: 1, p: -1, ArrowDown: 1, ArrowUp: -1 };
+let stoodAt = null; // the id of the row last gone to: the buttons take the focus from it
+
+function goToDifference(step) {
+  const rows = [...document.querySelectorAll("#config tr[data-differs]")];
+  const at = rows.findIndex((row) => row.id === (document.activeElement?.closest?.("tr")?.id || stoodAt));
+  const row = rows[at < 0 ? (step > 0 ? 0 : rows.length - 1) : (at + step + rows.length) % rows.length];
+  stoodAt = row?.id ?? null;
+  row?.focus();
+  row?.scrollIntoView({ block: "nearest" });
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("#config [data-step]");
+  if (!link) return;
+  event.preventDefault();
+  goToDifference(Number(link.dataset.step));
+});
+// Before the keys that hold on the whole page: n is "new run" elsewhere.
+document.addEventListener("keydown", (event) => {
+  const step = STEPS[event.key];
+  if (!step || isTyping(event) || !event.target.closest?.("#config")) return;
+  goToDifference(step);
+  event.preventDefault();
+  event.stopPropagation();
+}, true);

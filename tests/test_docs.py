@@ -128,7 +128,11 @@ def test_commands_and_their_options_exist(page: Path) -> None:
 def test_routes_exist(page: Path) -> None:
     paths = re.findall(r"`[A-Z]+ (/\S+)`", DOCS["made"]("routes"))
     known = {re.sub(r"\{\w+\}", "*", path) for path in paths} | {"/api/v1"}
-    named = {path for code in spoken_code(page) for path in re.findall(r"(?:^| )(/(?:api/v1|healthz)[\w/{}]*)", code)}
+    named = {
+        path
+        for code in spoken_code(page)
+        for path in re.findall(r"(?:^| )(/(?:api/v1|healthz)[\w/{}]*(?:\.csv)?)", code)
+    }
     assert {re.sub(r"\{\w+\}", "*", path) for path in named} <= known
 
 

@@ -106,6 +106,18 @@ def test_listing_filters_sorts_and_pages(api: TestClient) -> None:
     assert api.get("/api/v1/runs", params={"limit": 1}).json()["total"] == 6
 
 
+def test_searching_by_expression(api: TestClient) -> None:
+    for number in range(3):
+        tags = ["even"] if number % 2 == 0 else []
+        api.post("/api/v1/runs", json={**BASE, "name": f"run {number}", "seed": number, "tags": tags})
+    found = api.get("/api/v1/runs", params={"q": "seed>=1 and (tag:even or name~'run 1')", "sort": "-seed"}).json()
+    assert [run["seed"] for run in found["runs"]] == [2, 1]
+    assert found["total"] == 2
+    body = problem(api.get("/api/v1/runs", params={"q": "seed >= 1 and sed=2"}), 422)
+    message = "Character 15: There is no field sed. Did you mean seed?"
+    assert body["errors"] == [{"field": "q", "message": message}]
+
+
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "offset=-1", "sort=nonsense", "status=nonsense", "limit=x"])
 def test_wrong_paging_is_refused(api: TestClient, query: str) -> None:
     body = problem(api.get(f"/api/v1/runs?{query}"), 422)

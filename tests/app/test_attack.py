@@ -135,8 +135,8 @@ def test_odd_queries(sane: TestClient) -> None:
 
 
 def test_a_long_search_is_refused(sane: TestClient) -> None:
-    assert sane.get("/api/v1/runs", params={"q": "a " * 240}).status_code == 200
-    assert sane.get("/api/v1/runs", params={"q": "a " * 2000}).status_code == 422
+    assert sane.get("/api/v1/runs", params={"q": "a" * 480}).status_code == 200
+    assert sane.get("/api/v1/runs", params={"q": "a" * 2000}).status_code == 422
 
 
 @pytest.mark.parametrize("number", ["²", "9" * 5000, "-1", "x", "1.5", ""])

@@ -114,29 +114,66 @@ def curve(index: int = 0, name: str = "CNN", epochs: int = 2) -> charts.RunCurve
 
 
 def test_accuracy_figure() -> None:
-    figure = charts.accuracy_figure([curve(0), curve(1, "<FC>")])
+    figure = charts.accuracy_figure(curve(0), last=2)
     json.dumps(figure, allow_nan=False)
-    bands = [t for t in figure["data"] if t.get("fill")]
-    lines = [t for t in figure["data"] if not t.get("fill")]
-    assert [t["meta"]["color"] for t in lines] == ["run-1", "run-2"]
-    assert [t["marker"]["symbol"] for t in lines] == ["circle", "square"]
-    assert lines[0]["y"] == pytest.approx([91, 92])
-    assert bands[0]["y"] == pytest.approx([92, 93, 91, 90])
-    assert "&lt;FC>" in lines[1]["hovertemplate"]
+    (band,) = (t for t in figure["data"] if t.get("fill"))
+    training, test = (t for t in figure["data"] if not t.get("fill"))
+    assert [t["meta"]["color"] for t in (training, test)] == ["ink-3", "run-1"]
+    assert test["y"] == pytest.approx([91, 92])
+    assert training["y"] == [80, 80]
+    assert band["y"] == pytest.approx([92, 93, 91, 90])
     assert figure["layout"]["xaxis"]["dtick"] == 1
 
 
-@pytest.mark.parametrize(("axis", "x"), [("epoch", [1, 2]), ("seconds", [10, 20]), ("images", [60_000, 120_000])])
-def test_curves_by_epoch_seconds_or_images(axis: str, x: list[float]) -> None:
-    for figure in (charts.accuracy_figure([curve()], axis=axis), charts.loss_figure([curve()], axis=axis)):
-        assert figure["data"][-1]["x"] == x
-        assert figure["layout"]["xaxis"]["title"]["text"] == charts.axis_title(axis)
-
-
 def test_a_run_on_its_way_keeps_room_for_its_epochs() -> None:
-    figure = charts.accuracy_figure([curve(epochs=1)], train=True, last=5)
+    figure = charts.accuracy_figure(curve(epochs=1), last=5)
     assert figure["layout"]["xaxis"]["range"] == [0.8, 5.2]
-    assert charts.accuracy_figure([charts.RunCurve(0, "x", [])], train=True, last=5)["data"][0]["x"] == []
+    assert charts.accuracy_figure(charts.RunCurve(0, "x", []), last=5)["data"][0]["x"] == []
+
+
+def test_fifty_runs_differ_in_colour_or_marker() -> None:
+    looks = {(charts.colour_of(i), charts.marker_of(i)) for i in range(64)}
+    assert len(looks) == 64
+    assert [charts.marker_of(i) for i in range(8)] == [charts.dash_of(i) for i in range(8)] == list(range(8))
+    traces = [charts.trace(i, "x", [], []) for i in range(50)]
+    assert len({(t["meta"]["color"], t["marker"]["symbol"]) for t in traces}) == 50
+
+
+def test_a_name_can_not_be_markup_beside_the_pointer() -> None:
+    assert charts.hover("<i>&", "%{y}", "flops") == "<b>&lt;i>&amp;</b> %{x:.3~s}: %{y}<extra></extra>"
+
+
+def test_a_figure_as_svg() -> None:
+    figure = charts.accuracy_figure(curve(1, epochs=3), last=3)
+    drawn = svg(charts.figure_drawing(figure, "accuracy"))
+    assert {"1", "2", "3", "epoch"} <= set(texts(drawn))
+    assert "1.5" not in texts(drawn)
+    assert [g.get("class") for g in drawn.findall("g")] == ["r2", "faint", "r2"]
+    assert len(list(drawn.iter("polygon"))) == 1
+    line = list(drawn.iter("polyline"))[-1].get("points") or ""
+    heights = [float(point.split(",")[1]) for point in line.split()]
+    assert heights == sorted(heights, reverse=True)  # a rising accuracy goes up
+    assert len([r for r in drawn.iter("rect") if r.get("class") == "pt"]) == 3
+
+
+def test_a_logarithmic_figure_as_svg() -> None:
+    axes = charts.layout("flops", log_values=[0.01, 1.0])
+    figure = {"data": [charts.trace(0, "x", [1e12, 2e12, 3e12], [1.0, 0.1, 0.01])], "layout": axes}
+    drawn = svg(charts.figure_drawing(figure, "loss"))
+    assert {"1T", "2T", "3T", "0.01", "0.1", "1"} <= set(texts(drawn))
+    line = next(drawn.iter("polyline")).get("points") or ""
+    a, b, c = (float(point.split(",")[1]) for point in line.split())
+    assert b - a == pytest.approx(c - b, abs=0.2)
+
+
+def test_strips_share_one_scale() -> None:
+    strips = charts.Strips.around([(-1.0, 3.0), (0.0, 0.2)], 0.5)
+    row = svg(strips.row(1.0, (-1.0, 3.0), 9))
+    assert row.get("aria-label") == "+1.00, −1.00 to +3.00"
+    assert [g.get("class") for g in row.iter("g")] == ["r2"]
+    assert "0" in texts(svg(strips.head()))
+    zero = [p.get("d") for p in row.iter("path") if p.get("class") == "zero"]
+    assert zero == [p.get("d") for p in svg(strips.row(0.1, (0.0, 0.2), None)).iter("path") if p.get("class") == "zero"]
 
 
 def test_step_figure_leaves_out_what_a_logarithm_can_not_show() -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.comparison import ComparedRun, CompareError, Comparison, Pair, Recipe, agreement_counts, compare
+from app import statistics
+from app.comparison import ComparedRun, CompareError, Comparison, Pair, Recipe, agreement_counts, compare, letter
 from app.verdicts import bound, judge, p_text, points
 from trainer.config import parse_config
 
@@ -190,6 +191,68 @@ def test_a_run_named_twice() -> None:
         compare(split(5, 5)[:1] * 2, {})
 
 
+def test_agreement_and_kappa_count_equal_answers_right_or_wrong() -> None:
+    a, b = split(574, 91, 129)
+    pair = only_pair([a, b])
+    assert pair.agreement == pytest.approx(1 - 665 / 10_000)
+    assert a.predicted is not None
+    assert b.predicted is not None
+    chance = sum(np.mean(a.predicted == k) * np.mean(b.predicted == k) for k in range(10))
+    assert pair.kappa is not None
+    assert pair.kappa.value == pytest.approx((pair.agreement - chance) / (1 - chance))
+    assert pair.kappa.interval[0] < pair.kappa.value < pair.kappa.interval[1]
+    assert only_pair(split(0, 0, 3)).kappa.value == 1  # type: ignore[union-attr]
+
+
+def test_equivalence_within_the_margin() -> None:
+    pair = only_pair(split(20, 15))
+    assert pair.verdict == "negligible"
+    assert pair.equivalence_p_value == pytest.approx(float(statistics.tost_paired(20, 15, 10_000, 0.005)))
+    assert (pair.equivalence_p_value or 1) < 0.05
+    far = only_pair(split(574, 91))
+    assert far.equivalence_p_value is not None
+    assert far.equivalence_p_value > 0.99
+
+
+# Single runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_accuracies_are_counted_from_the_answers() -> None:
+    found = statistics.CalibrationError(0.02, 0.01, 0.03)
+    runs = [replace(run, reported_correct=9_780 if run.id == "cnn" else 9_298) for run in split(574, 91, 129)]
+    runs[0] = replace(runs[0], calibration=found)
+    first, second = compare(runs, {}).answers
+    assert (first.num_correct, first.num_images, first.accuracy, first.defect) == (9_780, 10_000, 0.978, "")
+    assert (first.calibration_error, first.calibration_interval) == (0.02, (0.01, 0.03))
+    assert first.interval == pytest.approx((0.9750, 0.9807), abs=1e-4)
+    assert (second.num_correct, second.reported_correct) == (9_297, 9_298)
+    assert "stored answers of epoch 5 give 9,297 of 10,000 right, its log says 9,298" in second.defect
+    assert second.calibration_error is None
+
+
+def test_the_best_of_several_is_optimistic() -> None:
+    random = np.random.default_rng(3)
+    runs = [make_run(f"r{i}", random.random(1000) < 0.1, n=1000) for i in range(6)]
+    result = compare(runs, {})
+    best = result.best_of
+    assert best is not None
+    assert best.accuracy == max(run.accuracy for run in runs)
+    assert (best.num_runs, best.run) == (6, max(runs, key=lambda run: run.accuracy).id)
+    assert best.optimism == statistics.best_of_n_optimism(np.stack([run.correct for run in runs]))
+    assert best.optimism > 0
+    assert best.text in result.notes
+    assert "is the best of 6 runs" in best.text
+    assert "is optimistic, by about" in best.text
+    assert compare(runs[:2], {}).best_of is None
+    others = [replace(run, test_fingerprint="others") for run in runs[2:4]]
+    assert compare([*runs[:2], *others], {}).best_of is None
+
+
+def test_a_clear_winner_has_no_optimism_to_show() -> None:
+    runs = [make_run("a", np.r_[0:10]), make_run("b", np.r_[0:3000]), make_run("c", np.r_[0:4000])]
+    assert compare(runs, {}).notes[-1].endswith("over random halves of the images no drop shows.")
+
+
 # Families ------------------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +378,10 @@ def test_letters_of_the_page_are_used() -> None:
     runs = [make_run("a", [], name="FC", letter="C"), make_run("b", [], name="FC", letter="F")]
     result = compare(runs, {})
     assert list(result.names.values()) == [group.name for group in result.groups] == ["FC (C)", "FC (F)"]
+
+
+def test_letters_go_on_after_z() -> None:
+    assert [letter(i) for i in (0, 25, 26, 49, 51, 52)] == ["A", "Z", "AA", "AX", "AZ", "BA"]
 
 
 # Recipes -------------------------------------------------------------------------------------------------------------
@@ -472,6 +539,16 @@ def test_config_differences_and_budget() -> None:
         "Comparable: the same 10,000 test images in the same order, the same normalization.",
         "One factor differs, model: the difference can be assigned to it.",
     ]
+
+
+def test_what_is_not_recorded_equals_nothing() -> None:
+    runs = [make_run("a", []), make_run("b", [])]
+    old = {name: value for name, value in runs[1].config.items() if name not in ("flip_averaging", "progressive_size")}
+    both = {name: value for name, value in runs[0].config.items() if name != "progressive_size"}
+    result = compare([replace(runs[0], config=both), replace(runs[1], config=old)], {})
+    (difference,) = result.config_differences  # what both lack can't be compared
+    assert (difference.field, difference.is_known) == ("flip_averaging", [True, False])
+    assert difference.values == [False, None]
 
 
 def test_what_follows_from_another_field_is_no_factor() -> None:

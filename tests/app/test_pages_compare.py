@@ -11,11 +11,12 @@ import pytest
 from fastapi import FastAPI
 from sqlmodel import select
 
+from app import compare_images
+from app import compare_parts as parts
 from app.database import reading, writing
 from app.predictions import Predictions
-from app.routes.pages import compare_parts as parts
 from app.routes.pages.run import heat_of
-from app.tables import Run
+from app.tables import Epoch, Run
 from tests.app.page_answers import FakeExecutor, give_answers
 from trainer.config import config_hash, group_hash, parse_config
 
@@ -190,11 +191,10 @@ def test_a_run_that_does_not_exist(site: Client, two: tuple[Run, Run]) -> None:
     assert "There is no run zzzzzzzzzz." in answer.text
 
 
-def test_too_many_runs(site: Client, make: Any) -> None:
-    runs = [make(f"r{i}", RIGHT, seed=i) for i in range(9)]
-    answer = site.get("/compare", params=[("run", run.id) for run in runs])
+def test_too_many_runs(site: Client) -> None:
+    answer = site.get("/compare", params=[("run", f"{i:010d}") for i in range(51)])
     assert answer.status_code == 422
-    assert "at most 8 runs" in answer.text
+    assert "At most 50 runs can be compared at once." in answer.text
 
 
 def test_other_test_images_are_not_comparable(site: Client, site_app: FastAPI, two: tuple[Run, Run]) -> None:
@@ -264,18 +264,26 @@ def answers(predicted: list[int], confidence: list[float]) -> Predictions:
 
 def test_the_surest_wrong_answer_comes_first() -> None:
     a, b = answers([0, 0, 1, 0], [0.9, 0.9, 0.9, 0.9]), answers([1, 1, 0, 0], [0.5, 0.8, 0.7, 0.6])
-    assert parts.separating(a, b, "a", None, None).tolist() == [1, 2, 0]
-    assert parts.separating(a, b, "wrong", None, None).tolist() == [3]
-    assert parts.separating(a, b, "all", 1, 0).tolist() == [2, 3]
+    assert compare_images.separating(a, b, "a", None, None).tolist() == [1, 2, 0]
+    assert compare_images.separating(a, b, "wrong", None, None).tolist() == [3]
+    assert compare_images.separating(a, b, "all", 1, 0).tolist() == [3, 2]
 
 
 def test_matrix_difference_says_whom_a_cell_favours() -> None:
     a, b = answers([0, 0, 1, 1], [1] * 4), answers([0, 1, 1, 1], [1] * 4)
-    found = parts.matrix_difference(a, b, (0, 1), 2, heat_of, 40)
-    assert [[cell.difference for cell in row] for row in found.rows] == [[1, -1], [0, 0]]
-    assert {cell.favours for cell in found.rows[0]} == {0}
-    assert [(row.a, row.b, row.count) for row in found.classes] == [(1.0, 0.5, 2), (1.0, 1.0, 2)]
-    assert parts.matrix_difference(a, b, (0, 1), 2, heat_of, 1).rows == []
+    found = compare_images.matrix_difference(a, b, (0, 1), 2, heat_of)
+    assert [[cell.difference for cell in row] for row in found] == [[1, -1], [0, 0]]
+    assert {cell.favours for cell in found[0]} == {0}
+
+
+def test_classes_worst_for_the_first_run_first() -> None:
+    a, b = answers([0, 0, 0, 1], [1] * 4), answers([0, 1, 1, 1], [1] * 4)
+    table = compare_images.class_table(a, b, (0, 1), 2)
+    assert [(row.label, row.a, row.b, row.difference, row.count) for row in table.rows] == [
+        (1, 0.5, 1.0, -0.5, 2), (0, 1.0, 0.5, 0.5, 2),
+    ]  # fmt: skip
+    assert table.level == pytest.approx(0.975)
+    assert all(row.interval[0] < row.difference < row.interval[1] for row in table.rows)
 
 
 def part(text: str, name: str) -> str:
@@ -307,3 +315,167 @@ def test_no_accuracy_was_reached_by_all(site: Client, two: tuple[Run, Run], add_
     waiting = add_run("waiting", status="queued", test_fingerprint=two[0].test_fingerprint)
     assert "Not every run has reached an accuracy yet." in part(page(site, *two, waiting), "to-accuracy")
     assert "No run has reached 99.5 %." in part(page(site, two[1], waiting, to="99.5"), "to-accuracy")
+
+
+# Many runs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def twelve(make: Any) -> list[Run]:
+    shares = [HALF, RIGHT, NEARLY, HALF]
+    return [make(f"R{i}", shares[i % 4], model=["fc", "cnn"][i % 2], learning_rate=0.01 * (i + 1)) for i in range(12)]
+
+
+def test_of_many_runs_the_first_is_the_base(site: Client, twelve: list[Run]) -> None:
+    text = page(site, *twelve)
+    words = part(text, "pairs")
+    assert "Differences against R0" in words
+    assert "nobody chose a base run, so it is the first" in words
+    assert "11 pairs are shown" in words
+    assert text.count('class="chart diffstrip"') >= 12
+    words = part(page(site, *twelve, base=twelve[3].id), "pairs")
+    assert "Differences against R3" in words
+    assert "nobody chose" not in words
+
+
+def test_many_runs_keep_letters_and_their_budgets_are_rows(site: Client, twelve: list[Run]) -> None:
+    text = page(site, *twelve)
+    assert [f"{letter} R{i}" in words_of(text) for i, letter in enumerate("ABCDEFGHIJKL")] == [True] * 12
+    assert "Budget Parameters equal Epochs equal" in part(text, "budget")
+
+
+def test_the_best_of_several_is_marked(site: Client, twelve: list[Run]) -> None:
+    words = words_of(page(site, *twelve))
+    assert "R1 is the best of 12 runs on the very images that they were chosen by" in words
+    assert "B R1 optimistic" in words
+    assert "optimistic" not in words_of(page(site, *twelve[:2]))
+
+
+def test_curves_say_their_choices_in_the_address(site: Client, two: tuple[Run, Run]) -> None:
+    text = page(site, *two, x="flops", smooth="0.8", loss="log", value="best")
+    curves = text.split('id="curves"')[1].split("</section>")[0]
+    address = html.unescape((re.search(r'data-figure="(.*?loss.json.*?)"', curves) or ["", ""])[1])
+    assert address.endswith("&x=flops&smooth=0.8&loss=log")
+    figure = site.get(address).json()
+    assert figure["layout"]["yaxis"]["type"] == "log"
+    assert figure["layout"]["xaxis"]["title"]["text"] == "training FLOPs, nominal"
+    assert "smoothed" in figure["data"][-1]["hovertemplate"]
+    assert "The best epoch of each run was chosen on the test images" in words_of(curves)
+    assert "CNN seed 0 100.00" in words_of(curves)
+    assert 'value="0.8" selected' in curves
+
+
+@pytest.mark.parametrize(
+    "query", [{"smooth": "1"}, {"smooth": "nan"}, {"x": "hours"}, {"over": "x"}, {"value": "worst"}]
+)
+def test_choices_that_do_not_exist_are_refused(site: Client, two: tuple[Run, Run], query: dict[str, str]) -> None:
+    runs = [("run", run.id) for run in two]
+    assert site.get("/compare", params=[*runs, *query.items()]).status_code == 422
+    assert site.get("/compare/figures/loss.json", params=[*runs, *query.items()]).status_code == 422
+
+
+def test_the_mean_over_repeats(site: Client, make: Any) -> None:
+    cnn = [make(f"CNN seed {i}", RIGHT if i else NEARLY, seed=i) for i in range(3)]
+    fc = make("FC seed 0", HALF, model="fc")
+    assert "Mean over repeats" in page(site, cnn[0], fc)
+    curves = page(site, cnn[0], fc, over="seeds").split('id="curves"')[1].split("</section>")[0]
+    assert "CNN 3 seeds 99.67" in words_of(curves)
+    assert "FC seed 0 50.00" in words_of(curves)
+    figure = site.get(f"/compare/figures/accuracy.json?run={cnn[0].id}&run={fc.id}&over=seeds").json()
+    means = [t for t in figure["data"] if t.get("text")]
+    assert [t["name"] for t in means] == ["CNN"]
+    assert means[0]["y"] == pytest.approx([100 * (1 + 1 + 297 / 300) / 3])
+    assert len([t for t in figure["data"] if t.get("name") == "CNN" and not t.get("text")]) == 3
+
+
+def test_without_repeats_there_is_no_mean_to_choose(site: Client, two: tuple[Run, Run]) -> None:
+    assert "Mean over repeats" not in page(site, *two)
+
+
+def test_classes_link_to_their_images(site: Client, two: tuple[Run, Run]) -> None:
+    text = page(site, *two)
+    classes = text.split('id="classes"')[1].split("</section>")[0]
+    assert "each interval at 98.33 %, so that all together hold in 95 %" in words_of(classes)
+    assert "zero 100 100.0 50.0 +50.0" in words_of(classes)
+    assert "side" not in classes.split("<tbody>")[1].split("</a>")[0]  # only A right is the page's own choice
+    turned = page(site, *two, base=two[0].id).split('id="classes"')[1].split("</section>")[0]
+    assert "side=b" in turned
+    assert "label=0" in turned
+
+
+def test_evidence_has_agreement_kappa_and_calibration(site: Client, two: tuple[Run, Run], make: Any) -> None:
+    words = words_of(page(site, *two))
+    assert "Same answer 50.00 %" in words
+    assert "Cohen's kappa 0.250 (" in words
+    assert "Calibration error, points" in words
+    assert "10.00 " in part(page(site, *two), "metrics")  # 90 % sure, all right
+    assert "Equivalence within" not in words
+    other = make("CNN seed 1", RIGHT, seed=1)
+    assert "Equivalence within ±5 points (two one-sided tests): p = " in words_of(page(site, two[0], other, margin="5"))
+
+
+def test_a_defect_is_shown_and_the_answers_count(site: Client, site_app: FastAPI, two: tuple[Run, Run]) -> None:
+    with writing(site_app.state.runoff.engine) as session:
+        run, epoch = session.get(Run, two[0].id), session.get(Epoch, (two[0].id, 1))
+        assert run
+        assert epoch
+        run.test_correct = epoch.test_correct = 200
+        run.test_accuracy = epoch.test_accuracy = 2 / 3
+        session.add(run)
+        session.add(epoch)
+        session.commit()
+    text = page(site, *two)
+    assert "Defect of this run: its stored answers of epoch 1 give 300 of 300 right, its log says 200." in words_of(
+        text
+    )
+    assert "CNN seed 0 defect 100.00" in part(text, "metrics")
+    body = site.get(f"/api/v1/compare?run={two[0].id}&run={two[1].id}").json()
+    assert [bool(one["defect"]) for one in body["answers"]] == [True, False]
+    assert body["answers"][0]["accuracy"] == 1
+    assert "its log says 200" in words_of(site.get(f"/runs/{two[0].id}").text)
+    answers = site.get(f"/api/v1/runs/{two[0].id}/predictions?limit=1").json()
+    assert answers["num_correct"] == 300
+    assert "its log says 200" in answers["defect"]
+    assert site.get(f"/api/v1/runs/{two[1].id}/predictions?limit=1").json()["defect"] == ""
+
+
+def test_all_fields_of_the_configuration(site: Client, two: tuple[Run, Run]) -> None:
+    config = page(site, *two).split('id="config"')[1].split("</section>")[0]
+    assert re.findall(r'<tr id="config-(\w+)"', config) == ["model", "width"]
+    assert "batch_size" not in config.split("<tbody>")[1]
+    assert 'href="#config-model"' in config
+    whole = page(site, *two, config="all").split('id="config"')[1].split("</section>")[0]
+    fields = re.findall(r'<th scope="row" class="mono">(\w+)</th>', whole)
+    assert fields.index("dataset") < fields.index("model") < fields.index("batch_size")
+
+
+def test_what_is_not_recorded_differs_from_everything(site: Client, site_app: FastAPI, two: tuple[Run, Run]) -> None:
+    with writing(site_app.state.runoff.engine) as session:
+        run = session.get(Run, two[0].id)
+        assert run
+        run.config = {name: value for name, value in run.config.items() if name != "batch_size"}
+        session.add(run)
+        session.commit()
+    row = page(site, *two).split('id="config-batch_size"')[1].split("</tr>")[0]
+    assert row.count('class="diff"') == 1
+    assert "not recorded" in row
+
+
+def test_what_is_taken_along(site: Client, two: tuple[Run, Run]) -> None:
+    text = page(site, *two, margin="2", x="seconds")
+    links = [html.unescape(link) for link in re.findall(r'href="(/api/v1/compare[^"]*)"', text)]
+    assert {link.split("?")[0] for link in links} == {
+        "/api/v1/compare", "/api/v1/compare/pairs.csv", "/api/v1/compare/epochs.csv", "/api/v1/compare/report",
+    }  # fmt: skip
+    for link in links:
+        assert site.get(link).status_code == 200
+    report = next(link for link in links if "/report" in link)
+    assert "margin=0.02" in report
+    assert "x=seconds" in report
+    assert f"pair={two[0].id}.{two[1].id}" in report
+
+
+def test_choosing_a_base_keeps_margin_and_epoch(site: Client, twelve: list[Run]) -> None:
+    bar = page(site, *twelve, margin="2", at="1").split('id="compare-bar"')[1].split('id="base"')[0]
+    assert '<input type="hidden" name="margin" value="2">' in bar
+    assert '<input type="hidden" name="at" value="1">' in bar

@@ -92,15 +92,16 @@ def test_every_scale_has_a_width_and_a_tick_inside(intervals: list[tuple[float, 
 
 def test_a_strip_stays_inside() -> None:
     drawn = strip(scale_of([(0.9, 0.95)]), 0.2, (0.1, 0.99), [0.5])
-    assert all(3 <= x <= 109 for x in (drawn.point, drawn.low, drawn.high, *drawn.seeds))
+    places = [float(x) for x in re.findall(r'(?:[MH]|cx=")([\d.]+)', drawn)]
+    assert len(places) >= 7
+    assert all(3 <= x <= 109 for x in places)
 
 
 def test_a_spark_needs_two_finite_values() -> None:
-    assert spark([1.0]) is None
-    assert spark([1.0, float("nan")]) is None
+    assert spark([1.0]) == spark([1.0, float("nan")]) == ""
     drawn = spark([2.0, float("inf"), 1.0])
-    assert drawn is not None
-    assert (drawn.first, drawn.last, drawn.path) == (2.0, 1.0, "M2.0 2.0L84.0 18.0")
+    assert 'd="M2.0 2.0L84.0 18.0"' in drawn
+    assert 'aria-label="training loss, from 2 to 1"' in drawn
 
 
 def test_bars_of_no_images_and_long_names() -> None:
@@ -225,6 +226,7 @@ def test_the_reference_of_the_api_lists_every_call(site: Any) -> None:
 
 WORDS = re.compile(r"[^\W\d_]{2,}")
 ATTRIBUTES = {"aria-label", "placeholder", "title", "alt", "data-copied"}
+DOWNLOADED = {"report.html"}  # a file of its own, whose policy names its one style sheet by hash
 FREE = {"Runoff", "train/cat/0001.jpg", "train/dog/0001.jpg", "test/cat/0001.jpg"}  # names and examples of code
 
 
@@ -268,7 +270,7 @@ def test_visible_text_goes_through_gettext(name: str) -> None:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_hold_nothing_that_the_policy_refuses(name: str) -> None:
-    assert read_template(templating.TEMPLATES / name).refused == []
+    assert set(read_template(templating.TEMPLATES / name).refused) <= ({"style"} if name in DOWNLOADED else set())
 
 
 def test_all_templates_compile() -> None:

@@ -184,7 +184,7 @@ def test_several_runs_lead_to_their_sweep(site: Client, site_app: FastAPI) -> No
     answer = send(site, learning_rate="0.01, 0.1", repeats="2")
     started = runs_of(site_app)
     assert len(started) == 4
-    assert answer.headers["Location"] == f"/runs?sweep={started[0].sweep}"
+    assert answer.headers["Location"] == f"/sweeps/{started[0].sweep}"
 
 
 def test_nothing_starts_while_something_is_wrong(site: Client, site_app: FastAPI) -> None:

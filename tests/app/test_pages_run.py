@@ -167,7 +167,7 @@ def test_damaged_answers_are_said(site: Client, site_app: FastAPI, answered: Run
 def test_figures_are_json(site: Client, answered: Run) -> None:
     figure = site.get(f"/runs/{answered.id}/figures/accuracy.json").json()
     assert figure["data"][0]["x"] == [1, 2]
-    assert figure["data"][-1]["meta"] == {"color": "run-1"}
+    assert figure["data"][-1]["meta"] == {"color": "run-1", "index": 0}
     loss = site.get(f"/runs/{answered.id}/figures/loss.json").json()
     assert loss["data"][1]["x"] == [10, 20]
     assert loss["layout"]["xaxis"]["range"] == [0, 20]

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from app import run_table
-from app.routes.pages.runs import ACCURACY, NAME, RunsPage, RunsQuery
-from app.run_table import PAGE_SIZE, GroupRow
-from app.tables import Run
+from app.database import reading, writing
+from app.queries import RunFilter
+from app.routes.pages import runs as runs_page
+from app.routes.pages.runs import RunsPage, RunsQuery
+from app.run_table import PAGE_SIZE, SPARK_POINTS, GroupRow, columns_of
+from app.search import SearchError, condition, fields
+from app.tables import Epoch, Run
 
 Client = Any
 
@@ -147,7 +153,7 @@ def repeat(add_run: Any, correct: list[int], **values: Any) -> list[Run]:
 def test_repeats_fold_into_one_row_with_mean_and_t_interval(site: Client, add_run: Any) -> None:
     repeat(add_run, [9_546, 9_439, 9_379, 9_438, 9_439], tags=["part-1"])
     [row] = rows_of(site.get("/runs").text)
-    assert row.startswith("5 repeats CNN, 1 epoch seeds 0 to 4 part-1 cnn")
+    assert row.startswith("5 repeats CNN, 1 epoch seeds 0 to 4 part-1 Add 3 more cnn")
     assert "1 of 1 94.48 93.73 to 95.23 95.46 seed 0" in row
     assert "50.0 s 6,000" in row
 
@@ -247,8 +253,9 @@ def test_sorting(site: Client, add_run: Any) -> None:
 
 def test_a_column_sorts_both_ways_and_then_as_at_first() -> None:
     def urls(sort: str) -> str:
-        page = RunsPage(RunsQuery(sort=sort, q="x"), None, {}, True, 0)  # type: ignore[arg-type]
-        return page.sort_url(ACCURACY) + " " + page.sort_url(NAME)
+        page = RunsPage(RunsQuery(sort=sort, q="x"), None, [], {}, True, 0)  # type: ignore[arg-type]
+        [accuracy] = columns_of(["test_accuracy"])
+        return page.sort_url(accuracy) + " " + page.sort_url(page.name_column)
 
     assert urls("-created_at") == "/runs?q=x&sort=-test_accuracy /runs?q=x&sort=name"
     assert urls("-test_accuracy") == "/runs?q=x&sort=test_accuracy /runs?q=x&sort=name"
@@ -362,3 +369,197 @@ def test_other_sites_can_do_nothing(site: Client, add_run: Any) -> None:
     data = {"action": "delete", "run": run.id}
     assert site.post("/runs/selected", data=data, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
     assert names_of(site.get("/runs").text) == ["a"]
+
+
+def test_more_runs_than_one_action_takes_are_refused(
+    site: Client, add_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs_page, "MOST_AT_ONCE", 1)
+    runs = [add_run("a"), add_run("b", learning_rate=0.1)]
+    answer = act(site, "archive", *runs)
+    assert answer.status_code == 422
+    assert "One action takes at most 1 runs; you chose 2." in answer.text
+    refused = site.get("/runs/matching", headers={"Accept": "application/json"})
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == "2 runs match; one action takes at most 1. Narrow the search."
+
+
+def test_all_that_match_are_found_over_all_pages(site: Client, add_run: Any) -> None:
+    runs = [add_run(f"run {number}", learning_rate=0.001 * (number + 1)) for number in range(PAGE_SIZE + 5)]
+    add_run("other", model="fc")
+    found = site.get("/runs/matching?q=model=cnn&page=2").json()
+    assert found == [run.id for run in reversed(runs)]
+    text = site.get("/runs?q=model=cnn").text
+    assert f'data-matching="{PAGE_SIZE + 5}"' in text
+    assert "data-all-matching" in text
+
+
+# Searching --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_search_by_expression(site: Client, add_run: Any) -> None:
+    add_run("a", correct=9_700, tags=["final"])
+    add_run("b", correct=9_900, learning_rate=0.1)
+    add_run("c", correct=9_950, tags=["final"], learning_rate=0.2)
+    text = site.get("/runs", params={"q": "test_accuracy > 98% and tag:final"}).text
+    assert names_of(text) == ["c"]
+    assert "1 run matches" in text
+
+
+def test_a_search_that_cannot_be_read_points_at_the_character(site: Client, add_run: Any) -> None:
+    add_run("a")
+    answer = site.get("/runs", params={"q": "model=cnn and lerning_rate=<b>"})
+    assert answer.status_code == 422
+    assert "Character 15: There is no field lerning_rate. Did you mean learning_rate?" in answer.text
+    caret = re.search(r'<pre class="caret"[^>]*>(.*?)</pre>', answer.text, re.DOTALL)
+    assert caret is not None
+    assert caret[1] == "model=cnn and lerning_rate=&lt;b&gt;\n" + " " * 14 + "^"
+    assert 'aria-invalid="true"' in answer.text
+    assert "Nothing was searched" in answer.text
+    assert names_of(answer.text) == []
+    assert 'value="model=cnn and lerning_rate=&lt;b&gt;"' in answer.text
+
+
+def test_a_caret_far_to_the_right_stays_in_sight() -> None:
+    text = "x " * 35 + "shoe=1"
+    with pytest.raises(SearchError) as caught:
+        condition(text)
+    page = RunsPage(RunsQuery(q=text), None, [], {}, True, 0, caught.value)  # type: ignore[arg-type]
+    shown, caret = page.pointed.split("\n")
+    assert shown[caret.index("^") :] == "shoe=1"
+    assert shown.startswith("…")
+
+
+# Columns ----------------------------------------------------------------------------------------------------------------
+
+
+def headings_of(html: str) -> list[str]:
+    head = re.search(r"<thead>.*?</thead>", html, re.DOTALL)
+    assert head is not None
+    return [" ".join(re.sub(r"<[^>]+>", " ", cell).split()) for cell in re.findall(r"<th.*?</th>", head[0], re.DOTALL)]
+
+
+def test_columns_by_the_address(site: Client, add_run: Any) -> None:
+    add_run("CNN", correct=9_780, learning_rate=0.05, tags=["x", "y"], test_loss=0.125, optimizer="adam")
+    text = site.get("/runs?columns=learning_rate,momentum,test_loss&columns=tag").text
+    assert headings_of(text)[1:] == ["Status", "Name", "Learning rate", "Momentum", "Test loss", "Tags"]
+    assert rows_of(text)[0] == "Finished CNN x y 0.05 0.125 x, y"
+    assert 'name="columns" value="learning_rate,momentum,test_loss,tag"' in text
+    assert "sort=learning_rate&amp;columns=learning_rate%2Cmomentum%2Ctest_loss%2Ctag" in text
+    usual = site.get("/runs").text
+    assert [words.split(",")[0] for words in headings_of(usual)[3:]] == [
+        "Model", "Epochs", "Test accuracy", "Best", "Training loss", "Time", "Images/s",
+    ]  # fmt: skip
+    assert "columns=" not in re.sub(r"<dialog.*", "", usual, flags=re.DOTALL)
+
+
+def test_a_failed_run_spans_the_chosen_columns(site: Client, add_run: Any) -> None:
+    add_run("CNN", status="failed", error={"error": "x", "message": "m", "advice": "a"})
+    assert 'colspan="5"' in site.get("/runs?columns=seed,notes").text
+    assert 'colspan="10"' in site.get("/runs").text
+
+
+def test_columns_of_repeats(site: Client, add_run: Any) -> None:
+    repeat(add_run, [9_500, 9_400], learning_rate=0.05, test_loss=0.5)
+    [row] = rows_of(site.get("/runs?columns=learning_rate,seed,test_correct,test_loss").text)
+    assert row.endswith("0.05 2 values mean 9,450 0.5")
+
+
+def test_every_field_can_be_a_column_and_sorted_by(site: Client, add_run: Any) -> None:
+    repeat(add_run, [9_500, 9_400])
+    add_run("a", learning_rate=0.5)
+    for name in fields():
+        column = "" if name in ("status", "name") else f"columns={name}"
+        answer = site.get(f"/runs?{column}" + ("" if name == "tag" else f"&sort=-{name}"))
+        assert answer.status_code == 200, name
+        assert len(rows_of(answer.text)) == 2, name
+
+
+@pytest.mark.parametrize("query", ["columns=shoe", "columns=" + ",".join(fields()), "sort=tag"])
+def test_columns_that_cannot_be_shown(site: Client, query: str) -> None:
+    assert site.get(f"/runs?{query}").status_code == 422
+
+
+def test_clearing_the_filters_keeps_the_columns(site: Client, add_run: Any) -> None:
+    add_run("CNN")
+    assert (
+        'href="/runs?columns=seed" hx-get="/runs?columns=seed">Clear filters'
+        in site.get("/runs?columns=seed&q=zz").text
+    )
+
+
+# How much is read -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def statements(site: Client, site_app: Any) -> Iterator[list[tuple[str, int]]]:
+    """Every statement that the server sends to the database, with the number of rows of its answer."""
+    seen: list[tuple[str, int]] = []
+
+    def note(_connection: Any, cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
+        counted = f"SELECT count(*) FROM ({statement})" if statement.startswith("SELECT") else ""
+        rows = cursor.connection.execute(counted, parameters).fetchone()[0] if counted else 0
+        seen.append((statement, rows))
+
+    engine = site_app.state.runoff.engine
+    event.listen(engine, "after_cursor_execute", note)
+    yield seen
+    event.remove(engine, "after_cursor_execute", note)
+
+
+def add_histories(site_app: Any, runs: list[Run], num_epochs: int) -> None:
+    with writing(site_app.state.runoff.engine) as session:
+        for run in runs:
+            row = session.get_one(Run, run.id)
+            row.epochs_done = num_epochs
+            session.add(row)
+            for epoch in range(1, num_epochs + 1):
+                session.add(Epoch(
+                    run_id=run.id, epoch=epoch, step=epoch, attempt=1, train_loss=1 / epoch, train_accuracy=0.5, test_loss=0.5,
+                    test_accuracy=0.5, test_correct=1, test_total=2, learning_rate=0.01, seconds=1.0, evaluation_seconds=1.0,
+                    images_per_second=1.0, ended_at=run.created_at,
+                ))  # fmt: skip
+        session.commit()
+
+
+@pytest.mark.parametrize(
+    ("address", "epochs_a_run"),
+    [("/runs", 0), ("/runs?apart=true", 1), ("/runs?q=seed<9000+and+cnn", 0), ("/api/v1/runs?limit=1000", 0)],
+)
+def test_lists_take_as_many_statements_for_many_runs_as_for_few(
+    site: Client, site_app: Any, add_run: Any, statements: list[tuple[str, int]], address: str, epochs_a_run: int
+) -> None:
+    def asked() -> tuple[int, int]:
+        statements.clear()
+        assert site.get(address).status_code == 200
+        return len(statements), sum(
+            rows for statement, rows in statements if "FROM epoch" in statement or "JOIN epoch" in statement
+        )
+
+    def add(count: int) -> None:
+        runs = [
+            add_run(f"CNN, seed {seed}", seed=seed, learning_rate=rate) for rate in (0.1, 0.2) for seed in range(count)
+        ]
+        add_histories(site_app, runs, num_epochs=100)
+
+    add(2)
+    few, epochs_of_few = asked()
+    add(12)
+    many, epochs_of_many = asked()
+    assert many == few <= 12
+    assert (epochs_of_few, epochs_of_many) == (
+        4 * epochs_a_run,
+        28 * epochs_a_run,
+    )  # one row a run: its losses together
+
+
+def test_a_sparkline_needs_only_its_points(site: Client, site_app: Any, add_run: Any) -> None:
+    run = add_run("CNN", epochs=1000)
+    add_histories(site_app, [run], num_epochs=1000)
+    state = site_app.state.runoff
+    with reading(state.engine) as session:
+        [row] = run_table.load_table(session, state.settings.runs, RunFilter()).rows
+    assert isinstance(row, run_table.RunRow)
+    assert len(row.losses) == SPARK_POINTS
+    assert (row.losses[0], row.losses[-1]) == (1.0, 1 / 1000)
+    assert row.losses == sorted(row.losses, reverse=True)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
+from fastapi.responses import HTMLResponse, Response
 
-from app import cost, queries
+from app import compare_parts, cost, curves, queries, report
 from app.comparison import Comparison
 from app.deps import Reading, State
+from app.errors import Refused
 from app.schemas import AccuracyCost, EpochOut, RunOut
 from app.verdicts import DEFAULT_MARGIN
+from trainer.config import FieldProblem
+from trainer.i18n import _
 
 router = APIRouter(tags=["compare"])
+
+Runs = Annotated[
+    list[str], Query(min_length=1, max_length=queries.MAX_COMPARED, description="run id, several times")
+]  # fmt: skip
+At = Annotated[str, Query(description="last, best or an epoch")]
+Base = Annotated[str | None, Query(description="compare all others with this run only")]
+Margin = Annotated[float, Query(gt=0, le=0.5, description="a difference too small to matter, as a fraction")]
 
 
 class CompareOut(Comparison):
@@ -23,30 +34,71 @@ class CompareOut(Comparison):
     to_accuracy: list[AccuracyCost]  # in the order of the runs
 
 
-@router.get("/compare")
+@router.get("/compare", response_model=CompareOut)
 def compare_runs(
-    state: State,
-    session: Reading,
-    run: Annotated[
-        list[str], Query(min_length=1, max_length=queries.MAX_COMPARED, description="run id, several times")
-    ],
-    at: Annotated[str, Query(description="last, best or an epoch")] = "last",
-    base: Annotated[str | None, Query(description="compare all others with this run only")] = None,
-    margin: Annotated[
-        float, Query(gt=0, le=0.5, description="a difference too small to matter, as a fraction")
-    ] = DEFAULT_MARGIN,
+    state: State, session: Reading, run: Runs, at: At = "last", base: Base = None, margin: Margin = DEFAULT_MARGIN,
     accuracy: Annotated[
         float | None, Query(gt=0, le=1, description="for to_accuracy; else the last whole per cent that all reached")
     ] = None,
-) -> CompareOut:
+) -> Response:  # fmt: skip
     """Compare runs; a pair's difference is the accuracy of ``a`` minus that of ``b``."""
-    comparison = queries.load_comparison(state, session, run, at, base, margin)
     shown = queries.runs_to_compare(session, run)
-    curves = {one.id: queries.epochs_out(session, one) for one in shown}
-    target = accuracy or cost.highest_of_all(list(curves.values()))
-    return CompareOut(
-        **comparison.model_dump(),
+    loaded = queries.load_comparison(state, session, shown, at, base, margin)
+    target = accuracy or cost.highest_of_all(loaded.epochs)
+    found = CompareOut(
+        **{name: getattr(loaded.comparison, name) for name in Comparison.model_fields},
         runs=[queries.run_out(one) for one in shown],
-        curves=curves,
-        to_accuracy=[cost.to_accuracy(epochs, target) for epochs in curves.values()] if target else [],
+        curves={one.id: epochs for one, epochs in zip(shown, loaded.epochs, strict=True)},
+        to_accuracy=[cost.to_accuracy(epochs, target) for epochs in loaded.epochs] if target else [],
     )
+    return Response(found.model_dump_json(), media_type="application/json")  # once: 1,225 pairs take a while
+
+
+@router.get("/compare/pairs.csv", response_class=Response)
+def pairs_csv(
+    state: State, session: Reading, run: Runs, at: At = "last", base: Base = None, margin: Margin = DEFAULT_MARGIN
+) -> Response:
+    """The pairs of a comparison as CSV, one line each."""
+    shown = queries.runs_to_compare(session, run)
+    loaded = queries.load_comparison(state, session, shown, at, base, margin)
+    return _csv(report.pairs_csv(loaded.comparison), "runoff-pairs.csv")
+
+
+@router.get("/compare/epochs.csv", response_class=Response)
+def epochs_csv(session: Reading, run: Runs) -> Response:
+    """The epochs of all runs as CSV, one line each."""
+    shown = queries.runs_to_compare(session, run)
+    epochs = queries.epochs_of_runs(session, shown)
+    return _csv(report.epochs_csv(shown, [epochs[one.id] for one in shown]), "runoff-epochs.csv")
+
+
+def _csv(data: bytes, name: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(data, media_type="text/csv; charset=utf-8", headers=headers)
+
+
+@router.get("/compare/report", response_class=HTMLResponse)
+def make_report(
+    state: State, session: Reading, run: Runs, at: At = "last", base: Base = None, margin: Margin = DEFAULT_MARGIN,
+    pair: Annotated[str, Query(description="the two runs in focus, ID.ID; else the first pair")] = "",
+    x: Annotated[curves.Axis, Query(description="the horizontal axis of the curves")] = "epoch",
+    smooth: Annotated[float, Query(ge=0, le=curves.LARGEST_SMOOTHING, description="exponential smoothing")] = 0.0,
+    loss: Annotated[Literal["linear", "log"], Query(description="the axis of the loss")] = "linear",
+    over: Annotated[Literal["runs", "seeds"], Query(description="single runs, or means over repeats")] = "runs",
+) -> HTMLResponse:  # fmt: skip
+    """The comparison as a report to print: one HTML file that needs nothing else."""
+    shown = queries.runs_to_compare(session, run)
+    if len(shown) < 2:
+        problem = FieldProblem(field="run", message=_("A report needs two runs or more. Name another one."))
+        raise Refused.fields([problem])
+    base = base or compare_parts.base_of([one.id for one in shown], "")
+    loaded = queries.load_comparison(state, session, shown, at, base, margin)
+    view = curves.View(x, smooth, loss == "log")
+    made = report.make_report(
+        state, session, loaded, base=base, at=at, pair=pair, view=view, over_seeds=over == "seeds"
+    )
+    headers = {
+        "Content-Disposition": 'inline; filename="runoff-report.html"', "Content-Security-Policy": made.policy,
+        "Cache-Control": "no-store",
+    }  # fmt: skip
+    return HTMLResponse(made.html(), headers=headers)

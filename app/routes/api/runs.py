@@ -60,9 +60,9 @@ def list_runs(
     tag: str | None = None,
     group: str | None = None,
     sweep: str | None = None,
-    q: Annotated[str | None, Query(description="words in name, tags, notes; field=value compares a field")] = None,
+    q: Annotated[str | None, Query(description="words, or an expression: model=vgg and test_accuracy > 97%")] = None,
     archived: Annotated[bool | None, Query(description="leave out for both")] = None,
-    sort: Annotated[str, Query(description="a column; a minus before it turns it round")] = "-created_at",
+    sort: Annotated[str, Query(description="a field; a minus before it turns it round")] = "-created_at",
     limit: Limit = 100,
     offset: Offset = 0,
 ) -> RunList:
@@ -143,7 +143,9 @@ def list_predictions(
     """What the run answered for the test images."""
     run = queries.get_run(session, run_id)
     wanted = PredictionQuery(correct, label, predicted, min_confidence, sort, limit, offset)
-    return predictions.query(queries.predictions_of(state.settings.runs, run, epoch), wanted)
+    answers = queries.predictions_of(state.settings.runs, run, epoch)
+    defect = queries.defect_of_answers(session, run, epoch, answers)
+    return predictions.query(answers, wanted).model_copy(update={"defect": defect})
 
 
 def _existing(state: State, run_id: str) -> str:

@@ -18,11 +18,12 @@ METHODS = ("get", "post", "patch", "put", "delete")
 EXAMPLE_BODIES: dict[str, Any] = {
     "POST /api/v1/runs": {"dataset": "mnist", "model": "cnn", "epochs": 1},
     "POST /api/v1/sweeps": {"base": {"dataset": "mnist"}, "grid": {"model": ["fc", "cnn"]}, "repeats": 3},
+    "POST /api/v1/groups/{group}/repeats": {"count": 3},
     "PATCH /api/v1/runs/{run_id}": {"name": "my CNN", "tags": ["keep"]},
     "POST /api/v1/describe": {"dataset": "mnist", "model": "cnn"},
 }
-EXAMPLE_VALUES = {"run_id": "RUN", "sweep_id": "SWEEP", "name": "NAME"}
-EXAMPLE_QUERIES = {"/api/v1/compare": "?run=A&run=B"}
+EXAMPLE_VALUES = {"run_id": "RUN", "sweep_id": "SWEEP", "group": "GROUP", "name": "NAME"}
+EXAMPLE_QUERIES = {"/api/v1/compare": "?run=A&run=B", "/api/v1/difficulty": "?run=A&run=B"}
 TAG_TITLES = {
     "runs": N_("Runs"), "sweeps": N_("Sweeps"), "compare": N_("Compare"), "data sets": N_("Data sets"),
     "choices": N_("What can be chosen"), "system": N_("System"),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -14,30 +13,24 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 from sqlmodel import Session, col, select
 
-from app import charts, cost, predictions, queries, runs, templating, verdicts
-from app.comparison import USEFUL_SEEDS, BudgetRow, Comparison, ConfigDifference, Group, Pair, Recipe, accuracy_rows
+from app import compare_images, cost, curves, predictions, queries, runs, templating, verdicts
+from app import compare_parts as parts
+from app.compare_images import SharedTile
+from app.compare_parts import Focus, ShownRun
+from app.comparison import USEFUL_SEEDS, BudgetRow, Comparison, Pair, Recipe, accuracy_rows
 from app.deps import Reading, State
-from app.errors import Refused
 from app.predictions import Predictions, PredictionsError
-from app.routes.pages import compare_parts as parts
-from app.routes.pages.run import (
-    MOST_CLASSES_IN_MATRIX,
-    Images,
-    curve_points,
-    header_from,
-    heat_of,
-    images_of,
-    value_words,
-)
-from app.schemas import EpochOut, RunOut, SweepIn
+from app.queries import MAX_COMPARED
+from app.routes.pages.run import MOST_CLASSES_IN_MATRIX, Images, header_from, heat_of, images_of
+from app.schemas import EpochOut, RunOut
 from app.state import Runoff
+from app.statistics import t_interval
 from app.tables import ACTIVE, Run
-from trainer.config import FIELDS, MODELS, RunConfig
-from trainer.i18n import _, ngettext
+from trainer.i18n import _
 
 router = APIRouter()
-MOST_RUNS = charts.MARKS
 FIRST_TILES, MORE_TILES, MOST_TILES = 30, 100, 1030
+SMOOTHING = (0.0, 0.5, 0.8, 0.9, 0.95)  # what the page offers
 _MOST_FURTHER = 100
 _PICKED = 200  # runs that the picker offers
 
@@ -50,7 +43,12 @@ class CompareQuery(BaseModel):
     at: str = "last"
     margin: str = "0.5"
     pair: str = ""  # the two runs in focus, "ID.ID"
-    x: Literal["epoch", "seconds", "images"] = "epoch"
+    x: curves.Axis = "epoch"
+    smooth: float = Field(0.0, ge=0, le=curves.LARGEST_SMOOTHING)
+    loss: Literal["linear", "log"] = "linear"
+    over: Literal["runs", "seeds"] = "runs"
+    value: Literal["last", "best"] = "last"  # the epoch whose values stand beside the names of the curves
+    config: Literal["different", "all"] = "different"  # the fields listed
     to: str = ""  # the accuracy whose cost is shown, as ``typed_accuracy`` reads it
     side: Literal["a", "b", "wrong", "right", "all"] = "a"
     label: int | None = Field(None, ge=0, le=65_535)
@@ -61,6 +59,10 @@ class CompareQuery(BaseModel):
     @property
     def ids(self) -> list[str]:
         return list(dict.fromkeys(run for run in self.run if run))
+
+    @property
+    def view(self) -> curves.View:
+        return curves.View(self.x, self.smooth, self.loss == "log")
 
     def pairs(self, **changes: Any) -> list[tuple[str, str]]:
         """The fields of the URL that are not at their defaults, as (name, value)."""
@@ -79,36 +81,18 @@ class CompareQuery(BaseModel):
 
 
 @dataclass(frozen=True)
-class ShownRun:
-    """One run on the page: its number (letter, colour, mark) and the names used in sentences."""
-
-    place: int
-    run: Run
-    out: RunOut
-    name: str  # short, as in sentences
-    epoch: int | None
-
-    @property
-    def letter(self) -> str:
-        return "ABCDEFGH"[self.place]
-
-    @property
-    def full_name(self) -> str:
-        return self.run.name or self.run.id
-
-
-@dataclass(frozen=True)
 class Evidence:
-    """The images and matrices of the pair in focus."""
+    """The images, matrices and classes of the pair in focus. ``matrix`` is empty where there are too many classes."""
 
     counts: dict[str, int]
-    tiles: list[parts.SharedTile]
+    tiles: list[SharedTile]
     total: int
     more: bool
-    detail: parts.SharedTile | None
+    detail: SharedTile | None
     previous: int | None
     next: int | None
-    matrix: parts.MatrixDifference
+    matrix: list[list[compare_images.DifferenceCell]]
+    classes: compare_images.ClassTable
 
 
 @dataclass(frozen=True)
@@ -128,13 +112,15 @@ class ToAccuracy:
 
 
 @dataclass(frozen=True)
-class ConfigRow:
-    """A field with the value of each run; ``differs`` marks those other than the base's."""
+class LegendLine:
+    """A curve with its values at its last or best epoch; ``seeds`` > 1 and an interval where it is a mean."""
 
-    field: str
-    title: str
-    values: list[str]
-    differs: list[bool]
+    place: int
+    name: str
+    accuracy: float | None
+    interval: tuple[float, float] | None
+    loss: float | None
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -144,56 +130,91 @@ class ComparePage:
     query: CompareQuery
     shown: list[ShownRun]
     comparison: Comparison
-    pair: Pair
-    recipe: Recipe | None
-    forest: charts.Pair | None
-    seeds: charts.Pair | None
-    spread: str
+    base: str | None
+    focus: Focus
+    pairs: parts.PairTable
     more: parts.MoreSeeds | None
-    groups: list[tuple[int, Group]]
     to_accuracy: ToAccuracy
+    legend: list[LegendLine]
+    has_repeats: bool
     evidence: Evidence | None
     images: Images | None
     classes: list[str]
-    differing: list[ConfigRow]
-    same: list[ConfigRow]
-    offered: list[Run]
+    config: list[parts.ConfigRow]
+    offered: list[tuple[str, str, float | None]]  # (id, name, test accuracy)
     margin_problem: str
     figure_version: str
-    when: str
 
     def url(self, **changes: Any) -> str:
         """A link within the page; whatever changes what is listed begins at the first tiles, with no image open."""
-        if not changes.keys() & {"image", "shown", "x", "margin", "to"}:
+        if not changes.keys() & {"image", "shown", "x", "margin", "to", "smooth", "loss", "over", "value", "config"}:
             changes = {"image": None, "shown": FIRST_TILES, **changes}
         return self.query.url(**changes)
+
+    def fields(self, *asked: str) -> list[tuple[str, str]]:
+        """The URL's fields for a form that asks for some of them itself."""
+        return [(name, value) for name, value in self.query.pairs() if name not in asked]
 
     @cached_property
     def by_id(self) -> dict[str, ShownRun]:
         return {one.run.id: one for one in self.shown}
 
     @property
+    def pair(self) -> Pair:
+        return self.focus.pair
+
+    @property
     def a(self) -> ShownRun:
-        return self.by_id[self.pair.a]
+        return self.focus.a
 
     @property
     def b(self) -> ShownRun:
-        return self.by_id[self.pair.b]
+        return self.focus.b
 
     @property
-    def winner(self) -> ShownRun | None:
-        return {"a_better": self.a, "b_better": self.b}.get(self.pair.verdict)
+    def base_by_default(self) -> bool:
+        """Whether nobody chose the base run."""
+        return self.base is not None and self.base != self.query.base
+
+    @property
+    def defects(self) -> list[str]:
+        """What is wrong with runs, each with its name in front."""
+        return [f"{one.full_name}: {one.answers.defect}" for one in self.shown if one.answers.defect]
+
+    @property
+    def best_of(self) -> str:
+        """The id of the run that was chosen as the best of several, or ""."""
+        return self.comparison.best_of.run if self.comparison.best_of else ""
+
+    @property
+    def num_different(self) -> int:
+        return sum(row.is_different for row in self.config)
+
+    @property
+    def without_flops(self) -> list[str]:
+        """The runs that the axis of FLOPs leaves out."""
+        if self.query.x != "flops":
+            return []
+        return [one.full_name for one in self.shown if one.run.epochs_done and one.run.flops is None]
+
+    @property
+    def is_detailed(self) -> bool:
+        """Whether single curves show their bands and training losses."""
+        return len(self.legend) <= curves.MOST_DETAILED
+
+    @property
+    def smoothing(self) -> list[float]:
+        """The choices of smoothing, with the one in the address."""
+        return sorted({*SMOOTHING, self.query.smooth})
+
+    @property
+    def same_colour(self) -> bool:
+        """Whether the two runs in focus share a colour, so that something else must tell them apart."""
+        return self.a.colour == self.b.colour
 
     @property
     def long_names(self) -> bool:
         return any(len(name) > 3 for name in self.classes)
-
-    @property
-    def hidden(self) -> list[tuple[str, str]]:
-        """The URL's fields for forms, without those that the forms ask for."""
-        return [
-            (n, v) for n, v in self.query.pairs() if n not in ("margin", "at", "label", "predicted", "shown", "image")
-        ]
 
     def class_name(self, number: int) -> str:
         return self.classes[number] if number < len(self.classes) else str(number)
@@ -201,17 +222,24 @@ class ComparePage:
     def p_words(self, p: float) -> str:
         return verdicts.p_text(p)
 
-    def figure_url(self, figure: str) -> str:
-        return f"/compare/figures/{figure}.json?" + urlencode(
-            [("run", i) for i in self.query.ids] + [("x", self.query.x)]
-        )
+    def equivalence_words(self, p: float) -> str:
+        return verdicts.equivalence_text(p, self.comparison.margin)
 
-    @property
-    def report_url(self) -> str:
+    def figure_url(self, figure: str) -> str:
+        shown = [(n, v) for n, v in self.query.pairs() if n in ("run", "x", "smooth", "loss", "over")]
+        return f"/compare/figures/{figure}.json?" + urlencode(shown)
+
+    def export_url(self, what: str) -> str:
+        """The address of the same comparison in the API: "" for JSON, else pairs.csv, epochs.csv or report."""
         fields = [("run", i) for i in self.query.ids] + [("at", self.query.at), ("margin", str(self.comparison.margin))]
-        if self.to_accuracy.accuracy:
+        if self.base:
+            fields.append(("base", self.base))
+        if what == "" and self.to_accuracy.accuracy:
             fields.append(("accuracy", f"{self.to_accuracy.accuracy:g}"))
-        return "/api/v1/compare?" + urlencode(fields + ([("base", self.query.base)] if self.query.base else []))
+        if what == "report":
+            fields.append(("pair", f"{self.pair.a}.{self.pair.b}"))
+            fields += [(n, v) for n, v in self.query.pairs() if n in ("x", "smooth", "loss", "over")]
+        return "/api/v1/compare" + (f"/{what}" if what else "") + "?" + urlencode(fields)
 
 
 @dataclass(frozen=True)
@@ -222,6 +250,7 @@ class PickPage:
     chosen: set[str]
     offered: list[RunOut]
     start: RunOut | None
+    most: int = MAX_COMPARED
 
     def reason(self, run: RunOut) -> str:
         """Why a run can't be told from the chosen one; "" where it can."""
@@ -239,9 +268,6 @@ class PickPage:
 def show(request: Request, state: State, session: Reading, query: Annotated[CompareQuery, Query()]) -> Response:
     """The comparison, or a choice of runs where fewer than two are named."""
     found = queries.runs_to_compare(session, query.ids)
-    if len(found) > MOST_RUNS:
-        message = _("This page shows at most {limit} runs; you chose {n}. Leave some out, or ask GET /api/v1/compare.")
-        raise Refused(message.format(limit=MOST_RUNS, n=len(found)))
     version = ".".join([*(str(run.version) for run in found), queries.data_version(session)])
     unchanged = templating.unchanged(request, version)
     if unchanged:
@@ -258,15 +284,12 @@ def show(request: Request, state: State, session: Reading, query: Annotated[Comp
 
 
 @router.get("/compare/figures/{figure}.json")
-def figure(
-    session: Reading, figure: Literal["accuracy", "loss"], run: Annotated[list[str], Query(min_length=1, max_length=MOST_RUNS)],
-    x: Literal["epoch", "seconds", "images"] = "epoch",
-) -> Response:  # fmt: skip
+def figure(session: Reading, figure: curves.Figure, query: Annotated[CompareQuery, Query()]) -> Response:
     """The curves of all runs for plotly.js."""
-    curves = _curves(session, queries.runs_to_compare(session, run))
-    return JSONResponse(
-        charts.accuracy_figure(curves, axis=x) if figure == "accuracy" else charts.loss_figure(curves, axis=x)
-    )
+    found = queries.runs_to_compare(session, query.ids)
+    repeats = queries.runs_of_groups(session, [run.group for run in found]) if query.over == "seeds" else []
+    epochs = queries.epochs_of_runs(session, [*found, *repeats])
+    return JSONResponse(curves.figure(figure, *parts.curves_of(found, epochs, repeats), query.view))
 
 
 @router.post("/compare/repeats")
@@ -280,18 +303,8 @@ def add_repeats(
     session.close()  # a transaction that only reads would keep the writer waiting
     for run, seeds in zip((first, second), missing, strict=True):
         if seeds:
-            runs.start_sweep(state, _sweep(run, seeds))
+            runs.repeat(state, run, seeds)
     return RedirectResponse("/runs", status_code=303)
-
-
-def _sweep(run: Run, seeds: list[int]) -> SweepIn:
-    """The run again with these seeds, named as its repeats are."""
-    base = {name: value for name, value in run.config.items() if value is not None and name != "seed"}
-    stem = re.sub(r"[\s,;·-]*\bseed\s+\d+$", "", run.name, flags=re.IGNORECASE) or runs.default_name(
-        RunConfig(**run.config)
-    )
-    name = stem if len(seeds) > 1 else f"{stem}, {_('seed {seed}').format(seed=seeds[0])}"
-    return SweepIn(base=base, grid={"seed": seeds}, name=name, tags=run.tags)
 
 
 # The page ------------------------------------------------------------------------------------------------------------
@@ -320,53 +333,48 @@ def _margin(query: CompareQuery) -> tuple[float, str]:
 
 def _page(state: Runoff, session: Session, query: CompareQuery, found: Sequence[Run]) -> ComparePage:
     margin, problem = _margin(query)
-    base = query.base if query.base in query.ids else None
-    comparison = queries.load_comparison(state, session, query.ids, query.at, base, margin)
-    shown = [
-        ShownRun(place, run, queries.run_out(run), comparison.names[run.id], queries.epoch_at(run, query.at))
-        for place, run in enumerate(found)
-    ]
-    by_id = {one.run.id: one for one in shown}
-    pair = _focus(query, comparison)
-    a, b = by_id[pair.a], by_id[pair.b]
-    recipe = _recipe(comparison, a.run, b.run)
-    groups = [(_place(shown, group), group) for group in comparison.groups]
-    in_focus = [(place, group) for place, group in groups if group.group in (a.run.group, b.run.group)]
-    epochs = [queries.epochs_out(session, run) for run in found]
+    base = parts.base_of(query.ids, query.base)
+    loaded = queries.load_comparison(state, session, found, query.at, base, margin)
+    comparison, shown = loaded.comparison, parts.shown_runs(loaded)
+    focus = parts.focus(comparison, shown, query.pair)
+    a, b = focus.a, focus.b
+    has_repeats = any(len(group.runs) > 1 for group in comparison.groups)
+    epochs = {run.id: one for run, one in zip(found, loaded.epochs, strict=True)}
+    repeats = queries.runs_of_groups(session, [run.group for run in found]) if query.over == "seeds" else []
+    missing = [run for run in repeats if run.id not in epochs]
     return ComparePage(
-        query=query, shown=shown, comparison=comparison, pair=pair, recipe=recipe,
-        forest=parts.forest(pair, recipe, _details(a, b, recipe), (a.place, b.place), comparison),
-        seeds=parts.seeds_chart(in_focus, _seeds_caption([group for _i, group in in_focus])),
-        spread=parts.spread_sentence([group for _i, group in in_focus]), more=_more(session, a.run, b.run, recipe),
-        groups=in_focus, to_accuracy=_to_accuracy(query.to, epochs, [one.name for one in shown]),
-        evidence=_evidence(state, query, a, b, pair), images=images_of(state, a.run, "test"),
-        classes=list(a.run.class_names), differing=_differing(shown, comparison, base), same=_same(shown, comparison),
-        offered=_offered(session, found), margin_problem=problem,
-        figure_version=".".join(str(run.version) for run in found), when=_when(a, b),
+        query=query, shown=shown, comparison=comparison, base=base, focus=focus,
+        pairs=parts.pair_table(comparison, {one.run.id: one.place for one in shown}),
+        more=_more(session, a.run, b.run, focus.recipe), has_repeats=has_repeats,
+        to_accuracy=_to_accuracy(query.to, loaded.epochs, [one.name for one in shown]),
+        legend=_legend(found, {**epochs, **queries.epochs_of_runs(session, missing)}, repeats, query.value),
+        evidence=_evidence(state, query, focus), images=images_of(state, a.run, "test"), classes=list(a.run.class_names),
+        config=parts.config_rows(shown, comparison, base), offered=_offered(session, found), margin_problem=problem,
+        figure_version=".".join(str(run.version) for run in [*found, *repeats]),
     )  # fmt: skip
 
 
-def _focus(query: CompareQuery, comparison: Comparison) -> Pair:
-    wanted = set(query.pair.split("."))
-    return next((pair for pair in comparison.pairs if {pair.a, pair.b} == wanted), comparison.pairs[0])
-
-
-def _recipe(comparison: Comparison, a: Run, b: Run) -> Recipe | None:
-    """What seeds say of the two groups, a first; None for repeats of one recipe."""
-    wanted = {a.group, b.group}
-    found = next((recipe for recipe in comparison.recipes if {recipe.a, recipe.b} == wanted), None)
-    return parts.turned(found, a.group) if found else None
-
-
-def _place(shown: Sequence[ShownRun], group: Group) -> int:
-    return next(one.place for one in shown if one.run.group == group.group)
-
-
-def _curves(session: Session, found: Sequence[Run]) -> list[charts.RunCurve]:
-    return [
-        charts.RunCurve(i, run.name or run.id, curve_points(queries.epochs_out(session, run)))
-        for i, run in enumerate(found)
-    ]
+def _legend(
+    found: Sequence[Run],
+    epochs: Mapping[str, Sequence[EpochOut]],
+    repeats: Sequence[Run],
+    which: Literal["last", "best"],
+) -> list[LegendLine]:
+    """The curves shown, in the order of their numbers, with their values."""
+    singles, groups = parts.curves_of(found, epochs, repeats)
+    lines = []
+    for curve in singles:
+        point = curves.best_or_last(curve.points, which)
+        accuracy, interval = (point.test_accuracy, point.interval) if point else (None, None)
+        lines.append(LegendLine(curve.index, curve.name, accuracy, interval, point.test_loss if point else None))
+    for group in groups:
+        points = [one for points in group.runs if (one := curves.best_or_last(points, which))]
+        accuracies, losses = [one.test_accuracy for one in points], [one.test_loss for one in points]
+        n = len(points)
+        lines.append(
+            LegendLine(group.index, group.name, sum(accuracies) / n, t_interval(accuracies), sum(losses) / n, n)
+        )
+    return sorted(lines, key=lambda line: line.place)
 
 
 def _to_accuracy(typed: str, epochs: Sequence[Sequence[EpochOut]], names: Sequence[str]) -> ToAccuracy:
@@ -378,44 +386,6 @@ def _to_accuracy(typed: str, epochs: Sequence[Sequence[EpochOut]], names: Sequen
     shown = typed if problem else templating.short_percent(accuracy)
     by_run = [one.epoch is not None for one in costs]
     return ToAccuracy(accuracy, accuracy_rows(costs, names), by_run, shown, problem)
-
-
-def _epochs_words(epoch: int | None) -> str:
-    return ngettext("after {n} epoch", "after {n} epochs", epoch or 0).format(n=f"{epoch or 0:,}")
-
-
-def _details(a: ShownRun, b: ShownRun, recipe: Recipe | None) -> tuple[str, str]:
-    """The second lines of the forest plot."""
-    seeds = _("seed {seed}").format(seed=a.run.seed) if a.run.seed == b.run.seed else _("seeds {a} and {b}").format(
-        a=a.run.seed, b=b.run.seed
-    )  # fmt: skip
-    first = f"{seeds} {_epochs_words(a.epoch)}" if a.epoch == b.epoch else seeds
-    first = _("{what}, paired").format(what=first)
-    return first, verdicts.seeds_text(recipe.n_a, recipe.n_b) if recipe else ""
-
-
-def _seeds_caption(groups: Sequence[Group]) -> str:
-    epochs = {group.epoch for group in groups if group.epoch is not None}
-    if len(epochs) == 1:
-        return _("test accuracy {when}, %").format(when=_epochs_words(epochs.pop()))
-    return _("test accuracy, %")
-
-
-def _when(a: ShownRun, b: ShownRun) -> str:
-    """ "after epoch 5, on the 10,000 test images of mnist, pixels permuted" """
-    if a.epoch is None or b.epoch is None:
-        return _("before the first epoch")
-    words = (
-        _("after epoch {n}").format(n=a.epoch) if a.epoch == b.epoch
-        else _("after epochs {a} and {b}").format(a=a.epoch, b=b.epoch)
-    )  # fmt: skip
-    if a.run.test_fingerprint != b.run.test_fingerprint:
-        return words
-    words = _("{when}, on the {n} test images of {dataset}").format(
-        when=words, n=f"{a.run.num_test or 0:,}", dataset=a.run.dataset
-    )
-    both = a.run.config.get("permute_pixels") and b.run.config.get("permute_pixels")
-    return _("{words}, pixels permuted").format(words=words) if both else words
 
 
 # More seeds ----------------------------------------------------------------------------------------------------------
@@ -455,83 +425,48 @@ def _seconds(run: Run) -> float | None:
 # Images and matrices -------------------------------------------------------------------------------------------------
 
 
-def _evidence(state: Runoff, query: CompareQuery, a: ShownRun, b: ShownRun, pair: Pair) -> Evidence | None:
+def _evidence(state: Runoff, query: CompareQuery, focus: Focus) -> Evidence | None:
     """The images on which the two runs differ; None where they can't be compared."""
-    if pair.interval is None or a.epoch is None or b.epoch is None:
+    if focus.pair.interval is None:
         return None
     try:
-        mine, other = _answers(state, a), _answers(state, b)
+        mine, other = _answers(state, focus.a), _answers(state, focus.b)
     except PredictionsError:
         return None
-    indices = parts.separating(mine, other, query.side, query.label, query.predicted)
-    both = [(a.place, mine), (b.place, other)]
-    detail = (
-        parts.shared_tiles([query.image], both)[0]
-        if query.image is not None and query.image < mine.num_images
-        else None
-    )
+    indices = compare_images.separating(mine, other, query.side, query.label, query.predicted)
+    both = [(focus.a.place, mine), (focus.b.place, other)]
+    is_open = query.image is not None and query.image < mine.num_images
     order = indices[: query.shown].tolist()
     at = order.index(query.image) if query.image in order else None
-    size = max(len(a.run.class_names), *(int(x.max()) + 1 for x in (mine.labels, mine.predicted, other.predicted)))
-    counts = {side: len(parts.separating(mine, other, side, query.label, query.predicted)) for side in parts.SIDES}
+    size = compare_images.num_classes(focus.a.run.class_names, mine, other)
     return Evidence(
-        counts=counts, tiles=parts.shared_tiles(order, both), total=len(indices), detail=detail,
+        counts=_counts(mine, other, query), tiles=compare_images.shared_tiles(order, both), total=len(indices),
+        detail=compare_images.shared_tiles([query.image or 0], both)[0] if is_open else None,
         more=len(indices) > query.shown and query.shown < MOST_TILES, previous=order[at - 1] if at else None,
         next=order[at + 1] if at is not None and at + 1 < len(order) else None,
-        matrix=parts.matrix_difference(mine, other, (a.place, b.place), size, heat_of, MOST_CLASSES_IN_MATRIX),
+        matrix=compare_images.matrix_difference(mine, other, focus.places, size, heat_of)
+        if size <= MOST_CLASSES_IN_MATRIX else [],
+        classes=compare_images.class_table(mine, other, focus.places, size),
     )  # fmt: skip
+
+
+def _counts(mine: Predictions, other: Predictions, query: CompareQuery) -> dict[str, int]:
+    """How many images each tab has."""
+    sides = compare_images.SIDES
+    return {side: len(compare_images.separating(mine, other, side, query.label, query.predicted)) for side in sides}
 
 
 def _answers(state: Runoff, one: ShownRun) -> Predictions:
     return predictions.load(runs.folder_of(state, one.run.id), one.epoch or 1)
 
 
-# Configuration -------------------------------------------------------------------------------------------------------
-
-
-def _differing(shown: Sequence[ShownRun], comparison: Comparison, base: str | None) -> list[ConfigRow]:
-    reference = next((one.place for one in shown if one.run.id == base), len(shown) - 1 if len(shown) == 2 else 0)
-    return [_config_row(difference, shown, reference) for difference in comparison.config_differences]
-
-
-def _config_row(difference: ConfigDifference, shown: Sequence[ShownRun], reference: int) -> ConfigRow:
-    values = [
-        _value(difference.field, value, one.run.model) for value, one in zip(difference.values, shown, strict=True)
-    ]
-    differs = [value != difference.values[reference] for value in difference.values]
-    return ConfigRow(difference.field, difference.title, values, differs)
-
-
-def _value(field: str, value: Any, model: str) -> str:
-    if value is None:
-        return "–"
-    if field == "width":
-        return f"{value} {_(MODELS[model].width_unit)}"
-    return value_words(value)
-
-
-def _same(shown: Sequence[ShownRun], comparison: Comparison) -> list[ConfigRow]:
-    differing = {difference.field for difference in comparison.config_differences}
-    first = shown[0].run
-    return [
-        ConfigRow(
-            name,
-            _(info.title or name),
-            [_value(name, first.config[name], first.model)] * len(shown),
-            [False] * len(shown),
-        )
-        for name, info in FIELDS.items()
-        if name not in differing and first.config.get(name) is not None
-    ]
-
-
-def _offered(session: Session, found: Sequence[Run]) -> list[Run]:
+def _offered(session: Session, found: Sequence[Run]) -> list[tuple[str, str, float | None]]:
     """Runs that can be added: with an epoch, tested on the same images, newest first."""
-    if len(found) >= MOST_RUNS:
+    if len(found) >= MAX_COMPARED:
         return []
     ids = [run.id for run in found]
     query = (
-        select(Run)
+        select(Run.id, Run.name, Run.test_accuracy)
         .where(col(Run.id).not_in(ids), col(Run.epochs_done) > 0, col(Run.archived).is_(False))
         .where(Run.test_fingerprint == found[0].test_fingerprint)
         .order_by(col(Run.created_at).desc())

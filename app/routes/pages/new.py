@@ -153,7 +153,7 @@ def show(request: Request, state: State, session: Reading) -> Response:
 
 @router.post("/runs/new")
 def send(request: Request, state: State, session: Reading, sent: Sent) -> Response:
-    """Check the form, or start its runs: 303 to the run, or to the list of the sweep."""
+    """Check the form, or start its runs: 303 to the run, or to the sweep."""
     data = {name: value for name, value in sent.items() if isinstance(value, str)}
     lists = {name: [v for v in sent.getlist(name) if isinstance(v, str)] for name in sent}
     typed = forms.read(data, lists)
@@ -246,7 +246,7 @@ def _started(state: Runoff, sweep: SweepIn) -> str:
         labels = forms.labels_of(sweep).model_dump(exclude_defaults=True)
         run, _warnings = runs.start(state, {**sweep.base, **labels})
         return f"/runs/{run.id}"
-    return f"/runs?sweep={runs.start_sweep(state, sweep).id}"
+    return f"/sweeps/{runs.start_sweep(state, sweep).id}"
 
 
 # The page ------------------------------------------------------------------------------------------------------------

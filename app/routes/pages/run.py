@@ -12,13 +12,13 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field, ValidationError
 from sqlmodel import Session, col, select
 
-from app import charts, cost, predictions, queries, runs, templating
+from app import charts, cost, curves, predictions, queries, runs, templating, verdicts
 from app.deps import Reading, State
 from app.errors import Refused
+from app.forms import value_words
 from app.predictions import PredictionQuery, Predictions, PredictionsError, Sort
 from app.schemas import AccuracyCost, EpochOut, FileOut, RunChange, RunOut
 from app.state import Runoff
-from app.statistics import wilson_interval
 from app.tables import ACTIVE, Run
 from trainer import measurements
 from trainer.config import MODELS, FieldProblem, RunConfig, problems_of
@@ -207,6 +207,7 @@ class Answers:
     matrix: Matrix | None = None
     train: TrainImages | None = None
     problem: str = ""  # why there is nothing to show
+    defect: str = ""  # where the answers do not give the count in the run's log
 
 
 @dataclass(frozen=True)
@@ -321,9 +322,9 @@ def act(state: State, run_id: str, action: Literal["archive", "restore", "cancel
 def figure(state: State, session: Reading, run_id: str, figure: Literal["accuracy", "loss"]) -> Response:
     """A chart of the run for plotly.js."""
     run = queries.get_run(session, run_id)
-    curve = charts.RunCurve(0, run.name or run.id, curve_points(queries.epochs_out(session, run)))
+    curve = charts.RunCurve(0, run.name or run.id, curves.points_of(queries.epochs_out(session, run)))
     if figure == "accuracy":
-        return JSONResponse(charts.accuracy_figure([curve], train=True, last=run.epochs))
+        return JSONResponse(charts.accuracy_figure(curve, last=run.epochs))
     steps = queries.steps_of(runs.folder_of(state, run_id))
     per_epoch = run.steps_per_epoch or 1
     return JSONResponse(
@@ -331,21 +332,6 @@ def figure(state: State, session: Reading, run_id: str, figure: Literal["accurac
             steps.steps, steps.losses, curve, steps_per_epoch=per_epoch, total_steps=run.total_steps or per_epoch
         )
     )
-
-
-def curve_points(epochs: Sequence[EpochOut]) -> list[charts.EpochPoint]:
-    """The epochs of a run as points of a curve."""
-    if not epochs:
-        return []
-    low, high = wilson_interval([e.test_correct for e in epochs], [e.test_total for e in epochs])
-    return [
-        charts.EpochPoint(
-            epoch=epoch.epoch, seconds=round(epoch.train_seconds, 3), images=epoch.images or 0, interval=(a, b),
-            test_accuracy=epoch.test_accuracy, train_accuracy=epoch.train_accuracy, test_loss=epoch.test_loss,
-            train_loss=epoch.train_loss,
-        )
-        for epoch, a, b in zip(epochs, low.tolist(), high.tolist(), strict=True)
-    ]  # fmt: skip
 
 
 # The page ------------------------------------------------------------------------------------------------------------
@@ -372,7 +358,7 @@ def _page(state: Runoff, session: Session, run: Run, query: RunQuery, place: int
         left=templating.remaining(run.seconds_left, run.updated_at),
         seconds_so_far=templating.seconds_since(run.started_at) if run.status == "running" else 0.0,
         place_in_queue=place, next_seed=_next_seed(session, run), classes=list(run.class_names), images=images,
-        answers=_answers(state, run, folder, query, path, environment), config=_config(run),
+        answers=_answers(state, run, folder, query, path, environment, epochs), config=_config(run),
         first_images=None if run.epochs_done else _train_images(state, run, folder, environment),
         environment=_environment(run, environment), precision_reason=_precision_reason(state, run, environment),
         to_accuracy=_to_accuracy(query.to, epochs), speed=_speed(state, run, epochs, environment),
@@ -436,13 +422,6 @@ def _config(run: Run) -> list[tuple[str, str]]:
         if value is not None:
             pairs.append((name, value_words(value)))
     return pairs
-
-
-def value_words(value: Any) -> str:
-    """A value of a config as people read it."""
-    if isinstance(value, bool):
-        return _("yes") if value else _("no")
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _environment(run: Run, environment: dict[str, Any]) -> list[tuple[str, str]]:
@@ -521,8 +500,9 @@ def _matmul_gflops(state: Runoff, environment: dict[str, Any]) -> float | None:
 
 
 def _answers(
-    state: Runoff, run: Run, folder: RunFolder, query: RunQuery, path: str, environment: dict[str, Any]
-) -> Answers | None:
+    state: Runoff, run: Run, folder: RunFolder, query: RunQuery, path: str, environment: dict[str, Any],
+    epochs: Sequence[EpochOut],
+) -> Answers | None:  # fmt: skip
     """What is under the tabs; None before the first epoch."""
     if not run.epochs_done:
         return None
@@ -532,7 +512,9 @@ def _answers(
     except PredictionsError as problem:
         return Answers(epoch, 0, 0, problem=str(problem))
     right = found.num_correct
-    answers = Answers(epoch, num_wrong=found.num_images - right, num_right=right)
+    reported = next((one.test_correct for one in epochs if one.epoch == epoch), None)
+    defect = verdicts.defect_of(epoch, right, found.num_images, reported)
+    answers = Answers(epoch, num_wrong=found.num_images - right, num_right=right, defect=defect)
     if query.tab == "train":
         return replace(answers, train=_train_images(state, run, folder, environment))
     wall = _wall(found, folder, run, query, epoch, path)

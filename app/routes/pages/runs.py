@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field, ValidationError
 
-from app import queries, runs, templating
+from app import queries, runs, search, templating
 from app.database import reading
 from app.deps import Reading, State
 from app.errors import Conflict, NotFound, Problem, Refused
-from app.run_table import PAGE_SIZE, RunTable, load_table
+from app.routes.pages.run import header_from
+from app.run_table import (
+    DEFAULT_COLUMNS,
+    MOST_AT_ONCE,
+    PAGE_SIZE,
+    Column,
+    RunTable,
+    all_columns,
+    columns_of,
+    load_table,
+    matching_ids,
+)
 from app.schemas import RunChange
+from app.search import SearchError
 from app.state import Runoff
 from app.tables import STATUSES, Run
 from trainer.config import FieldProblem
-from trainer.i18n import N_, _, ngettext
+from trainer.i18n import _, ngettext
 
 router = APIRouter()
 DEFAULT_SORT = "-created_at"
+_BEFORE_CARET = 60  # characters that are shown in front of the caret
 Action = Literal["archive", "restore", "delete", "tag", "untag", "cancel", "resume"]
 
 
@@ -40,18 +54,37 @@ class RunsQuery(BaseModel):
     archived: bool = False
     apart: bool = False  # repeats as single rows
     sort: str = DEFAULT_SORT
+    columns: list[str] = []  # names of fields, several with commas between; none for the usual ones
     open: list[str] = []  # groups whose repeats are shown
     page: int = Field(1, ge=1, le=1_000_000)
     until: str | None = None
 
     def url(self, **changes: Any) -> str:
         """The address with some of it changed; whatever changes the rows begins at the first page again."""
-        if not changes.keys() <= {"open", "page"}:
+        if not changes.keys() <= {"open", "page", "columns"}:
             changes = {"page": 1, "open": [], **changes}
-        fields = {name: field.get_default() for name, field in type(self).model_fields.items() if name != "until"}
-        values = [(name, getattr(self, name) if name not in changes else changes[name]) for name in fields]
-        pairs = [(name, str(v).lower() if isinstance(v, bool) else v) for name, v in values if v and v != fields[name]]
+        pairs = []
+        for name, default in _defaults().items():
+            value = changes.get(name, getattr(self, name))
+            if name == "columns":
+                value = self._joined(value)
+            if value and value != default:
+                pairs.append((name, "true" if value is True else value))
         return "/runs" + ("?" + urlencode(pairs, doseq=True) if pairs else "")
+
+    def _joined(self, columns: list[str]) -> str:
+        joined = ",".join(column for column in columns if column)
+        return "" if joined == ",".join(DEFAULT_COLUMNS) else joined
+
+    @property
+    def chosen_columns(self) -> str:
+        """The columns with commas between; empty for the usual ones."""
+        return self._joined(self.columns)
+
+    @property
+    def cleared_url(self) -> str:
+        """The address without filters."""
+        return RunsQuery(columns=self.columns).url()
 
     @property
     def is_filtered(self) -> bool:
@@ -66,28 +99,10 @@ class RunsQuery(BaseModel):
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column that sorts: its words, its sort key, which way first, and how it is set."""
-
-    title: str
-    sort: str
-    descending_first: bool = False
-    kind: str = ""
-    hint: str = ""
-
-
-NAME = Column(N_("Name"), "name")
-ACCURACY = Column(N_("Test accuracy, %"), "test_accuracy", True, "", N_("after the last epoch, with its 95 % interval"))
-BEST = Column(
-    N_("Best"),
-    "best_test_accuracy",
-    True,
-    "num opt",
-    N_("optimistic where it was chosen on the test images themselves"),
-)
-TIME = Column(N_("Time"), "train_seconds", True, "num opt", N_("training only, without evaluation and saving"))
-SPEED = Column(N_("Images/s"), "images_per_second", True, "num opt", N_("training images a second"))
+@cache
+def _defaults() -> dict[str, Any]:
+    """What the address does not say, by field; the time up to which a poll sees is in none."""
+    return {name: field.get_default() for name, field in RunsQuery.model_fields.items() if name != templating.UNTIL}
 
 
 @dataclass(frozen=True)
@@ -96,12 +111,50 @@ class RunsPage:
 
     query: RunsQuery
     table: RunTable
+    columns: list[Column]
     choices: dict[str, list[str]]
     has_any: bool  # whether there is any run at all, archived ones included
     num_archived: int
+    problem: SearchError | None = None  # why nothing was searched
 
     statuses = STATUSES
-    name, accuracy, best, time, speed = NAME, ACCURACY, BEST, TIME, SPEED
+    most_at_once = MOST_AT_ONCE
+
+    @property
+    def name_column(self) -> Column:
+        return Column(search.fields()["name"])
+
+    @property
+    def parts(self) -> list[tuple[str, list[Column]]]:
+        """All columns in groups, as they are offered."""
+        words = {"": _("Usual"), "result": _("Results"), "run": _("Run"), "config": _("Configuration")}
+        found: dict[str, list[Column]] = {part: [] for part in words}
+        for column in all_columns():
+            found["" if column.name in DEFAULT_COLUMNS else column.field.part].append(column)
+        return [(words[part], columns) for part, columns in found.items()]
+
+    def is_usual(self, column: Column) -> bool:
+        return column.name in DEFAULT_COLUMNS
+
+    @property
+    def pointed(self) -> str:
+        """What was typed, with a caret under the character where reading it ended."""
+        assert self.problem is not None
+        shown = "".join(character if character.isprintable() else " " for character in self.query.q)
+        start = max(0, self.problem.position - _BEFORE_CARET)
+        return f"{'…' if start else ''}{shown[start:]}\n{' ' * (self.problem.position - start + bool(start))}^"
+
+    @property
+    def examples(self) -> list[tuple[str, str]]:
+        """What can be typed into the search field."""
+        return [
+            ("cnn permuted", _("words in name, notes, tags, id, model or data set; all of them")),
+            ('"two words"', _("quotes keep spaces and signs together")),
+            ("model=vgg and test_accuracy > 97%", _("fields of the configuration and results: = != < <= > >=")),
+            ("tag:final or not name ~ test", _("or, not, brackets; ~ means contains")),
+            ("early_stopping_patience = null", _("null is what is missing; true and false")),
+            ("created_at >= 2026-03-01", _("times in UTC, as far as you write them")),
+        ]
 
     @property
     def num_all(self) -> int:
@@ -129,15 +182,15 @@ class RunsPage:
 
     def sorted_by(self, column: Column) -> str:
         """``ascending``, ``descending``, or ``none``, as aria-sort wants it."""
-        if self.query.sort.removeprefix("-") != column.sort:
+        if self.query.sort.removeprefix("-") != column.name:
             return "none"
         return "descending" if self.query.sort.startswith("-") else "ascending"
 
     def sort_url(self, column: Column) -> str:
         """Sort by the column; once sorted by it, the other way round, then as at first."""
-        first, second = (
-            ("-" + column.sort, column.sort) if column.descending_first else (column.sort, "-" + column.sort)
-        )
+        first, second = column.name, "-" + column.name
+        if column.descending_first:
+            first, second = second, first
         following = {first: second, second: DEFAULT_SORT}.get(self.query.sort, first)
         return self.query.url(sort=following)
 
@@ -159,15 +212,42 @@ def runs_page(request: Request, state: State, session: Reading, query: Annotated
     version = queries.data_version(session)
     if same := templating.unchanged(request, version):
         return same
+    problem = _problem(query.q)
+    wanted = query.filter()
     table = load_table(
-        session, state.settings.runs, query.filter(), fold=not query.apart, open_groups=query.open, page=query.page,
-        until=query.until,
+        session, state.settings.runs, replace(wanted, q=None) if problem else wanted, fold=not query.apart,
+        open_groups=query.open, page=query.page, until=query.until,
     )  # fmt: skip
-    num_archived = sum(queries.status_counts(session, archived=True).values())
-    num_current = sum(queries.status_counts(session, archived=False).values())
-    choices = queries.distinct_values(session)
-    page = RunsPage(query, table, choices, bool(num_archived + num_current), num_archived)
-    return templating.render(request, "runs.html", page, version=version)
+    if problem:
+        table = replace(table, rows=[], num_matching=0, num_rows=0, num_newer=0)
+    counts = queries.counts_by_archived(session)
+    num_archived = sum(counts[True].values())
+    page = RunsPage(
+        query, table, columns_of(query.columns), queries.distinct_values(session),
+        bool(num_archived + sum(counts[False].values())), num_archived, problem,
+    )  # fmt: skip
+    header = header_from(state, counts[False])
+    return templating.render(
+        request, "runs.html", page, version=version, header=header, status_code=422 if problem else 200
+    )
+
+
+def _problem(q: str) -> SearchError | None:
+    try:
+        search.condition(q)
+    except SearchError as error:
+        return error
+    return None
+
+
+@router.get("/runs/matching")
+def matching(session: Reading, query: Annotated[RunsQuery, Query()]) -> JSONResponse:
+    """The ids of all runs that the address shows, over all pages, for an action on them."""
+    ids = matching_ids(session, query.filter())
+    if len(ids) > MOST_AT_ONCE:
+        message = _("{n} runs match; one action takes at most {limit}. Narrow the search.")
+        raise Refused(message.format(n=f"{len(ids):,}", limit=f"{MOST_AT_ONCE:,}"))
+    return JSONResponse(ids)
 
 
 # Actions on ticked runs --------------------------------------------------------------------------------------------------
@@ -183,6 +263,9 @@ def act(
 ) -> Response:
     """Do one thing to all ticked runs; ``run`` holds ids, several with commas between. Answers with a line for the corner."""
     ids = list(dict.fromkeys(run_id for value in run for run_id in value.split(",") if run_id))
+    if len(ids) > MOST_AT_ONCE:
+        message = _("One action takes at most {limit} runs; you chose {n}.")
+        raise Refused(message.format(n=f"{len(ids):,}", limit=f"{MOST_AT_ONCE:,}"))
     done, problems = [], []
     for run_id in ids:
         try:

@@ -1,0 +1,233 @@
+"""The page of difficulty over runs: images that all get wrong, that are disputed or forgotten, and the vote of the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+
+from app import difficulty, queries, templating
+from app.deps import Reading, State
+from app.difficulty import SIDES, ClassDifficulty, Difficulty, Interval, LeftOut
+from app.routes.pages.run import Images, header_from, images_of
+from app.state import Runoff
+from app.sweeps import common_name
+from app.tables import ACTIVE, Run
+
+router = APIRouter()
+FIRST_TILES, MORE_TILES, MOST_TILES = 45, 100, 1045
+MOST_NAMED = 8  # runs whose names a class of the opened image lists
+
+
+class DifficultyQuery(BaseModel):
+    """Which runs, and which images are shown; it stands in the URL."""
+
+    run: list[str] = []
+    at: str = "last"
+    side: Literal["wrong", "disputed", "forgotten"] | None = None  # the first that has images
+    label: int | None = Field(None, ge=0, le=65_535)
+    shown: int = Field(FIRST_TILES, ge=1, le=MOST_TILES)
+    image: int | None = Field(None, ge=0)
+
+    @property
+    def ids(self) -> list[str]:
+        return list(dict.fromkeys(run for run in self.run if run))
+
+    def pairs(self, **changes: Any) -> list[tuple[str, str]]:
+        """The fields of the URL that are not at their defaults, as (name, value)."""
+        values = self.model_copy(update={"run": self.ids, **changes}).model_dump(
+            exclude_defaults=True, exclude_none=True
+        )
+        return [(n, str(one)) for n, value in values.items() for one in (value if isinstance(value, list) else [value])]
+
+
+# What the page shows -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One test image: what most runs say, how many of them, how many are right, how often a run forgot it on average."""
+
+    index: int
+    label: int
+    answer: int
+    num_agreeing: int
+    num_right: int
+    forgotten: float
+
+
+@dataclass(frozen=True)
+class Said:
+    """One class that runs named for the opened image."""
+
+    answer: int
+    count: int
+    names: list[str]  # of these runs without what all share; empty where they are many
+
+
+@dataclass(frozen=True)
+class Detail:
+    """One image, opened; ``said`` has the most frequent answer first."""
+
+    tile: Tile
+    said: list[Said]
+    previous: int | None
+    next: int | None
+
+
+@dataclass(frozen=True)
+class VoteLine:
+    """The vote beside the single runs."""
+
+    accuracy: float
+    interval: Interval
+    mean: float
+    lowest: float
+    best: float
+    best_interval: Interval
+    best_run: str  # its position's id
+    best_name: str
+    difference: float
+    difference_interval: Interval
+
+
+@dataclass(frozen=True)
+class DifficultyPage:
+    """Variables of difficulty.html."""
+
+    query: DifficultyQuery
+    runs: list[Run]
+    left_out: list[LeftOut]
+    found: Difficulty | None
+    side: str  # that is shown
+    counts: dict[str, int]  # side -> images under the chosen class
+    num_right_in_all: int
+    num_never_right: int
+    tiles: list[Tile]
+    detail: Detail | None
+    vote: VoteLine | None
+    classes: list[ClassDifficulty]
+    names: list[str]
+    images: Images | None
+
+    def url(self, **changes: Any) -> str:
+        """A link within the page; whatever changes what is listed begins at the first tiles, with no image open."""
+        if not changes.keys() & {"image", "shown"}:
+            changes = {"image": None, "shown": FIRST_TILES, **changes}
+        return "/difficulty?" + urlencode(self.query.pairs(**changes))
+
+    @property
+    def num_runs(self) -> int:
+        return len(self.found.runs) if self.found else 0
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs over which forgetting was counted, of the run with most."""
+        return max((run.forgetting.num_epochs for run in self.found.runs), default=0) if self.found else 0
+
+    @property
+    def total(self) -> int:
+        return self.counts.get(self.side, 0)
+
+    @property
+    def long_names(self) -> bool:
+        return any(len(name) > 3 for name in self.names)
+
+    @property
+    def hidden(self) -> list[tuple[str, str]]:
+        """The URL's fields for the form, without those that it asks for."""
+        return [pair for pair in self.query.pairs() if pair[0] not in ("label", "shown", "image")]
+
+    @property
+    def compare_url(self) -> str:
+        return "/compare?" + urlencode([("run", run.id) for run in self.runs])
+
+    @property
+    def api_url(self) -> str:
+        pairs = [("run", run.id) for run in self.runs] + ([("at", self.query.at)] if self.query.at != "last" else [])
+        return "/api/v1/difficulty?" + urlencode(pairs)
+
+    def class_name(self, number: int) -> str:
+        return self.names[number] if number < len(self.names) else str(number)
+
+
+# Route ---------------------------------------------------------------------------------------------------------------
+
+
+@router.get("/difficulty")
+def show(request: Request, state: State, session: Reading, query: Annotated[DifficultyQuery, Query()]) -> Response:
+    """Which images are hard for these runs."""
+    found = queries.runs_to_compare(session, query.ids)
+    version = ".".join([*(str(run.version) for run in found), queries.data_version(session)])
+    if same := templating.unchanged(request, version):
+        return same
+    header = header_from(state, queries.status_counts(session))
+    page = _page(state, query, found)
+    live = any(run.status in ACTIVE for run in found)
+    return templating.render(request, "difficulty.html", page, version=version, live=live, header=header)
+
+
+def _page(state: Runoff, query: DifficultyQuery, runs: list[Run]) -> DifficultyPage:
+    found, left_out = difficulty.load(state, runs, query.at)
+    if found is None:
+        return DifficultyPage(query, runs, left_out, None, SIDES[0], {}, 0, 0, [], None, None, [], [], None)
+    first = next(run for run in runs if run.id == found.runs[0].id)
+    sides = {side: found.images(side, query.label) for side in SIDES}
+    side: str = query.side or next((name for name in SIDES if sides[name]), SIDES[0])
+    shown = sides[side][: query.shown]
+    return DifficultyPage(
+        query=query, runs=runs, left_out=left_out, found=found, side=side,
+        counts={name: len(indices) for name, indices in sides.items()},
+        num_right_in_all=int((found.num_right == len(found.runs)).sum()), num_never_right=int(found.never_right.sum()),
+        tiles=[_tile(found, index) for index in shown], detail=_detail(found, query.image, shown), vote=_vote(found),
+        classes=difficulty.by_class(found), names=found.class_names, images=images_of(state, first, "test"),
+    )  # fmt: skip
+
+
+def _tile(found: Difficulty, index: int) -> Tile:
+    return Tile(
+        index, int(found.labels[index]), int(found.vote[index]), int(found.num_agreeing[index]),
+        int(found.num_right[index]), float(found.forgotten[index]),
+    )  # fmt: skip
+
+
+def _detail(found: Difficulty, index: int | None, shown: Sequence[int]) -> Detail | None:
+    if index is None or index >= found.num_images:
+        return None
+    at = shown.index(index) if index in shown else None
+    answers, counts = np.unique(found.predicted[:, index], return_counts=True)
+    shared = common_name([run.name for run in found.runs])
+    names = [run.name.removeprefix(shared).removeprefix(", ") or run.name for run in found.runs]
+    said = [
+        Said(
+            answer,
+            count,
+            _few([n for n, given in zip(names, found.predicted[:, index], strict=True) if given == answer]),
+        )
+        for answer, count in sorted(zip(answers.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1])
+    ]
+    return Detail(
+        _tile(found, index), said, shown[at - 1] if at else None,
+        shown[at + 1] if at is not None and at + 1 < len(shown) else None,
+    )  # fmt: skip
+
+
+def _few(names: list[str]) -> list[str]:
+    return names if len(names) <= MOST_NAMED else []
+
+
+def _vote(found: Difficulty) -> VoteLine:
+    accuracies, best = found.accuracies, found.best
+    difference, interval = found.vote_against_best()
+    return VoteLine(
+        accuracy=float(found.vote_correct.mean()), interval=difficulty.interval_of(found.vote_correct),
+        mean=float(found.correct.mean()), lowest=min(accuracies), best=accuracies[best],
+        best_interval=difficulty.interval_of(found.correct[best]), best_run=found.runs[best].id,
+        best_name=found.runs[best].name, difference=difference, difference_interval=interval,
+    )  # fmt: skip

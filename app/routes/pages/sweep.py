@@ -1,0 +1,432 @@
+"""The page of a sweep: what has it shown so far, which run is best and how far that can be trusted, what is left to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import numpy as np
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import RedirectResponse, Response
+from pydantic import BaseModel
+
+from app import predictions, queries, runs, sweep_charts, sweeps, templating
+from app.deps import Reading, State
+from app.drawings import Scale, scale_of
+from app.forms import text_of
+from app.predictions import PredictionsError
+from app.routes.pages.run import header_from
+from app.run_table import GroupRow, Interval, Row, RunRow
+from app.state import Runoff
+from app.statistics import best_of_n_optimism, wilson_interval
+from app.sweeps import Factor, Level
+from app.tables import ACTIVE, STATUSES, Run
+from trainer.config import RunConfig
+from trainer.i18n import _, ngettext
+from trainer.run_folder import RunFolder
+
+router = APIRouter()
+DEFAULT_SORT = "-accuracy"
+MOST_REPEATS = 100
+_COMPARED = 5  # of the best ones
+_NO_VALUE = "none"  # null as a filter in the address
+
+
+class SweepQuery(BaseModel):
+    """What of the sweep is shown; it stands in the URL, beside one value for each field that is filtered by."""
+
+    sort: str = DEFAULT_SORT
+    apart: bool = False  # repeats as single rows
+
+
+# What the page shows -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Best:
+    """The run with the highest accuracy, and what to think of it."""
+
+    run: Run
+    interval: Interval
+    num_candidates: int
+    by_validation: bool  # chosen by images that its test accuracy does not rest on
+    optimism: float | None  # mean drop from the half it was chosen on to the other; None where the answers are gone
+
+
+@dataclass(frozen=True)
+class FactorPlot:
+    """One field: the accuracies of its values."""
+
+    factor: Factor
+    levels: list[Level]
+    chart: sweep_charts.Chart
+    balanced: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One value of a filter."""
+
+    text: str  # as in the address
+    label: str
+
+
+@dataclass(frozen=True)
+class SweepPage:
+    """Variables of sweep.html."""
+
+    id: str
+    query: SweepQuery
+    filters: dict[str, str]  # field -> the value shown, as in the address
+    runs: list[Run]
+    name: str
+    factors: list[Factor]
+    rows: list[Row]
+    scale: Scale
+    best: Best | None
+    best_group: GroupRow | None  # by the mean over seeds, where there are any
+    plots: list[FactorPlot]
+    parallel: list[sweep_charts.Chart]
+    compared: list[str]  # the best ones
+    answered: list[str]  # tested on the same images, best first
+    num_shown: int
+
+    @property
+    def path(self) -> str:
+        return f"/sweeps/{self.id}"
+
+    @property
+    def counts(self) -> Counter[str]:
+        return Counter(run.status for run in self.runs)
+
+    @property
+    def num_active(self) -> int:
+        return sum(run.status in ACTIVE for run in self.runs)
+
+    @property
+    def has_repeats(self) -> bool:
+        return len({run.group for run in self.runs}) < len(self.runs)
+
+    @property
+    def num_test_sets(self) -> int:
+        return len({run.test_fingerprint for run in self.runs if run.test_fingerprint})
+
+    @property
+    def fraction(self) -> float:
+        """Of all epochs, 0..1."""
+        done = sum(run.epochs if run.status not in ACTIVE else run.epochs_done for run in self.runs)
+        return done / max(sum(run.epochs for run in self.runs), 1)
+
+    @property
+    def states(self) -> str:
+        """ "7 of 12 finished, 1 running, 4 queued" """
+        parts = [_("{n} of {total} finished").format(n=self.counts["finished"], total=len(self.runs))]
+        words = {"running": _("running"), "queued": _("queued"), "failed": _("failed"), "cancelled": _("cancelled")}
+        return ", ".join([*parts, *(f"{self.counts[s]} {words[s]}" for s in STATUSES if s in words and self.counts[s])])
+
+    @property
+    def grid_words(self) -> str:
+        """ "4 values of Learning rate × 3 seeds" """
+        parts = [
+            ngettext("{n} value of {field}", "{n} values of {field}", len(factor.values)).format(
+                n=len(factor.values), field=factor.title
+            )
+            for factor in self.factors
+        ]
+        seeds = len({run.seed for run in self.runs})
+        return " × ".join([*parts, *([_("{n} seeds").format(n=seeds)] if seeds > 1 else [])])
+
+    def url(self, **changes: Any) -> str:
+        """The address with the sort, the folding or one filter changed."""
+        query = self.query.model_copy(update={k: v for k, v in changes.items() if k in SweepQuery.model_fields})
+        filters = self.filters | {k: v for k, v in changes.items() if k not in SweepQuery.model_fields}
+        pairs = [
+            (k, str(v).lower() if isinstance(v, bool) else v)
+            for k, v in query.model_dump(exclude_defaults=True).items()
+        ]
+        pairs += [(field, text) for field, text in filters.items() if text]
+        return self.path + ("?" + urlencode(pairs) if pairs else "")
+
+    def sorted_by(self, name: str) -> str:
+        """``ascending``, ``descending`` or ``none``, as aria-sort wants it."""
+        if self.query.sort.removeprefix("-") != name:
+            return "none"
+        return "descending" if self.query.sort.startswith("-") else "ascending"
+
+    def sort_url(self, name: str) -> str:
+        """Sort by the column; once sorted by it, the other way round."""
+        first = "-" + name if name in ("accuracy", "validation", "seconds") else name
+        turned = first.removeprefix("-") if first.startswith("-") else "-" + first
+        return self.url(sort=turned if self.query.sort == first else first)
+
+    @property
+    def by_validation(self) -> bool:
+        """Whether runs are chosen by images that their test accuracy does not rest on."""
+        return self.best is not None and self.best.by_validation
+
+    def seconds(self, row: Row) -> float | None:
+        """Training seconds of one run of the row, on average."""
+        return _seconds(row)
+
+    def validation(self, row: Row) -> float | None:
+        """Validation accuracy of the row's runs, on average."""
+        return _validation(row)
+
+    def choices(self, factor: Factor) -> list[Choice]:
+        return [Choice(_text(value), factor.words(value)) for value in factor.values]
+
+    @property
+    def compare_url(self) -> str:
+        return "/compare?" + urlencode([("run", run_id) for run_id in self.compared])
+
+    @property
+    def difficulty_url(self) -> str:
+        return "/difficulty?" + urlencode([("run", run_id) for run_id in self.answered[: queries.MAX_COMPARED]])
+
+
+def _text(value: Any) -> str:
+    """A value of a field as a filter in the address."""
+    return _NO_VALUE if value is None else text_of(value)
+
+
+# Routes --------------------------------------------------------------------------------------------------------------
+
+
+@router.get("/sweeps/{sweep_id}")
+def show(
+    request: Request, state: State, session: Reading, sweep_id: str, query: Annotated[SweepQuery, Query()]
+) -> Response:  # fmt: skip
+    """The sweep, live while any of its runs is queued or running."""
+    version = queries.data_version(session)
+    if same := templating.unchanged(request, version):
+        return same
+    found = queries.sweep_runs(session, sweep_id)
+    page = _page(state, sweep_id, query, request.query_params, found)
+    header = header_from(state, queries.status_counts(session))
+    return templating.render(request, "sweep.html", page, version=version, live=bool(page.num_active), header=header)
+
+
+@router.post("/sweeps/{sweep_id}/cancel")
+def cancel(state: State, sweep_id: str) -> Response:
+    """Cancel what of the sweep has not ended; back to it."""
+    runs.cancel_sweep(state, sweep_id)
+    return RedirectResponse(f"/sweeps/{sweep_id}", status_code=303)
+
+
+@router.post("/groups/{group}/repeats")
+def add_repeats(
+    request: Request, state: State, group: str, count: Annotated[int, Form(ge=1, le=MOST_REPEATS)] = 3
+) -> Response:
+    """Start more repeats of a group: a line in the corner of the page that asked, else on to the group's runs."""
+    started = runs.add_repeats(state, group, count).runs
+    if "HX-Request" not in request.headers:
+        return RedirectResponse(f"/runs?group={group}", status_code=303)
+    words = ngettext("{n} more repeat of {name}: seed {seeds}", "{n} more repeats of {name}: seeds {seeds}", count)
+    seeds = ", ".join(str(seed) for seed in sorted(run.seed for run in started)[:8]) + (" …" if count > 8 else "")
+    name = sweeps.without_seed(started[0].name)
+    return templating.toast("plus", words.format(n=count, name=name, seeds=seeds))
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+
+def _page(
+    state: Runoff, sweep_id: str, query: SweepQuery, params: Mapping[str, str], found: list[Run]
+) -> SweepPage:  # fmt: skip
+    factors = sweeps.factors_of([run.config for run in found])
+    texts = {factor.field: {_text(value) for value in factor.values} for factor in factors}
+    filters = {field: params[field] for field in texts if params.get(field) in texts[field]}
+    shown = [run for run in found if all(_text(run.config.get(field)) == text for field, text in filters.items())]
+    intervals = _intervals(found)
+    rows = _rows(shown, intervals, fold=not query.apart)
+    ranked = _ranked(found)
+    best = _best(state.settings.runs, ranked, intervals)
+    finished = [run for run in found if run.status == "finished" and run.test_accuracy is not None]
+    return SweepPage(
+        id=sweep_id, query=query, filters=filters, runs=found, name=_name(found),
+        factors=factors, rows=_sorted(rows, query.sort, factors),
+        scale=scale_of([one.interval for row in rows for one in (row, *_members(row)) if one.interval]),
+        best=best, best_group=_best_group(ranked, intervals), plots=_plots(factors, finished),
+        parallel=_parallel(factors, finished, best, {run.id for run in shown}), compared=_compared(ranked),
+        answered=[run.id for run in ranked], num_shown=len(shown),
+    )  # fmt: skip
+
+
+def _name(found: Sequence[Run]) -> str:
+    """What the names share, else what all runs train on what; "" where they differ in that too."""
+    defaults = {runs.default_name(RunConfig(**run.config)) for run in found}
+    return sweeps.common_name([run.name for run in found]) or (defaults.pop() if len(defaults) == 1 else "")
+
+
+def _intervals(found: Sequence[Run]) -> dict[str, Interval]:
+    known = [run for run in found if run.test_total]
+    low, high = wilson_interval([run.test_correct or 0 for run in known], [run.test_total or 0 for run in known])
+    return {run.id: (a, b) for run, a, b in zip(known, low.tolist(), high.tolist(), strict=True)}
+
+
+def _rows(shown: Sequence[Run], intervals: Mapping[str, Interval], *, fold: bool) -> list[Row]:
+    """One row a group, or one a run; a group of one run is a row of its own kind either way."""
+    groups: dict[str, list[RunRow]] = {}
+    for run in shown:
+        progress = queries.progress_of(run) if run.status == "running" else None
+        row = RunRow(run, intervals.get(run.id), [], progress, None, "")
+        groups.setdefault(run.group if fold else run.id, []).append(row)
+    return [
+        members[0] if len(members) == 1
+        else GroupRow(members[0].run.group, sorted(members, key=lambda row: row.run.seed), is_open=False)
+        for members in groups.values()
+    ]  # fmt: skip
+
+
+def _accuracy(row: Row) -> float | None:
+    return row.mean if isinstance(row, GroupRow) else row.run.test_accuracy
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value]
+    return sum(known) / len(known) if known else None
+
+
+def _members(row: Row) -> list[RunRow]:
+    return row.members if isinstance(row, GroupRow) else [row]
+
+
+def _measured(row: Row) -> list[RunRow]:
+    """The runs that the row's accuracy is the mean of."""
+    return row.measured if isinstance(row, GroupRow) else [row]
+
+
+def _seconds(row: Row) -> float | None:
+    return _mean([one.run.train_seconds for one in _members(row)])
+
+
+def _validation(row: Row) -> float | None:
+    return _mean([one.run.validation_accuracy for one in _measured(row)])
+
+
+def _sorted(rows: list[Row], sort: str, factors: Sequence[Factor]) -> list[Row]:
+    """By a column (accuracy, validation, seconds, status, runs or a field that varies), rows without a value last."""
+    by_field = {factor.field: factor for factor in factors}
+    name = sort.removeprefix("-")
+    keys: dict[str, Callable[[Row], float | None]] = {
+        "accuracy": _accuracy, "seconds": _seconds, "validation": _validation,
+        "status": lambda row: min(STATUSES.index(one.run.status) for one in _members(row)),
+        "runs": lambda row: row.run.seed,
+    }  # fmt: skip
+    if name in by_field:
+        keys[name] = lambda row: by_field[name].place(row.run.config)
+    if name not in keys:
+        name, sort = DEFAULT_SORT.removeprefix("-"), DEFAULT_SORT
+    key = keys[name]
+    known = [row for row in rows if key(row) is not None]
+    rest = [row for row in rows if key(row) is None]
+    return sorted(known, key=lambda row: key(row) or 0.0, reverse=sort.startswith("-")) + rest
+
+
+# The best ------------------------------------------------------------------------------------------------------------
+
+
+def _ranked(found: Sequence[Run]) -> list[Run]:
+    """The finished runs that were tested on the same images (those of most runs), best first."""
+    finished = [run for run in found if run.status == "finished" and run.test_accuracy is not None and run.test_total]
+    if not finished:
+        return []
+    [(images, _count)] = Counter(run.test_fingerprint for run in finished).most_common(1)
+    same = [run for run in finished if run.test_fingerprint == images]
+    return sorted(same, key=lambda run: -_score(run, _has_validation(same)))
+
+
+def _has_validation(found: Sequence[Run]) -> bool:
+    return all(run.validation_accuracy is not None for run in found)
+
+
+def _score(run: Run, by_validation: bool) -> float:
+    """What a run is chosen by: validation accuracy where all have one."""
+    return (run.validation_accuracy if by_validation else run.test_accuracy) or 0.0
+
+
+def _best(folder: Path, ranked: Sequence[Run], intervals: Mapping[str, Interval]) -> Best | None:
+    if not ranked:
+        return None
+    by_validation = _has_validation(ranked)
+    chosen_by_test = len(ranked) > 1 and not by_validation
+    optimism = _optimism(folder, tuple((run.id, run.epochs_done) for run in ranked)) if chosen_by_test else None
+    return Best(ranked[0], intervals[ranked[0].id], len(ranked), by_validation, optimism)
+
+
+@lru_cache(maxsize=32)
+def _optimism(folder: Path, answers: tuple[tuple[str, int], ...]) -> float | None:
+    """The bias of choosing the best of the runs (id, epoch) by their test answers; None where answers are missing."""
+    try:
+        found = [predictions.load(RunFolder(folder / run_id), epoch).correct for run_id, epoch in answers]
+    except PredictionsError:
+        return None
+    if len({len(correct) for correct in found}) > 1 or len(found[0]) < 2:
+        return None
+    return best_of_n_optimism(np.stack(found))
+
+
+def _groups(ranked: Sequence[Run], intervals: Mapping[str, Interval]) -> list[Row]:
+    """The groups of the ranked runs, the best by its mean first (by validation where all have it)."""
+    by_validation = _has_validation(ranked)
+
+    def mean(row: Row) -> float:
+        scores = [_score(one.run, by_validation) for one in _measured(row)]
+        return sum(scores) / len(scores)
+
+    return sorted(_rows(ranked, intervals, fold=True), key=mean, reverse=True)
+
+
+def _best_group(ranked: Sequence[Run], intervals: Mapping[str, Interval]) -> GroupRow | None:
+    """The best by the mean over seeds among those with two or more; None where there is no other to compare with."""
+    groups = [row for row in _groups(ranked, intervals) if isinstance(row, GroupRow) and len(row.accuracies) > 1]
+    return groups[0] if len(groups) > 1 else None
+
+
+def _compared(ranked: Sequence[Run]) -> list[str]:
+    """One run of each of the best groups, of one seed where all have it: the compare page brings in the repeats."""
+    groups = _groups(ranked, {})[:_COMPARED]
+    members = [_measured(row) for row in groups]
+    if len(members) < 2:
+        return [run.id for run in ranked[:_COMPARED]]
+    shared = set.intersection(*({one.run.seed for one in found} for found in members))
+    return [next((one for one in found if one.run.seed in shared), found[0]).run.id for found in members]
+
+
+# Charts --------------------------------------------------------------------------------------------------------------
+
+
+def _plots(factors: Sequence[Factor], finished: Sequence[Run]) -> list[FactorPlot]:
+    if not finished:
+        return []
+    results = [sweeps.Result(run.config, run.group, run.test_accuracy or 0.0) for run in finished]
+    domain = sweep_charts.domain_of([result.accuracy for result in results])
+    plots = []
+    for factor in factors:
+        levels = sweeps.levels_of(factor, results)
+        chart = sweep_charts.one_factor(factor.title, levels, domain)
+        plots.append(FactorPlot(factor, levels, chart, sweeps.is_balanced(factor, factors, results)))
+    return plots
+
+
+def _parallel(
+    factors: Sequence[Factor], finished: Sequence[Run], best: Best | None, shown: set[str]
+) -> list[sweep_charts.Chart]:
+    """Empty where one field or none varies: its one-factor plot says it all."""
+    if len(factors) < 2 or len(finished) < 2:
+        return []
+    by_accuracy = sorted(finished, key=lambda run: -(run.test_accuracy or 0))
+    top = {run.id for run in by_accuracy[: len(finished) // 4]}
+    paths = [
+        sweep_charts.Path(
+            run.name or run.id, [factor.place(run.config) for factor in factors], run.test_accuracy or 0.0,
+            "off" if run.id not in shown else "best" if best and run.id == best.run.id else "top" if run.id in top else "",
+        )
+        for run in finished
+    ]  # fmt: skip
+    return sweep_charts.parallel([sweep_charts.Axis(factor.title, factor.labels) for factor in factors], paths)
