@@ -27,17 +27,23 @@ NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def nothing_fits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No memory for images; afterwards no thread and no process is left."""
-    monkeypatch.setattr(streaming, "available_bytes", lambda device: 0)
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Each test ends without a thread or a process that it began (other tests' hosts may live beside it)."""
+    before = set(psutil.Process().children())
     yield
-    assert_nothing_left()
+    assert not set(psutil.Process().children()) - before
+    assert_no_threads()
 
 
-def assert_nothing_left() -> None:
+@pytest.fixture
+def nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No memory for images."""
+    monkeypatch.setattr(streaming, "available_bytes", lambda device: 0)
+
+
+def assert_no_threads() -> None:
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
-    assert not psutil.Process().children()
 
 
 def batches(config: RunConfig, data: Data, epoch: int = 1) -> list[tuple[Tensor, Tensor]]:
@@ -91,7 +97,7 @@ def test_same_batches_as_from_memory(
     expected = batches(config, inside)
     monkeypatch.setattr(loader, "_PREPARED", prepared)
     assert_same_batches(batches(config, outside), expected)
-    assert_nothing_left()
+    assert_no_threads()
 
 
 @pytest.mark.usefixtures("nothing_fits")
@@ -112,7 +118,7 @@ def test_closing_early_ends_the_thread(
     next(epoch)
     assert any(thread.name.startswith("read-ahead") for thread in threading.enumerate())
     del epoch
-    assert_nothing_left()
+    assert_no_threads()
     events = train(config, make_data(config), Environment("cpu", "float32", 1))
     for _number in range(4):
         next(events)
@@ -166,7 +172,7 @@ def test_a_whole_run_and_a_resumed_one_are_the_same(
     outside = epochs(config, make_data(config), environment)
     assert_same_epochs(outside, inside)
     assert_same_epochs(epochs(config, make_data(config), environment, inside[0].state), inside)
-    assert_nothing_left()
+    assert_no_threads()
 
 
 # On a GPU -----------------------------------------------------------------------------------------------------------
