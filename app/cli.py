@@ -175,8 +175,21 @@ def _train(
             sys.stderr.write(f"{warning}\n")
         for run in started["runs"]:
             typer.echo(f"{run['id']}  {run['name']}  {client.url}/runs/{run['id']}")
+        if len(started["runs"]) > 1:
+            _show_links(client.url, started)
         if not detach:
             sys.exit(_follow(client, [run["id"] for run in started["runs"]]))
+
+
+def _show_links(url: str, started: Mapping[str, Any]) -> None:
+    """Where the runs of a sweep are seen together."""
+    from app.queries import MAX_COMPARED
+
+    sys.stderr.write(f"{_('All together')}: {url}/sweeps/{started['id']}\n")
+    if len(started["runs"]) <= MAX_COMPARED:
+        sys.stderr.write(
+            f"{_('Compared')}: {url}/compare?" + "&".join(f"run={run['id']}" for run in started["runs"]) + "\n"
+        )
 
 
 _train.__doc__ = """Train one run or several: on the running server, else here.

@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 from app.statistics import t_quantile, welch_t
-from benchmarks.epochs import TITLES, epoch_and_test, matmul_share, vgg_epoch
+from benchmarks.epochs import TITLES, epoch_and_test, matmul_share, memory, vgg_epoch
 from benchmarks.report import Result, accuracies, percent
 from benchmarks.sides import ROOT, Bench, check_same_work
-from benchmarks.targets import time_to_accuracy, vgg_runs
+from benchmarks.targets import time_to_accuracy, vgg_runs, vgg_target
 from benchmarks.through_server import recording, sweep
 
 Case = Callable[[Bench], Iterator[Result]]
@@ -51,13 +51,19 @@ def equal_results(bench: Bench) -> Iterator[Result]:
     )  # fmt: skip
 
 
-def program(name: str, title: str, bench: Bench) -> Iterator[Result]:
+def program(name: str, title: str, bench: Bench, *arguments: str) -> Iterator[Result]:
     """``benchmarks/NAME.py``, a program of its own; with a title, what it prints goes into the page."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", *(["--quick"] if bench.quick else [])]
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments, *(["--quick"] if bench.quick else [])]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     print(done.stdout)
     if title:
         yield Result(name, title, "", "", text=done.stdout)
+
+
+def false_alarms(bench: Bench) -> Iterator[Result]:
+    """Real repeats of one recipe against others; with a home that is kept, an interrupted measurement goes on."""
+    answers = bench.home / f"false-alarms-{bench.grey}.jsonl"
+    return program("false_alarms", "", bench, "--home", str(bench.home), "--results", str(answers))
 
 
 CASES: dict[str, Case] = {
@@ -66,8 +72,10 @@ CASES: dict[str, Case] = {
     "lenet": partial(epoch_and_test, "lenet"),
     "vgg": vgg_epoch,
     "share": matmul_share,
+    "memory": memory,
     "cnn-target": partial(time_to_accuracy, "cnn", "mnist-cnn-fast"),
     "lenet-target": partial(time_to_accuracy, "lenet", "cifar10-lenet-fast"),
+    "vgg-target": vgg_target,
     "vgg-runs": vgg_runs,
     "sweep": sweep,
     "recording": recording,
@@ -76,4 +84,5 @@ CASES: dict[str, Case] = {
     "compare": partial(program, "compare_many", "Comparing many runs"),
     "scale": partial(program, "at_scale", "With 10,000 runs in the index"),
     "intervals": partial(program, "interval_coverage", ""),
+    "false-alarms": false_alarms,
 }

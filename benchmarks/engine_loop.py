@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -135,12 +133,6 @@ def versions() -> dict[str, str]:
     return {"machine": f"{machine()}, {accelerator}", "system": system, "python": platform.python_version(), **packages}
 
 
-def megabytes(who: int) -> float:
-    """The largest resident set, in MB: of this process, or of the largest of its children that have ended."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(who).ru_maxrss * unit / 1e6
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--versions", action="store_true", help="only say what the numbers depend on")
@@ -160,14 +152,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         settle(configs[0], options.home, threads)
         print(json.dumps({}))
         return
-    before = megabytes(resource.RUSAGE_CHILDREN)  # of programs that libraries called while they were imported
     loops = [run(config, options.home, threads, options.matmul_every) for config in configs]
-    child = megabytes(resource.RUSAGE_CHILDREN)
-    measured = {
-        "loops": loops, "threads": threads, "precision": loops[0]["precision"],
-        "peak_mb": megabytes(resource.RUSAGE_SELF), "peak_child_mb": child if child > before else 0.0,
-    }  # fmt: skip
-    print(json.dumps(measured))
+    print(json.dumps({"loops": loops, "threads": threads, "precision": loops[0]["precision"]}))
 
 
 if __name__ == "__main__":

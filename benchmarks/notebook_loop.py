@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -244,12 +242,6 @@ def run(net: str, seed: int, epochs: int, data: tuple[Batches, Batches], most_st
     }  # fmt: skip
 
 
-def megabytes(who: int) -> float:
-    """The largest resident set, in MB: of this process, or of the largest of its children that have ended."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(who).ru_maxrss * unit / 1e6
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("net", choices=[*NETS])
@@ -265,14 +257,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)  # PyTorch imports some of itself only now: before the clock
     data = open_data(options.net, options.mnist, options.arrays)
-    before = megabytes(resource.RUSAGE_CHILDREN)  # of programs that libraries called while they were imported
     loops = [run(options.net, seed, options.epochs, data, options.steps) for seed in options.seeds]
-    child = megabytes(resource.RUSAGE_CHILDREN)
-    measured = {
-        "loops": loops, "threads": torch.get_num_threads(), "precision": "float32",
-        "peak_mb": megabytes(resource.RUSAGE_SELF), "peak_child_mb": child if child > before else 0.0,
-    }  # fmt: skip
-    print(json.dumps(measured))
+    print(json.dumps({"loops": loops, "threads": torch.get_num_threads(), "precision": "float32"}))
 
 
 if __name__ == "__main__":

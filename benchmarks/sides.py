@@ -7,10 +7,14 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from trainer.datasets import catalogue, worker
 from trainer.datasets.facts import KNOWN, find_originals
@@ -31,6 +35,7 @@ class Plan:
     repeats: int = 3  # of each timing
     more_repeats: int = 7  # where one takes a few seconds only
     vgg_steps: int = 300  # training steps that are timed on both sides
+    memory_steps: int = 30  # of the notebook's loop whose memory is watched; Runoff's does a whole epoch
     share_steps: int = 75  # that the matrix product interrupts, and that tell the rate of a config
     matmul_every: int = 15
     lenet_epochs: int = 10
@@ -41,7 +46,7 @@ class Plan:
 
 
 QUICK = Plan(
-    repeats=1, more_repeats=1, vgg_steps=2, share_steps=2, matmul_every=2, lenet_epochs=2, num_seeds=2,
+    repeats=1, more_repeats=1, vgg_steps=2, memory_steps=2, share_steps=2, matmul_every=2, lenet_epochs=2, num_seeds=2,
     seed_models=("fc",), sweep_repeats=2, recorded_epochs=(1,),
 )  # fmt: skip
 
@@ -72,9 +77,9 @@ class Bench:
 
     def notebook(
         self, model: str, *, seeds: Sequence[int] = (0,), epochs: int = 1, steps: int | None = None,
-        threads: int | None = None,
+        threads: int | None = None, watch: bool = False,
     ) -> Measured:  # fmt: skip
-        """The notebook's loop, with one net after the other for each of ``seeds``."""
+        """The notebook's loop, with one net after the other for each of ``seeds``. ``watch`` adds ``peak_mb``."""
         if model in GREY and self.mnist_root is not None:
             data = ["--mnist", str(self.mnist_root)]
         else:
@@ -82,14 +87,16 @@ class Bench:
         options = ["--epochs", str(epochs), "--seeds", *map(str, seeds)]
         options += ["--steps", str(steps)] if steps else []
         options += ["--threads", str(threads)] if threads else []
-        return self._measure([str(ROOT / "benchmarks" / "notebook_loop.py"), model, *data, *options])
+        return self._measure([str(ROOT / "benchmarks" / "notebook_loop.py"), model, *data, *options], watch)
 
-    def runoff(self, configs: Sequence[Mapping[str, Any]], *, matmul_every: int | None = None) -> Measured:
+    def runoff(
+        self, configs: Sequence[Mapping[str, Any]], *, matmul_every: int | None = None, watch: bool = False
+    ) -> Measured:
         """Runoff's engine, with one net after the other for each of ``configs``; precision and threads as the product."""
         self.settle(configs[0])
         options = ["--home", str(self.home), *(["--matmul-every", str(matmul_every)] if matmul_every else [])]
         texts = [json.dumps(config) for config in configs]
-        return self._measure(["-m", "benchmarks.engine_loop", *options, "--", *texts])
+        return self._measure(["-m", "benchmarks.engine_loop", *options, "--", *texts], watch)
 
     def settle(self, config: Mapping[str, Any]) -> None:
         """Have ``precision=auto`` decided for the config's net, once, as the product does while it is idle."""
@@ -115,16 +122,36 @@ class Bench:
         base = PRESETS[name].base
         return {**base, "dataset": self.dataset(base["model"]), **changes}
 
-    def _measure(self, arguments: list[str]) -> Measured:
+    def _measure(self, arguments: list[str], watch: bool = False) -> Measured:
         environment = {**os.environ, "RUNOFF_HOME": str(self.home)}
-        environment.pop(
-            "GOMP_SPINCOUNT", None
-        )  # ours, which the notebook's loop does not have; our side sets it itself
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
-        )
-        measured: Measured = json.loads(done.stdout.splitlines()[-1])
-        return measured
+        # ours, which the notebook's loop does not have; our side sets it itself
+        environment.pop("GOMP_SPINCOUNT", None)
+        command = [sys.executable, *arguments]
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            peak = peak_mb(process) if watch else 0.0
+            output, _errors = process.communicate()
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        measured: Measured = json.loads(output.splitlines()[-1])
+        return {**measured, "peak_mb": peak} if watch else measured
+
+
+def peak_mb(process: subprocess.Popen[str]) -> float:
+    """The most memory that a process and its children take together until it ends, in MB, looked at 4 times a second.
+
+    It is the proportional set size of each (a page that n processes share counts as 1/n), where the system tells it
+    (Linux), else the resident set.
+    """
+    peak, leader = 0.0, psutil.Process(process.pid)
+    while process.poll() is None:
+        sizes = []
+        with suppress(psutil.Error):  # one that has just ended
+            for one in (leader, *leader.children(recursive=True)):
+                memory = one.memory_full_info()
+                sizes.append(getattr(memory, "pss", memory.rss))
+        peak = max(peak, sum(sizes) / 1e6)
+        time.sleep(0.25)
+    return peak
 
 
 def interleaved(repeats: int, sides: Mapping[str, Callable[[int], Measured]]) -> dict[str, list[Measured]]:

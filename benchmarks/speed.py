@@ -26,8 +26,8 @@ from trainer.datasets.errors import DatasetError
 QUICK_CASES = [name for name in CASES if name not in ("cnn", "lenet")]  # their nets are in the targets too
 _QUIET = 0.1  # part of the cores; with more, threads wait for each other and ratios say little
 RESULTS = ROOT / "benchmarks" / "results.json"
-ORDER = ["fc", "cnn", "lenet", "vgg", "cnn-target", "lenet-target", "vgg-run", "sweep", "share", "memory", "recording",
-         "equal", "start_latency", "compare_many", "at_scale"]  # fmt: skip
+ORDER = ["fc", "cnn", "lenet", "vgg", "cnn-target", "lenet-target", "vgg-target", "vgg-run", "sweep", "share", "memory",
+         "recording", "equal", "start_latency", "compare_many", "at_scale"]  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:

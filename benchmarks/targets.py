@@ -59,21 +59,48 @@ def seconds_to(epochs: Sequence[Mapping[str, Any]], target: float) -> float | No
 # Long runs of vgg ----------------------------------------------------------------------------------------------------
 
 
+def vgg_target(bench: Bench) -> Iterator[Result]:
+    """One training with vgg's fast preset, seed 0, against the notebook's epochs. Raises ``ValueError`` before ``vgg``."""
+    notebook, preset = _notebook_seconds(bench), "cifar10-vgg-fast"
+    measured = bench.runoff([bench.preset(preset, seed=0)])
+    epochs = loop_of(measured)["epochs"]
+    reached, last = seconds_to(epochs, VGG_TARGET), epochs[-1]
+    ratio = None if reached is None else statistics.median(notebook) / reached
+    yield Result(
+        "vgg-target", f"VGG, time to {percent(VGG_TARGET, 1)}", "not reached" if ratio is None else times(ratio),
+        f"accuracies 1, timings {len(notebook)} of the notebook and 1 of Runoff",
+        sentence=f"{percent(VGG_TARGET, 1)} is the test accuracy of the notebook's recipe after {NOTEBOOK_EPOCHS} epochs; "
+        "its time is that of those epochs and one test, scaled from the steps timed above. Runoff's time is that until "
+        "the end of the first epoch whose test reaches it, with the tests of all epochs so far.",
+        head=["side", f"seconds to {percent(VGG_TARGET, 1)}", "seconds in all", "test accuracy after each epoch"],
+        rows=[
+            ["notebook loop", spread(notebook), spread(notebook), f"{percent(VGG_TARGET, 1)} at the end"],
+            [f"Runoff, `{preset}`", "not reached" if reached is None else number(reached), number(last["at_seconds"]),
+             ", ".join(percent(epoch["test_accuracy"]) for epoch in epochs)],
+        ],
+        ratio=ratio, raw={"notebook": notebook, "Runoff": measured},
+    )  # fmt: skip
+
+
+def _notebook_seconds(bench: Bench) -> list[float]:
+    """Seconds of the notebook's epochs of vgg and one test, from each timing of a part of an epoch."""
+    if "vgg" not in bench.found:
+        raise ValueError("The notebook's side of vgg was not measured yet. Measure vgg first, or together with this.")
+    vgg = bench.found["vgg"].raw
+    return [whole_epoch(one, vgg["num_train"], NOTEBOOK_EPOCHS) for one in vgg["notebook loop"]]
+
+
 def vgg_runs(bench: Bench) -> Iterator[Result]:
     """Finished runs of vgg, read from their folders, against the notebook's epochs.
 
     A run takes an hour, so it is trained beforehand; its epochs are timed at the rate that its config has now, so that
-    both sides are of one time. Raises ``ValueError`` where a folder or the notebook's side does not serve.
+    both sides are of one time; an epoch on smaller images counts as one on full ones. Raises ``ValueError`` where a
+    folder or the notebook's side does not serve.
     """
     if not bench.run_folders:
         print("  none: their folders are given with --runs")
         return
-    if "vgg" not in bench.found:
-        raise ValueError(
-            "The notebook's side of vgg was not measured yet. Measure vgg first, or together with vgg-runs."
-        )
-    vgg = bench.found["vgg"].raw
-    notebook = [whole_epoch(one, vgg["num_train"], NOTEBOOK_EPOCHS) for one in vgg["notebook loop"]]
+    notebook = _notebook_seconds(bench)
     for place, path in enumerate(bench.run_folders, start=1):
         yield _vgg_run(bench, f"vgg-run-{place}", RunFolder(path), notebook)
 
@@ -94,7 +121,8 @@ def _vgg_run(bench: Bench, name: str, folder: RunFolder, notebook: Sequence[floa
         sentence=f"One run with seed {config.seed}, read from its folder; the accuracy is that of its last epoch. The "
         f"notebook's side is {NOTEBOOK_EPOCHS} epochs and one test, scaled from the steps timed above, and reaches "
         f"{percent(VGG_TARGET, 1)} at its end. Runoff's seconds count training and a test after every epoch at the rate "
-        f"measured now; by the run's own clock it was {number(_by_its_clock(logged))} s with saving.",
+        "measured now on full images, for epochs on smaller ones as well; by the run's own clock it was "
+        f"{number(_by_its_clock(logged))} s with saving.",
         head=["side", f"seconds to {percent(VGG_TARGET, 1)}", "seconds in all", "test accuracy at the end", "images/s"],
         rows=[
             ["notebook loop", spread(notebook), spread(notebook), percent(VGG_TARGET, 1), "as above"],

@@ -94,12 +94,25 @@ def test_train_on_the_server(
     through: client.Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["train", "--detach", "--dataset", "digits", "--model", "fc,cnn", "--seed", "0..2", "--tag", "x"]
-    status, out, _err = run_main(monkeypatch, capsys, *arguments)
+    status, out, err = run_main(monkeypatch, capsys, *arguments)
     assert (status, len(out.splitlines())) == (0, 6)
     listed = through.runs(tag="x", limit=1000)
+    ids, [sweep] = [line.split()[0] for line in out.splitlines()], {run["sweep"] for run in listed["runs"]}
+    compared = "&".join(f"run={run_id}" for run_id in ids)
+    assert err == f"All together: http://localhost/sweeps/{sweep}\nCompared: http://localhost/compare?{compared}\n"
     assert {(run["model"], run["seed"]) for run in listed["runs"]} == {(m, s) for m in ("fc", "cnn") for s in range(3)}
     status, out, _err = run_main(monkeypatch, capsys, "runs", "seed=1", "--model", "fc")
     assert (status, "1 run" in out) == (0, True)
+
+
+def test_links_of_one_run_and_of_more_than_can_be_compared(
+    through: client.Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ["train", "--detach", "--dataset", "digits", "--model", "fc"]
+    assert run_main(monkeypatch, capsys, *one)[2] == ""
+    _status, out, err = run_main(monkeypatch, capsys, *one, "--seed", "0..50")
+    assert len(out.splitlines()) == 51
+    assert (err.count("\n"), "/sweeps/" in err, "compare" in err) == (1, True, False)
 
 
 def test_the_servers_refusal_is_the_same_sentence(
