@@ -19,6 +19,7 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from app.database import reading, writing
+from app.predictions import PredictionsError, load_correct
 from app.tables import ACTIVE, Epoch, Run
 from trainer.config import config_hash, group_hash
 from trainer.events import TERMINAL
@@ -61,8 +62,8 @@ def row_from_folder(folder: RunFolder) -> Run | None:
     )  # fmt: skip
 
 
-def apply(session: Session, run: Run, events: Iterable[dict[str, Any]]) -> None:
-    """Bring the row up to what the events say."""
+def apply(session: Session, folder: RunFolder, run: Run, events: Iterable[dict[str, Any]]) -> None:
+    """Bring the row up to what the events say, and accuracies to what the stored answers give."""
     has_epochs = False
     for event in events:
         run.updated_at = event["time"]
@@ -75,7 +76,7 @@ def apply(session: Session, run: Run, events: Iterable[dict[str, Any]]) -> None:
                 run.phase = None
                 _position(run, event["step"], event["time"])
             case "epoch":
-                _epoch(session, run, event)
+                _epoch(session, folder, run, event)
                 has_epochs = True
             case kind if kind in TERMINAL:
                 _ended(run, event)
@@ -110,12 +111,29 @@ def _position(run: Run, step: int, time: str) -> None:
         run.seconds_left = (run.total_steps - step) * seconds / (step - run.rate_step)
 
 
-def _epoch(session: Session, run: Run, event: dict[str, Any]) -> None:
+def _epoch(session: Session, folder: RunFolder, run: Run, event: dict[str, Any]) -> None:
     values: dict[str, Any] = {name: event.get(name) for name in _EPOCH_FIELDS}
     values["flops"] = values["flops"] or None  # 0 where the net could not be counted
+    values.update(_counted(folder, event))
     session.merge(Epoch(run_id=run.id, ended_at=event["time"], **values))
     run.fruitless_attempts = 0
     _position(run, event["step"], event["time"])
+
+
+def _counted(folder: RunFolder, event: dict[str, Any]) -> dict[str, Any]:
+    """What the stored answers of an epoch say otherwise than its event; nothing where they agree or can't be read."""
+    try:
+        correct = load_correct(folder, event["epoch"])
+    except PredictionsError:  # said where answers are shown
+        return {}
+    counted = int(correct.sum())
+    if not len(correct) or counted == event["test_correct"]:
+        return {}
+    logger.warning("Run %s: answers of epoch %s do not give what its log says.", folder.id, event["epoch"])
+    return {
+        "test_correct": counted, "test_total": len(correct), "test_accuracy": counted / len(correct),
+        "logged_correct": event["test_correct"],
+    }  # fmt: skip
 
 
 def summarize(session: Session, run: Run) -> None:
@@ -136,6 +154,15 @@ def summarize(session: Session, run: Run) -> None:
     run.images_per_second = seen / run.train_seconds if run.train_seconds else None
     flops = [e.flops for e in epochs if e.flops is not None]
     run.flops = sum(flops) if len(flops) == len(epochs) else None
+    run.defect = next((_defect(epoch) for epoch in reversed(epochs) if epoch.logged_correct is not None), None)
+
+
+def _defect(epoch: Epoch) -> dict[str, Any]:
+    """The arguments of ``verdicts.defect_of``: the sentence is made in the reader's language."""
+    return {
+        "epoch": epoch.epoch, "counted": epoch.test_correct, "num_images": epoch.test_total,
+        "reported": epoch.logged_correct,
+    }  # fmt: skip
 
 
 def _score(epoch: Epoch) -> float:
@@ -163,7 +190,7 @@ def ingest(session: Session, folder: RunFolder) -> Run | None:
     fruitless = run.fruitless_attempts
     last_type, attempts = None, 0
     lines = list(iter_valid_events(folder.events_path))
-    apply(session, run, [event for event, _end in lines])
+    apply(session, folder, run, [event for event, _end in lines])
     if lines:
         last, run.event_offset = lines[-1]
         run.event_seq, last_type, attempts = last["seq"], last["type"], last["attempt"]
@@ -228,7 +255,7 @@ class Indexer:
             session.expunge(run)
             return ingest(session, folder)
         if chunk.events:
-            apply(session, run, chunk.events)
+            apply(session, folder, run, chunk.events)
             run.event_offset, run.event_seq = chunk.offset, chunk.events[-1]["seq"]
             run.version = next_version(session)
             session.add(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import logging
 import shutil
@@ -89,6 +90,7 @@ def create_app(settings: Settings | None = None, *, train: bool = True) -> FastA
         if train:
             state.executor.ensure_host()
             state.scheduler.begin()
+            settle_memory()
         try:
             yield
         finally:
@@ -107,6 +109,12 @@ def create_app(settings: Settings | None = None, *, train: bool = True) -> FastA
     _add_error_handlers(app)
     app.add_middleware(Guard, settings=settings)
     return app
+
+
+def settle_memory() -> None:
+    """Take what is there at the start out of garbage collection: looking through all of it holds up a page for 0.1 s."""
+    gc.collect()
+    gc.freeze()
 
 
 def _clean(settings: Settings) -> None:

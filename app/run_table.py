@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 from sqlalchemy import String, func, type_coerce
@@ -33,6 +34,7 @@ from trainer.run_folder import RunFolder
 MOST_AT_ONCE = 1000  # runs that one action may touch
 PAGE_SIZE = 100  # rows; a group counts as one
 SPARK_POINTS = 44
+KEPT_ROWS = 1000
 _UNSEEN = [defer(getattr(Run, name)) for name in ("class_names", "warnings")]  # no row shows them
 _ENOUGH_EPOCHS = 12  # from here on the sparkline is drawn from epochs, not from steps
 Interval = tuple[float, float]
@@ -50,9 +52,9 @@ FAILURES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunRow:
-    """One run."""
+    """One run. Rows are compared by identity: the same object is the same content."""
 
     run: Run
     interval: Interval | None
@@ -81,6 +83,11 @@ class RunRow:
         return self.run.status in ENDED
 
     @property
+    def defect(self) -> str:
+        """A sentence where the stored answers are not what the log says, else ""."""
+        return queries.stored_defect(self.run)
+
+    @property
     def nothing_measured(self) -> str:
         """Why there is no accuracy, where that is final."""
         if self.run.test_accuracy is not None or not self.has_ended:
@@ -102,7 +109,7 @@ class RunRow:
         return (self.run.error or {}).get("error") in ("DatasetMissing", "DatasetError")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GroupRow:
     """Repeats of one config as one row: mean and interval over seeds. ``members`` are in the order of the table."""
 
@@ -149,6 +156,12 @@ class GroupRow:
     def tags(self) -> list[str]:
         """Tags of all members."""
         return [tag for tag in self.run.tags if all(tag in row.run.tags for row in self.members)]
+
+    @property
+    def defects(self) -> str:
+        """How many repeats have a defect; "" where none has."""
+        count = sum(row.run.defect is not None for row in self.members)
+        return ngettext("{n} repeat has a defect", "{n} repeats have a defect", count).format(n=count) if count else ""
 
     @property
     def num_running(self) -> int:
@@ -341,6 +354,7 @@ class _Light:
     seeds: list[int]
     statuses: list[str]
     created_at: list[str]
+    versions: list[int]
 
 
 # What the row of a group needs of its repeats: all but what is large and the same for each, or not shown.
@@ -372,13 +386,7 @@ def load_table(
     shown = [i for i in matching if light.created_at[i] <= until] if until else matching
     units = _fold(light, shown) if fold else [[i] for i in shown]
     on_page = units[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
-    opened = set(open_groups)
-    alone = {light.ids[i] for unit in on_page for i in unit if len(unit) == 1 or light.groups[i] in opened}
-    first = {light.ids[min(unit, key=lambda i: light.seeds[i])] for unit in on_page}
-    others = {light.ids[i] for unit in on_page for i in unit} - alone - first
-    made = _make_rows(session, runs_folder, alone, first - alone, others)
-    found = [[made[light.ids[i]] for i in unit if light.ids[i] in made] for unit in on_page]
-    rows = [_row(members, len(unit) > 1, opened) for members, unit in zip(found, on_page, strict=True) if members]
+    rows = _rows(session, runs_folder, light, on_page, set(open_groups))
     return RunTable(
         rows=rows,
         scale=scale_of([row.interval for row in _spread(rows) if row.interval]),
@@ -396,7 +404,7 @@ def matching_ids(session: Session, wanted: RunFilter) -> list[str]:
 
 
 def _light(session: Session, wanted: RunFilter) -> _Light:
-    names = (Run.id, Run.group, Run.seed, Run.status, Run.created_at)
+    names = (Run.id, Run.group, Run.seed, Run.status, Run.created_at, Run.version)
     query = (
         select_columns(*(col(name) for name in names)).where(*conditions_of(wanted)).order_by(*order_of(wanted.sort))
     )
@@ -423,6 +431,64 @@ def _fold(light: _Light, shown: Sequence[int]) -> list[list[int]]:
         elif members[0] == i:
             units.append(members)
     return units
+
+
+def _rows(
+    session: Session, runs_folder: Path, light: _Light, units: Sequence[Sequence[int]], open_groups: set[str]
+) -> list[Row]:
+    """The rows of the units; those whose runs have ended and did not change are taken from before."""
+    keys = [_key(runs_folder, light, unit, light.groups[unit[0]] in open_groups) for unit in units]
+    rows = [_kept.get(key) for key in keys]
+    new = [unit for unit, row in zip(units, rows, strict=True) if row is None]
+    alone = {light.ids[i] for unit in new for i in unit if len(unit) == 1 or light.groups[i] in open_groups}
+    first = {light.ids[min(unit, key=lambda i: light.seeds[i])] for unit in new}
+    others = {light.ids[i] for unit in new for i in unit} - alone - first
+    made = _make_rows(session, runs_folder, alone, first - alone, others) if new else {}
+    for place, (unit, key) in enumerate(zip(units, keys, strict=True)):
+        members = [made[light.ids[i]] for i in unit if light.ids[i] in made]
+        if rows[place] is None and members:
+            rows[place] = row = _row(members, len(unit) > 1, open_groups)
+            _kept.put(key, row)
+    return [row for row in rows if row is not None]
+
+
+_Key = tuple[Path, bool, tuple[tuple[str, int], ...]]
+
+
+def _key(runs_folder: Path, light: _Light, unit: Sequence[int], is_open: bool) -> _Key | None:
+    """What the row of these runs is kept by; None where one has not ended: the row of such a one moves with the clock."""
+    if any(light.statuses[i] not in ENDED for i in unit):
+        return None
+    return runs_folder, is_open, tuple((light.ids[i], light.versions[i]) for i in unit)
+
+
+class _Kept:
+    """The rows that were asked for last. None goes stale: a changed run has a version that it never had before."""
+
+    def __init__(self) -> None:
+        self._rows: OrderedDict[_Key, Row] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: _Key | None) -> Row | None:
+        with self._lock:
+            if key is None or key not in self._rows:
+                return None
+            self._rows.move_to_end(key)
+            return self._rows[key]
+
+    def put(self, key: _Key | None, row: Row) -> None:
+        with self._lock:
+            if key is not None:
+                self._rows[key] = row
+            while len(self._rows) > KEPT_ROWS:
+                self._rows.popitem(last=False)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._rows.clear()
+
+
+_kept = _Kept()
 
 
 def _row(members: Sequence[RunRow], folds: bool, open_groups: set[str]) -> Row:

@@ -16,7 +16,8 @@ class Run(SQLModel, table=True):
     """One run: its config, its status, and what its events have said so far."""
 
     __table_args__ = (
-        Index("ix_run_list", "archived", text("created_at DESC"), "id", "group", "seed", "status"),  # the runs page
+        # the runs page, answered without reading the runs themselves
+        Index("ix_run_list", "archived", text("created_at DESC"), "id", "group", "seed", "status", "version"),
         Index("ix_run_archived_status", "archived", "status"),
         Index("ix_run_tags", "tags"),
     )
@@ -79,6 +80,9 @@ class Run(SQLModel, table=True):
     evaluation_seconds: float = 0.0
     images_per_second: float | None = None
     flops: float | None = None  # of training; None where an epoch's are unknown
+    defect: dict[str, Any] | None = Field(
+        default=None, sa_column=Column(JSON)
+    )  # {epoch, counted, num_images, reported}
 
     event_offset: int = 0
     event_seq: int = 0
@@ -96,8 +100,9 @@ class Epoch(SQLModel, table=True):
     train_accuracy: float
     test_loss: float
     test_accuracy: float
-    test_correct: int
+    test_correct: int  # counted from the stored answers, as is test_accuracy
     test_total: int
+    logged_correct: int | None = None  # what the log says, where the answers give another number
     validation_loss: float | None = None
     validation_accuracy: float | None = None
     learning_rate: float

@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from safetensors.numpy import save_file
 from sqlalchemy import insert
 
 from app.database import make_engine, migrate, writing
-from app.main import create_app
+from app.main import create_app, settle_memory
 from app.settings import Settings
 from app.tables import Epoch, Run
 from trainer.config import MODELS, config_hash, group_hash, parse_config
@@ -193,6 +193,7 @@ class Times:
 
     seconds: list[float]
     size: int
+    first: float  # of the first request for it, which does not count
 
     @property
     def median(self) -> float:
@@ -233,13 +234,14 @@ async def ask_ours(index: Index, load: Load) -> dict[str, Times | str]:
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost", headers={"Accept": "text/html"}) as client,
     ):
+        settle_memory()  # as the server does
         for work in works(index, load):
             found[work.title] = await _repeat(client, work, load.requests)
     return found
 
 
 async def _repeat(client: httpx.AsyncClient, work: Work, repetitions: int) -> Times | str:
-    seconds, size = [], 0
+    seconds, size, first = [], 0, 0.0
     for number in range(WARM_UP + repetitions):
         started = time.perf_counter()
         answers = [await client.get(address) for address in work.addresses]
@@ -252,29 +254,37 @@ async def _repeat(client: httpx.AsyncClient, work: Work, repetitions: int) -> Ti
         size = sum(len(answer.content) for answer in answers)
         if number >= WARM_UP:
             seconds.append(taken)
-    return Times(seconds, size)
+        first = first or taken
+    return Times(seconds, size, first)
 
 
 def repeat(act: Callable[[], int], repetitions: int) -> Times:
     """``act`` asks a server once and answers with the number of bytes that came."""
-    seconds, size = [], 0
+    seconds, size, first = [], 0, 0.0
     for number in range(WARM_UP + repetitions):
         started = time.perf_counter()
         size = act()
+        taken = time.perf_counter() - started
         if number >= WARM_UP:
-            seconds.append(time.perf_counter() - started)
-    return Times(seconds, size)
+            seconds.append(taken)
+        first = first or taken
+    return Times(seconds, size, first)
 
 
 def say_ours(found: dict[str, Times | str], index: Index, load: Load) -> None:
+    """Print the times, with their targets where the load is the whole one. Raises ``SystemExit`` where an answer failed."""
+    failed = []
     for work in works(index, load):
         times = found[work.title]
         if isinstance(times, str):
-            print(f"{work.title}: {times}")
+            failed.append(f"{work.title}: {times}")
             continue
-        verdict = f"target {work.target:g} ms: {'met' if 1000 * times.median <= work.target else 'missed'}"
-        print(f"{work.title}: median {1000 * times.median:.1f} ms, p95 {1000 * times.p95:.1f} ms, "
-              f"{times.size / 1000:,.0f} kB; {verdict}", flush=True)  # fmt: skip
+        met = "met" if 1000 * times.median <= work.target else "missed"
+        words = [f"median {1000 * times.median:.1f} ms", f"p95 {1000 * times.p95:.1f} ms", f"first {1000 * times.first:.0f} ms",
+                 f"{times.size / 1000:,.0f} kB", *([f"target {work.target:g} ms {met}"] if load == Load() else [])]  # fmt: skip
+        print(f"{work.title}: {', '.join(words)}", flush=True)
+    if failed:
+        raise SystemExit("\n".join(failed))
 
 
 # Other tools ---------------------------------------------------------------------------------------------------------
@@ -313,6 +323,7 @@ def ours_as_others(index: Index, load: Load) -> dict[str, Times]:
         return len(client.get(path, params=params).raise_for_status().content)
 
     with ours_by_socket(index) as client:
+        settle_memory()
         return {
             "newest 100 runs": repeat(lambda: got(client, "/runs", limit=100), load.requests),
             "filtered, first 100": repeat(lambda: got(client, "/runs", limit=100, q=FILTER), load.requests),
@@ -346,10 +357,10 @@ def measure_other(folder: Path, name: str, index: Index, load: Load) -> dict[str
 
 
 def say_others(folder: Path, names: Sequence[str], index: Index, load: Load) -> None:
-    ours = ours_as_others(index, load)
-    for title, times in ours.items():
-        print(f"Runoff, {title}: median {1000 * times.median:.1f} ms, p95 {1000 * times.p95:.1f} ms", flush=True)
+    """Runoff is timed before and after each tool, half of the repetitions each, so that a busy machine hits both."""
+    half = replace(load, requests=load.requests // 2)
     for name in names:
+        before = ours_as_others(index, half)
         try:
             found = measure_other(folder, name, index, load)
         except (subprocess.CalledProcessError, json.JSONDecodeError, IndexError) as error:
@@ -358,11 +369,14 @@ def say_others(folder: Path, names: Sequence[str], index: Index, load: Load) -> 
                 f"{name} could not be measured on Python {platform.python_version()}: {lines[-1] if lines else error}"
             )
             continue
+        after = ours_as_others(index, half)
         print(f"{name} {found['version']}, {found['runs']:,} runs, {found['note']}")
         for title, seconds in found["seconds"].items():
-            times, mine = Times(seconds, 0), ours[title].median
-            print(f"  {title}: median {1000 * times.median:.0f} ms, p95 {1000 * times.p95:.0f} ms, "
-                  f"{times.median / mine:.1f} times Runoff's", flush=True)  # fmt: skip
+            theirs = Times(seconds, 0, 0.0)
+            ours = Times(before[title].seconds + after[title].seconds, 0, 0.0)
+            sides = [f"median {1000 * side.median:.0f} ms, p95 {1000 * side.p95:.0f} ms" for side in (theirs, ours)]
+            ratio = f"{theirs.median / ours.median:.1f} times as long"
+            print(f"  {title}: {sides[0]}; Runoff {sides[1]}; {ratio}", flush=True)
 
 
 # The program ---------------------------------------------------------------------------------------------------------

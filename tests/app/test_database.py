@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import SQLModel
+from sqlmodel import SQLModel, select
 
 from app.database import make_engine, migrate, reading, writing
+from app.queries import RunFilter, conditions_of, order_of
 from app.tables import Epoch, Run
 
 
@@ -34,8 +35,9 @@ def test_rows_of_the_first_schema_are_kept(tmp_path: Path) -> None:
         session.flush()
         session.add(Epoch(**{**required, "run_id": "a", "epoch": 1, "ended_at": ""}))
         session.flush()
-        for table in ("run", "epoch"):
-            session.connection().execute(text(f"ALTER TABLE {table} DROP COLUMN flops"))
+        for table, added in (("run", ("flops", "defect")), ("epoch", ("flops", "logged_correct"))):
+            for column in added:
+                session.connection().execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
         session.connection().execute(text("UPDATE alembic_version SET version_num = '0001'"))
         session.commit()
     migrate(engine)
@@ -44,6 +46,30 @@ def test_rows_of_the_first_schema_are_kept(tmp_path: Path) -> None:
         assert run is not None
         assert epoch is not None
         assert (run.dataset, run.flops, epoch.flops) == ("digits", None, None)
+        assert (run.defect, epoch.logged_correct) == (None, None)
+    engine.dispose()
+
+
+def test_the_index_of_the_list_is_made_anew(tmp_path: Path) -> None:
+    """Revision 0003 had it without the version."""
+    engine = make_engine(tmp_path / "db.sqlite3")
+    migrate(engine)
+    columns = 'archived, created_at DESC, id, "group", seed, status'
+    with engine.connect() as connection, connection.begin():
+        for statement in (
+            "DROP INDEX ix_run_list", f"CREATE INDEX ix_run_list ON run ({columns})", "ALTER TABLE run DROP COLUMN defect",
+            "ALTER TABLE epoch DROP COLUMN logged_correct", "UPDATE alembic_version SET version_num = '0003'",
+        ):  # fmt: skip
+            connection.execute(text(statement))
+    migrate(engine)
+    with reading(engine) as session:
+        found = session.connection().execute(text("SELECT sql FROM sqlite_master WHERE name = 'ix_run_list'")).scalar()
+        assert found == f"CREATE INDEX ix_run_list ON run ({columns}, version)"
+        columns_read = (getattr(Run, name) for name in ("id", "group", "seed", "status", "created_at", "version"))
+        listed = select(*columns_read).where(*conditions_of(RunFilter())).order_by(*order_of("-created_at"))
+        compiled = str(listed.compile(compile_kwargs={"literal_binds": True}))
+        plan = session.connection().execute(text(f"EXPLAIN QUERY PLAN {compiled}")).all()
+        assert [line.detail for line in plan] == ["SEARCH run USING COVERING INDEX ix_run_list (archived=?)"]
     engine.dispose()
 
 

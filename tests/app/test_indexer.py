@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
@@ -15,7 +16,20 @@ from app import indexer as module
 from app.database import reading, writing
 from app.indexer import Indexer, next_version
 from app.tables import Epoch, Run
-from tests.app.run_folders import CANCELLED, FAILED, PROGRESS, epoch, finish, new_run, say, started, steps, tear
+from tests.app.run_folders import (
+    CANCELLED,
+    FAILED,
+    LABELS,
+    PROGRESS,
+    answer,
+    epoch,
+    finish,
+    new_run,
+    say,
+    started,
+    steps,
+    tear,
+)
 from trainer.events import Finished
 from trainer.run_folder import RunFolder
 
@@ -216,6 +230,55 @@ def test_a_rebuilt_index_equals_the_live_one(index: Indexer) -> None:
     before = rows(index)
     assert index.rebuild() == 4
     assert rows(index) == before
+
+
+def test_accuracies_are_counted_from_the_answers(index: Indexer) -> None:
+    """The log says 5, 6 and 7 of 8; the answers of the second epoch say 8, which makes it the best."""
+    folder = finish(new_run(index.runs))
+    answer(folder, 2, correct=8)
+    index.tick()
+    _runs, epochs = rows(index)
+    assert [(one["test_correct"], one["logged_correct"]) for one in epochs] == [(5, None), (8, 6), (7, None)]
+    assert [one["test_accuracy"] for one in epochs] == [5 / 8, 1, 7 / 8]
+    run = only(index)
+    assert (run.test_accuracy, run.best_epoch, run.best_test_accuracy) == (7 / 8, 2, 1)
+    assert run.defect == {"epoch": 2, "counted": 8, "num_images": len(LABELS), "reported": 6}
+    before = rows(index)
+    index.rebuild()
+    assert rows(index) == before
+    answer(folder, 2, correct=6)
+    index.rebuild()
+    assert only(index).defect is None
+
+
+def test_answers_of_a_live_run_are_counted_as_they_come(index: Indexer) -> None:
+    folder = new_run(index.runs)
+    for number, correct in ((1, 5), (2, 4)):
+        answer(folder, number, correct)
+        say(folder, [*([started()] if number == 1 else []), epoch(number, correct=5)])
+        index.tick()
+        assert bool(only(index).defect) == (number == 2)
+    assert (only(index).test_correct, only(index).status) == (4, "running")
+
+
+@pytest.mark.parametrize("broken", ["no answers", "no labels", "torn", "too few labels", "labels of no kind"])
+def test_answers_that_cannot_be_read_are_no_defect_of_the_count(index: Indexer, broken: str) -> None:
+    folder = finish(new_run(index.runs))
+    answer(folder, 3, correct=1)
+    answers = folder.predictions_path(3)
+    match broken:
+        case "no answers":
+            answers.unlink()
+        case "no labels":
+            folder.labels_path.unlink()
+        case "torn":
+            answers.write_bytes(answers.read_bytes()[:20])
+        case "too few labels":
+            np.save(folder.labels_path, np.array([0], np.uint16))
+        case _:
+            folder.labels_path.write_text("0")
+    index.tick()
+    assert (only(index).test_correct, only(index).defect, only(index).status) == (7, None, "finished")
 
 
 def test_the_server_has_the_last_word_over_older_events(index: Indexer) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -420,6 +422,24 @@ def test_a_search_that_cannot_be_read_points_at_the_character(site: Client, add_
     assert 'value="model=cnn and lerning_rate=&lt;b&gt;"' in answer.text
 
 
+def test_while_typing_only_the_complaint_goes_into_the_page(site: Client, add_run: Any) -> None:
+    add_run("a")
+    answer = site.get("/runs", params={"q": "model="}, headers={"HX-Request": "true"})
+    assert answer.status_code == 200
+    assert answer.headers["HX-Retarget"] == answer.headers["HX-Reselect"] == "#search-problem"
+    assert answer.headers["HX-Push-Url"] == "false"
+    good = site.get("/runs", params={"q": "model=cnn"}, headers={"HX-Request": "true"})
+    assert "HX-Retarget" not in good.headers
+
+
+def test_a_mean_of_the_repeats_that_match_is_named(site: Client, add_run: Any) -> None:
+    repeat(add_run, [9_500, 9_400, 9_900])
+    words = "their mean is of these alone"
+    assert words in site.get("/runs?q=test_accuracy>94%25").text
+    assert words not in site.get("/runs").text
+    assert words not in site.get("/runs?q=test_accuracy>98%25").text
+
+
 def test_a_caret_far_to_the_right_stays_in_sight() -> None:
     text = "x " * 35 + "shoe=1"
     with pytest.raises(SearchError) as caught:
@@ -531,6 +551,7 @@ def test_lists_take_as_many_statements_for_many_runs_as_for_few(
 ) -> None:
     def asked() -> tuple[int, int]:
         statements.clear()
+        run_table._kept.clear()
         assert site.get(address).status_code == 200
         return len(statements), sum(
             rows for statement, rows in statements if "FROM epoch" in statement or "JOIN epoch" in statement
@@ -563,3 +584,131 @@ def test_a_sparkline_needs_only_its_points(site: Client, site_app: Any, add_run:
     assert len(row.losses) == SPARK_POINTS
     assert (row.losses[0], row.losses[-1]) == (1.0, 1 / 1000)
     assert row.losses == sorted(row.losses, reverse=True)
+
+
+def test_rows_that_did_not_change_are_neither_read_nor_drawn_again(
+    site: Client, add_run: Any, statements: list[tuple[str, int]]
+) -> None:
+    repeat(add_run, [9_500, 9_400])
+    run = add_run("CNN", learning_rate=0.5, tags=["x"])
+    add_run("now", status="running", learning_rate=0.7, step=5, total_steps=10, steps_per_epoch=10)
+    before = site.get("/runs").text
+
+    def read() -> int:
+        return sum(rows for statement, rows in statements if "run.config" in statement)
+
+    statements.clear()
+    drawn = runs_page._drawn.cache_info().misses
+    assert site.get("/runs").text == before
+    assert read() == 1  # only the running one
+    assert runs_page._drawn.cache_info().misses == drawn
+    site.patch(f"/api/v1/runs/{run.id}", json={"tags": ["y"]})
+    statements.clear()
+    assert "?tag=y" in site.get("/runs").text
+    assert read() == 2
+    assert runs_page._drawn.cache_info().misses == drawn + 1
+
+
+def test_no_row_is_stale_whatever_happened(site: Client, site_app: Any, add_run: Any) -> None:
+    """Each page as it is with the rows kept so far, and as it is drawn from nothing."""
+    state = site_app.state.runoff
+    group = repeat(add_run, [9_500, 9_400, 9_300])
+    alone = add_run("CNN", learning_rate=0.5, tags=["x"])
+    failed = add_run("broken", "failed", learning_rate=0.6, error={"error": "E", "message": "m", "advice": "a"})
+    name = group[0].group
+    addresses = [
+        "/runs", "/runs?apart=true", f"/runs?open={name}", "/runs?sort=test_accuracy", "/runs?status=finished",
+        "/runs?columns=notes,seed,test_loss", "/runs?q=test_accuracy>94%25", "/runs?archived=true", "/runs?tag=x",
+    ]  # fmt: skip
+
+    def look(happened: str) -> None:
+        kept = [site.get(address).text for address in addresses]
+        for address, text in zip(addresses, kept, strict=True):
+            run_table._kept.clear()
+            assert site.get(address).text == text, (happened, address)
+
+    def change(run: Run, **values: Any) -> None:
+        site.patch(f"/api/v1/runs/{run.id}", json=values).raise_for_status()
+
+    look("at first")
+    for run in (alone, group[1]):
+        for values in (
+            {"name": "other"},
+            {"tags": ["x", "y"]},
+            {"notes": "n"},
+            {"archived": True},
+            {"archived": False},
+        ):
+            change(run, **values)
+            look(f"{run.name}: {values}")
+    for action in ("resume", "cancel", "resume"):
+        site.post(f"/api/v1/runs/{failed.id}/{action}").raise_for_status()
+        look(action)
+    add_run("low", correct=1_000, learning_rate=0.9)  # moves the scale of the drawings
+    look("a new scale")
+    site.delete(f"/api/v1/runs/{group[2].id}").raise_for_status()
+    look("deleted")
+    state.indexer.rebuild()
+    look("read anew from the folders")
+
+
+def test_two_who_ask_at_once_get_each_row_once(
+    site: Client, site_app: Any, add_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repeat(add_run, [9_500, 9_400])
+    add_run("CNN", learning_rate=0.5)
+    state = site_app.state.runoff
+    both, make = Barrier(2, timeout=30), run_table._make_rows
+
+    def make_together(*arguments: Any) -> dict[str, run_table.RunRow]:
+        both.wait()  # neither has found a row that the other made
+        return make(*arguments)
+
+    monkeypatch.setattr(run_table, "_make_rows", make_together)
+
+    def ask(_number: int) -> list[list[str]]:
+        with reading(state.engine) as session:
+            return [row.ids for row in run_table.load_table(session, state.settings.runs, RunFilter()).rows]
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(ask, range(2))
+    assert first == second == ask(0)
+    assert [len(ids) for ids in first] == [1, 2]
+
+
+def test_only_the_rows_asked_for_last_are_kept(site: Client, add_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_table, "KEPT_ROWS", 2)
+    for rate in (0.1, 0.2, 0.3):
+        add_run("CNN", learning_rate=rate)
+    before = site.get("/runs").text
+    assert len(run_table._kept._rows) == 2
+    assert site.get("/runs").text == before
+
+
+# Defects ------------------------------------------------------------------------------------------------------------------
+
+
+DEFECT = {"epoch": 1, "counted": 9_500, "num_images": 10_000, "reported": 9_700}
+DEFECT_WORDS = "Defect of this run: its stored answers of epoch 1 give 9,500 of 10,000 right, its log says 9,700."
+
+
+def test_a_defect_of_the_answers_is_said_in_the_table_and_the_api(site: Client, add_run: Any) -> None:
+    run = add_run("CNN", correct=9_500, defect=DEFECT)
+    good = add_run("good", learning_rate=0.5)
+    text = site.get("/runs").text
+    assert len(re.findall('class="whyrow" id="defect-', text)) == 1
+    assert DEFECT_WORDS in text
+    assert site.get(f"/api/v1/runs/{run.id}").json()["defect"].startswith(DEFECT_WORDS)
+    assert site.get(f"/api/v1/runs/{good.id}").json()["defect"] == ""
+    assert [bool(one["defect"]) for one in site.get("/api/v1/runs").json()["runs"]] == [False, True]
+    assert site.get(f"/runs/{run.id}").text.count(DEFECT_WORDS) == 1
+
+
+def test_a_folded_group_counts_its_defects(site: Client, add_run: Any) -> None:
+    runs = repeat(add_run, [9_500, 9_400])
+    assert "a defect" not in site.get("/runs").text
+    add_run("CNN, seed 2", seed=2, defect=DEFECT)
+    text = site.get("/runs").text
+    assert "1 repeat has a defect" in text
+    assert DEFECT_WORDS not in text
+    assert DEFECT_WORDS in site.get(f"/runs?open={runs[0].group}").text

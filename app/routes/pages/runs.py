@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, lru_cache
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
+from markupsafe import Markup
 from pydantic import BaseModel, Field, ValidationError
 
 from app import queries, runs, search, templating
 from app.database import reading
 from app.deps import Reading, State
+from app.drawings import Scale
 from app.errors import Conflict, NotFound, Problem, Refused
 from app.routes.pages.run import header_from
 from app.run_table import (
     DEFAULT_COLUMNS,
+    KEPT_ROWS,
     MOST_AT_ONCE,
     PAGE_SIZE,
     Column,
+    GroupRow,
+    Row,
     RunTable,
     all_columns,
     columns_of,
@@ -157,6 +162,11 @@ class RunsPage:
         ]
 
     @property
+    def folds_matching(self) -> bool:
+        """Whether a mean may leave out repeats that the search left out."""
+        return bool(self.query.q or self.query.status) and any(row.is_group for row in self.table.rows)
+
+    @property
     def num_all(self) -> int:
         return sum(self.table.counts.values())
 
@@ -194,10 +204,38 @@ class RunsPage:
         following = {first: second, second: DEFAULT_SORT}.get(self.query.sort, first)
         return self.query.url(sort=following)
 
+    def drawn(self, row: Row) -> Markup:
+        """The HTML of a row, with the repeats of an open group."""
+        toggle_url = self.toggle_url(row.group) if isinstance(row, GroupRow) else ""
+        draw = _drawn if row.has_ended else _drawn.__wrapped__  # the row of a live run is another one each time
+        return draw(row, toggle_url, self._view)
+
+    @cached_property
+    def _view(self) -> _View:
+        address = self.query.url(page=1, open=[])
+        return _View(address, self.table.scale, templating.language(), self.query, self.columns)
+
     def toggle_url(self, group: str) -> str:
         """Open or close the repeats of a group."""
         is_open = group in self.query.open
         return self.query.url(open=[g for g in self.query.open if g != group] if is_open else [*self.query.open, group])
+
+
+@dataclass(frozen=True)
+class _View:
+    """All that the HTML of rows depends on beside the rows and their links to open them."""
+
+    address: str  # without page and open groups: filters, order, columns
+    scale: Scale
+    language: str
+    query: RunsQuery = field(compare=False)  # the address stands for both
+    columns: list[Column] = field(compare=False)
+
+
+@lru_cache(maxsize=KEPT_ROWS)
+def _drawn(row: Row, toggle_url: str, view: _View) -> Markup:
+    macros: Any = templating.environment().get_template("_partials/run_row.html").module
+    return Markup(macros.unit(row, view.scale, toggle_url, view.query, view.columns))
 
 
 @router.get("/")
@@ -227,9 +265,15 @@ def runs_page(request: Request, state: State, session: Reading, query: Annotated
         bool(num_archived + sum(counts[False].values())), num_archived, problem,
     )  # fmt: skip
     header = header_from(state, counts[False])
-    return templating.render(
-        request, "runs.html", page, version=version, header=header, status_code=422 if problem else 200
-    )
+    asked_by_page = "HX-Request" in request.headers
+    status_code = 422 if problem and not asked_by_page else 200
+    answer = templating.render(request, "runs.html", page, version=version, header=header, status_code=status_code)
+    if problem and asked_by_page:  # the rows stay as they are; only the complaint goes into the page
+        place = "#search-problem"
+        answer.headers.update(
+            {"HX-Retarget": place, "HX-Reselect": place, "HX-Reswap": "outerHTML", "HX-Push-Url": "false"}
+        )
+    return answer
 
 
 def _problem(q: str) -> SearchError | None:
