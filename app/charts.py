@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -395,7 +395,8 @@ def seeds_chart(rows: Sequence[SeedRow], *, caption: str) -> Pair:
 
 def _seeds(rows: Sequence[SeedRow], width: float, caption: str, label: str, css: str) -> Drawing:
     wide = width > 400
-    left, right = (84.0, width - 104) if wide else (62.0, width - 10)
+    least, most, right = (84.0, 210.0, width - 104) if wide else (62.0, 140.0, width - 10)
+    left = min(max([least, *(_CHARACTER * len(row.name) + 10 for row in rows)]), most)
     low = min(min([row.low, *row.values]) for row in rows)
     high = max(max([row.high, *row.values]) for row in rows)
     pad = (high - low) * 0.06 or 0.5
@@ -407,8 +408,15 @@ def _seeds(rows: Sequence[SeedRow], width: float, caption: str, label: str, css:
         parts += [_path(f"M{_n(x(value))} 6V{_n(bottom)}", "grid"), _text(x(value), bottom + 14, plain(value), "mid")]
     parts.append(_text(right, bottom + 30, caption, "end"))
     for number, row in enumerate(rows):
-        parts.append(_seed_row(row, x, 26 + 58 * number, width if wide else None, domain))
+        named = replace(row, name=_cut(row.name, left - 10))
+        parts.append(_seed_row(named, x, 26 + 58 * number, width if wide else None, domain))
     return Drawing(width, bottom + 36, label, tuple(parts), css)
+
+
+def _cut(text: str, room: float) -> str:
+    """The text, cut with an ellipsis where it is wider than the room."""
+    most = int(room / _CHARACTER)
+    return text if len(text) <= most else text[: most - 1].rstrip(" ,") + "…"
 
 
 def _seed_row(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from app import charts, statistics
 from app.predictions import Predictions, confusion_matrix
@@ -131,22 +132,47 @@ class ClassTable:
     head: charts.Drawing
 
 
-def class_table(a: Predictions, b: Predictions, places: tuple[int, int], size: int) -> ClassTable:
-    """Where the two runs differ, class by class; ``size`` is the number of classes."""
+class ClassDifference(BaseModel):
+    """One class: its images, both accuracies, and a minus b with its interval (fractions)."""
+
+    label: int
+    num_images: int
+    accuracy_a: float
+    accuracy_b: float
+    difference: float
+    interval: tuple[float, float]
+
+
+def class_differences(a: Predictions, b: Predictions, size: int) -> tuple[list[ClassDifference], float]:
+    """The classes that have images, in their order, and the level of each interval, so that all together hold in 95 %.
+
+    ``size`` is the number of classes.
+    """
     present = np.unique(a.labels).tolist()
     level = 1 - ALPHA / max(len(present), 1)
     found = statistics.class_differences(a.labels, a.correct, b.correct, size, level)
-    difference = found.accuracy_a - found.accuracy_b
-    intervals = {label: (float(found.low[label]), float(found.high[label])) for label in present}
-    strips = charts.Strips.around([(100 * low, 100 * high) for low, high in intervals.values()])
 
-    def row(label: int) -> ClassRow:
-        (low, high), value = intervals[label], float(difference[label])
-        favours = places[0] if low > 0 else places[1] if high < 0 else None
-        return ClassRow(
-            label=label, count=int(found.num_images[label]), a=float(found.accuracy_a[label]),
-            b=float(found.accuracy_b[label]), difference=value, interval=(low, high),
-            strip=strips.row(100 * value, (100 * low, 100 * high), favours),
+    def one(label: int) -> ClassDifference:
+        accuracy_a, accuracy_b = float(found.accuracy_a[label]), float(found.accuracy_b[label])
+        return ClassDifference(
+            label=label, num_images=int(found.num_images[label]), accuracy_a=accuracy_a, accuracy_b=accuracy_b,
+            difference=accuracy_a - accuracy_b, interval=(float(found.low[label]), float(found.high[label])),
         )  # fmt: skip
 
-    return ClassTable([row(label) for label in sorted(present, key=lambda one: difference[one])], level, strips.head())
+    return [one(label) for label in present], level
+
+
+def class_table(a: Predictions, b: Predictions, places: tuple[int, int], size: int) -> ClassTable:
+    """Where the two runs differ, class by class; ``size`` is the number of classes."""
+    found, level = class_differences(a, b, size)
+    strips = charts.Strips.around([(100 * one.interval[0], 100 * one.interval[1]) for one in found])
+
+    def row(one: ClassDifference) -> ClassRow:
+        low, high = one.interval
+        favours = places[0] if low > 0 else places[1] if high < 0 else None
+        return ClassRow(
+            label=one.label, count=one.num_images, a=one.accuracy_a, b=one.accuracy_b, difference=one.difference,
+            interval=one.interval, strip=strips.row(100 * one.difference, (100 * low, 100 * high), favours),
+        )  # fmt: skip
+
+    return ClassTable([row(one) for one in sorted(found, key=lambda one: one.difference)], level, strips.head())

@@ -6,7 +6,7 @@ Pure over a loaded comparison; what a difference means is ``app.comparison``'s.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from app.comparison import Answers, Comparison, ConfigDifference, Group, Pair, R
 from app.forms import value_words
 from app.queries import LoadedComparison
 from app.schemas import EpochOut, RunOut
-from app.sweeps import without_seed
+from app.sweeps import next_seeds, without_seed
 from app.tables import Run
 from trainer.config import FIELDS, MODELS
 from trainer.i18n import _, ngettext
@@ -153,12 +153,15 @@ def focus(comparison: Comparison, shown: Sequence[ShownRun], wanted: str) -> Foc
     """The pair "ID.ID", in either order; the first one where there is no such pair."""
     ids, by_id = set(wanted.split(".")), {one.run.id: one for one in shown}
     pair = next((pair for pair in comparison.pairs if {pair.a, pair.b} == ids), comparison.pairs[0])
-    a, b = by_id[pair.a], by_id[pair.b]
+    a, b = replace(by_id[pair.a], name=pair.a_name), replace(by_id[pair.b], name=pair.b_name)
     in_focus = {a.run.group, b.run.group}
     places = {one.run.group: one.place for one in reversed(shown)}
     groups = [(places[group.group], group) for group in comparison.groups if group.group in in_focus]
     found = next((recipe for recipe in comparison.recipes if {recipe.a, recipe.b} == in_focus), None)
-    return Focus(pair, a, b, turned(found, a.run.group) if found else None, groups, comparison)
+    recipe = turned(found, a.run.group) if found else None
+    named = {recipe.a: recipe.a_name, recipe.b: recipe.b_name} if recipe else {}
+    groups = [(place, one.model_copy(update={"name": named.get(one.group, one.name)})) for place, one in groups]
+    return Focus(pair, a, b, recipe, groups, comparison)
 
 
 _OTHER_SIDE = {"a_better": "b_better", "b_better": "a_better"}
@@ -316,8 +319,7 @@ def missing_seeds(a: set[int], b: set[int], further: int) -> tuple[list[int], li
     """The seeds that each side lacks so that both have the same ones, ``further`` more than the shorter side has."""
     wanted = sorted(a | b)
     size = max(min(len(a), len(b)) + further, len(wanted)) if further else len(wanted)
-    following = (max(wanted) if wanted else -1) + 1
-    wanted += range(following, following + size - len(wanted))
+    wanted += next_seeds(wanted, size - len(wanted))
     return [seed for seed in wanted if seed not in a], [seed for seed in wanted if seed not in b]
 
 

@@ -46,7 +46,7 @@ from trainer.config import FIELDS, MODELS
 from trainer.i18n import _, ngettext
 
 USEFUL_SEEDS = 5
-_LARGEST_MARGIN = 0.5
+_SMALLEST_MARGIN, _LARGEST_MARGIN = 1e-6, 0.5
 _MOST_KAPPAS = 50  # pairs; each costs half a millisecond at 10,000 images
 _FEWEST_TO_CHOOSE_FROM = 3
 _NO_FACTOR = {"seed", "device", "deterministic"}  # what repeats and machines differ in
@@ -73,7 +73,9 @@ class ComparedRun:
     reported_correct: int | None = None  # how many were right by the run's own log
     letter: str = ""  # as on the page; A, B, C ... by position where empty
     status: str = "finished"
-    finished_at: str | None = None  # ISO 8601, so that text order is time order
+    created_at: str = ""  # times are ISO 8601, so that text order is time order
+    finished_at: str | None = None
+    sweep: str | None = None  # the sweep that started it; a single run has none
     num_parameters: int | None = None
     epochs_done: int | None = None
     images_seen: int | None = None
@@ -252,18 +254,18 @@ class Comparison(BaseModel):
 
 def compare(
     runs: Sequence[ComparedRun], groups: Mapping[str, Sequence[ComparedRun]], *, base: str | None = None,
-    margin: float = DEFAULT_MARGIN, at: str = "last", looks: int = 1,
+    margin: float = DEFAULT_MARGIN, at: str = "last",
 ) -> Comparison:  # fmt: skip
     """Compare ``runs`` in their order, and their recipes over all repeats in ``groups`` (group -> its runs).
 
-    ``base`` limits the pairs to (other, base). ``at`` is last, best or an epoch, as the answers were loaded. ``looks``
-    counts how often seeds were added after a look. Raises ``CompareError``.
+    ``base`` limits the pairs to (other, base). ``at`` is last, best or an epoch, as the answers were loaded. Raises
+    ``CompareError``.
     """
     _check(runs, base, margin)
     names = short_names(runs)
     pairs, level, num_tested = _pairs(runs, _chosen(runs, base), names, margin)
     members = _members(runs, groups, at)
-    recipes = _recipes(members, _first_group(runs, base), margin, looks)
+    recipes = _recipes(members, _first_group(runs, base), margin)
     differences = config_differences(runs)
     _add_agreement(pairs, runs, recipes)
     best = _best_of(runs, names)
@@ -285,8 +287,10 @@ def _check(runs: Sequence[ComparedRun], base: str | None, margin: float) -> None
         raise CompareError(_("A run is named twice. Name each run once."))
     if base is not None and base not in ids:
         raise CompareError(_("The base run is not among the runs compared. Add it, or leave base out."))
-    if not 0 < margin <= _LARGEST_MARGIN:
-        raise CompareError(_("The margin must be above 0 and at most 0.5, as a fraction: 0.005 is half a point."))
+    if not _SMALLEST_MARGIN <= margin <= _LARGEST_MARGIN:
+        raise CompareError(
+            _("The margin must be at least 0.000001 and at most 0.5, as a fraction: 0.005 is half a point.")
+        )
 
 
 # Names ---------------------------------------------------------------------------------------------------------------
@@ -305,19 +309,29 @@ def letter(position: int) -> str:
     return (letter(head - 1) if head else "") + chr(ord("A") + tail)
 
 
+def told_apart(names: Sequence[str]) -> list[str]:
+    """The names without the parts between commas that all share, as runs of a sweep do; as they are where one would be empty."""
+    parts = [name.split(", ") for name in names]
+    shared = set.intersection(*map(set, parts)) if len(set(names)) > 1 else set()
+    left = [", ".join(part for part in own if part not in shared) for own in parts]
+    return left if all(left) else list(names)
+
+
 def short_names(runs: Sequence[ComparedRun]) -> dict[str, str]:
     """Run id -> a short name that no other run has: without seed, else with its seed, else with its letter."""
     letters = {run.id: run.letter or letter(i) for i, run in enumerate(runs)}
-    with_seed = {run.id: _("{name} seed {seed}").format(name=_stem(run), seed=run.seed) for run in runs}
-    stems, seeded = Counter(map(_stem, runs)), Counter(with_seed.values())
+    stem = dict(zip((run.id for run in runs), told_apart([_stem(run) for run in runs]), strict=True))
+    words = {run.id: _("{name}, seed {seed}") if ", " in stem[run.id] else _("{name} seed {seed}") for run in runs}
+    with_seed = {run.id: words[run.id].format(name=stem[run.id], seed=run.seed) for run in runs}
+    stems, seeded = Counter(stem.values()), Counter(with_seed.values())
     names = {}
     for run in runs:
-        if stems[_stem(run)] == 1:
-            names[run.id] = _stem(run)
+        if stems[stem[run.id]] == 1:
+            names[run.id] = stem[run.id]
         elif seeded[with_seed[run.id]] == 1:
             names[run.id] = with_seed[run.id]
         else:
-            names[run.id] = f"{_stem(run)} ({letters[run.id]})"
+            names[run.id] = f"{stem[run.id]} ({letters[run.id]})"
     return names
 
 
@@ -380,11 +394,17 @@ def _pairs(
     return [found.get((i, j)) or _untested(runs[i], runs[j], names) for i, j in chosen], level, len(tested)
 
 
+def _own_names(a: ComparedRun, b: ComparedRun, names: Mapping[str, str]) -> dict[str, str]:
+    """The names of two runs in sentences on them alone."""
+    return dict(zip((a.id, b.id), told_apart([names[a.id], names[b.id]]), strict=True))
+
+
 def _untested(a: ComparedRun, b: ComparedRun, names: Mapping[str, str]) -> Pair:
+    own = _own_names(a, b, names)
     missing = next((run for run in (a, b) if not run.has_answers), None)
-    text = no_epoch(names[missing.id]) if missing else other_images(names[b.id])
+    text = no_epoch(own[missing.id]) if missing else other_images(own[b.id])
     return Pair(
-        a=a.id, b=b.id, a_name=names[a.id], b_name=names[b.id], verdict="not_comparable", heading=text.heading,
+        a=a.id, b=b.id, a_name=own[a.id], b_name=own[b.id], verdict="not_comparable", heading=text.heading,
         explanation=text.explanation,
     )  # fmt: skip
 
@@ -448,8 +468,9 @@ def _pair(
     kappa: Kappa | None,
 ) -> Pair:  # fmt: skip
     n, both, only_a, only_b = row["n"], row["both"], row["only_a"], row["only_b"]
+    own = _own_names(a, b, names)
     facts = PairFacts(
-        a=names[a.id], b=names[b.id], num_images=n, a_correct=both + only_a, b_correct=both + only_b, only_a=only_a,
+        a=own[a.id], b=own[b.id], num_images=n, a_correct=both + only_a, b_correct=both + only_b, only_a=only_a,
         only_b=only_b, difference=row["difference"], low=row["low"], high=row["high"], p_value=row["p"],
         p_adjusted=row["adjusted"], identical=row["same"] == n, same_recipe=a.group == b.group, **shared,
     )  # fmt: skip
@@ -521,14 +542,13 @@ def _members(runs: Sequence[ComparedRun], groups: Mapping[str, Sequence[Compared
     shown: dict[str, list[tuple[int, ComparedRun]]] = {}
     for position, run in enumerate(runs):
         shown.setdefault(run.group, []).append((position, run))
-    stems = Counter(_stem(members[0][1]) for members in shown.values())
+    names = told_apart([_stem(members[0][1]) for members in shown.values()])
+    stems = Counter(names)
     result = []
-    for group, members in shown.items():
+    for name, (group, members) in zip(names, shown.items(), strict=True):
         position, first = members[0]
-        name = _stem(first)
-        if stems[name] > 1:
-            name = f"{name} ({first.letter or letter(position)})"
-        result.append(_member(group, name, first, groups.get(group) or [run for _i, run in members], at))
+        own = f"{name} ({first.letter or letter(position)})" if stems[name] > 1 else name
+        result.append(_member(group, own, first, groups.get(group) or [run for _i, run in members], at))
     return result
 
 
@@ -579,7 +599,7 @@ def _first_group(runs: Sequence[ComparedRun], base: str | None) -> str | None:
     return next((run.group for run in runs if run.id == base), None)
 
 
-def _recipes(members: Sequence[_Member], base: str | None, margin: float, looks: int) -> list[Recipe]:
+def _recipes(members: Sequence[_Member], base: str | None, margin: float) -> list[Recipe]:
     """All pairs of groups, or those against the base's group; corrected for being several, as pairs are."""
     if base is None:
         chosen = list(combinations(members, 2))
@@ -591,18 +611,24 @@ def _recipes(members: Sequence[_Member], base: str | None, margin: float, looks:
     results = [_measure(a, b, level, margin) for a, b in tested]
     adjusted = statistics.holm([result.interval.p_value for result in results]).tolist()
     found = {
-        (a.model.group, b.model.group): _recipe(a, b, result, p, margin, looks)
+        (a.model.group, b.model.group): _recipe(a, b, result, p, margin)
         for (a, b), result, p in zip(tested, results, adjusted, strict=True)
     }
     return [found.get((a.model.group, b.model.group)) or _no_recipe(a, b) for a, b in chosen]
 
 
+def _names_of(a: _Member, b: _Member) -> list[str]:
+    """The names of two groups in sentences on them alone."""
+    return told_apart([a.model.name, b.model.name])
+
+
 def _refusal(a: _Member, b: _Member) -> tuple[Verdict | None, Text] | None:
     """Why there is no test of two recipes, or None."""
     if a.runs and b.runs and a.runs[0].images_key != b.runs[0].images_key:
-        return "not_comparable", other_images(b.model.name)
+        return "not_comparable", other_images(_names_of(a, b)[1])
     if min(len(a.runs), len(b.runs)) < 2:
-        summaries = [f"{m.model.name}: {m.model.summary}" for m in (a, b) if m.model.summary]
+        named = zip(_names_of(a, b), (a.model.summary, b.model.summary), strict=True)
+        summaries = [f"{name}: {summary}" for name, summary in named if summary]
         return None, too_few_seeds(len(a.runs), len(b.runs), summaries)
     return None
 
@@ -616,8 +642,9 @@ def _no_recipe(a: _Member, b: _Member) -> Recipe:
 
 
 def _sides(a: _Member, b: _Member) -> dict[str, Any]:
+    names = _names_of(a, b)
     return {
-        "a": a.model.group, "b": b.model.group, "a_name": a.model.name, "b_name": b.model.name, "n_a": len(a.runs),
+        "a": a.model.group, "b": b.model.group, "a_name": names[0], "b_name": names[1], "n_a": len(a.runs),
         "n_b": len(b.runs), "num_failed": a.model.num_failed + b.model.num_failed,
     }  # fmt: skip
 
@@ -645,12 +672,28 @@ def _measure(a: _Member, b: _Member, level: float, margin: float) -> _Measured:
     return _Measured(paired, statistics.recipe_interval(test, image_error, num_images, level), needed)
 
 
-def _recipe(a: _Member, b: _Member, measured: _Measured, p_adjusted: float, margin: float, looks: int) -> Recipe:
-    found, needed = measured.interval, measured.seeds_needed
+def _looks(a: _Member, b: _Member) -> int:
+    """How often the two recipes could be looked at: once, and once before each time that more seeds were added.
+
+    A look takes two finished seeds of each. Only seeds of a sweep or of "add repeats" count as added: the log can't tell
+    single runs, one started after the other, from a plan.
+    """
+
+    def finished(member: _Member, before: str) -> int:
+        return sum(run.finished_at is not None and run.finished_at <= before for run in member.runs)
+
+    added = {run.created_at for run in [*a.runs, *b.runs] if run.sweep and run.created_at}
+    seen = {(finished(a, moment), finished(b, moment)) for moment in added}
+    return 1 + sum(min(counts) >= 2 for counts in seen)
+
+
+def _recipe(a: _Member, b: _Member, measured: _Measured, p_adjusted: float, margin: float) -> Recipe:
+    found, needed, looks = measured.interval, measured.seeds_needed, _looks(a, b)
     further = None if needed is None else max(needed - min(len(a.runs), len(b.runs)), 0)
     rate = statistics.false_alarm_rate(looks)
+    names = _names_of(a, b)
     facts = RecipeFacts(
-        a=a.model.name, b=b.model.name, n_a=len(a.runs), n_b=len(b.runs), mean_a=a.model.mean or 0.0,
+        a=names[0], b=names[1], n_a=len(a.runs), n_b=len(b.runs), mean_a=a.model.mean or 0.0,
         mean_b=b.model.mean or 0.0, epoch_a=a.model.epoch, epoch_b=b.model.epoch, summary_a=a.model.summary,
         summary_b=b.model.summary, paired=measured.paired, difference=found.difference, low=found.low, high=found.high,
         p_value=found.p_value, p_adjusted=p_adjusted, margin=margin, from_images=found.from_images,
@@ -705,7 +748,23 @@ def fairness(runs: Sequence[ComparedRun], differences: Sequence[ConfigDifference
     """Sentences on whether the runs answered the same questions, and to what a difference can be assigned."""
     if len(runs) < 2:
         return []
-    return [*_same_images(runs, {difference.field for difference in differences}), _factors(differences)]
+    assigned = _unequal_epochs(runs) or _factors(differences)
+    return [*_same_images(runs, {difference.field for difference in differences}), assigned]
+
+
+def _unequal_epochs(runs: Sequence[ComparedRun]) -> str:
+    """Said where runs that have not finished their epochs are compared at other epochs than the rest; else ""."""
+    answered = [run for run in runs if run.has_answers]
+    epochs = sorted({run.epoch for run in answered if run.epoch is not None})
+    short = [run for run in answered if run.status != "finished" and (run.epoch or 0) < (run.config.get("epochs") or 0)]
+    if len(epochs) < 2 or not short:
+        return ""
+    first = ngettext(
+        "{n} run is not finished, and the runs are compared after {low} to {high} epochs:",
+        "{n} runs are not finished, and the runs are compared after {low} to {high} epochs:",
+        len(short),
+    ).format(n=len(short), low=f"{epochs[0]:,}", high=f"{epochs[-1]:,}")
+    return first + " " + _("the difference can't be assigned to their configurations. Compare them at one epoch.")
 
 
 def _same_images(runs: Sequence[ComparedRun], differing: set[str]) -> list[str]:

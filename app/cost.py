@@ -74,7 +74,7 @@ def highest_of_all(runs: Sequence[Sequence[EpochOut]]) -> float | None:
 
 
 def typed_accuracy(text: str) -> tuple[float | None, str]:
-    """The fraction that a person typed, and what is wrong with it. Up to 1 it is a fraction, above that per cent."""
+    """The fraction that a person typed, and what is wrong with it. With "%" or above 1 it is per cent, else a fraction."""
     if not text.strip():
         return None, ""
     try:
@@ -82,5 +82,5 @@ def typed_accuracy(text: str) -> tuple[float | None, str]:
     except ValueError:
         value = math.nan
     if 0 < value <= 100:
-        return (value if value <= 1 else value / 100), ""
+        return (value / 100 if value > 1 or "%" in text else value), ""
     return None, _("The accuracy must be above 0 and at most 100 %. You typed {typed}.").format(typed=text.strip()[:20])

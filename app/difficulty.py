@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, reduce
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -268,15 +268,26 @@ def _answers(state: Runoff, run: Run, at: str) -> tuple[int, predictions.Predict
 def _counted(folder: RunFolder, last: int, attempt: int) -> Forgetting:
     """Over the epochs up to ``last`` whose answers are there (those of ``last`` are); blocks of them are remembered."""
     blocks = [range(start, min(start + _BLOCK, last + 1)) for start in range(1, last + 1, _BLOCK)]
-    found = reduce(joined, [_block(folder, epochs, attempt) for epochs in blocks])
-    assert found is not None
+    found: Forgetting | None = None
+    for epochs in blocks:
+        with contextlib.suppress(_NoAnswers):
+            found = joined(found, _block(folder, epochs, attempt))
+    if found is None:  # the run was deleted meanwhile
+        raise PredictionsMissing(_("Its test answers were removed."))
     return found
 
 
+class _NoAnswers(Exception):
+    """No epoch of a block has answers. An exception, as the cache would remember a value: the files may come back."""
+
+
 @lru_cache(maxsize=_CACHED_BLOCKS)
-def _block(folder: RunFolder, epochs: range, attempt: int) -> Forgetting | None:
-    """Over some epochs; a later ``attempt`` of the run may have replaced their answers."""
-    return forgetting(_kept(folder, epochs))
+def _block(folder: RunFolder, epochs: range, attempt: int) -> Forgetting:
+    """Over some epochs; a later ``attempt`` of the run may have replaced their answers. Raises ``_NoAnswers``."""
+    found = forgetting(_kept(folder, epochs))
+    if found is None:
+        raise _NoAnswers
+    return found
 
 
 def _kept(folder: RunFolder, epochs: range) -> Iterable[NDArray[np.bool_]]:

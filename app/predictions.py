@@ -23,6 +23,8 @@ from trainer.run_folder import RunFolder
 Sort = Literal["index", "confidence", "-confidence", "worst"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 _known_labels: WeakValueDictionary[bytes, NDArray[np.int64]] = WeakValueDictionary()
+_NUM_CLASSES = 2**16  # a class is stored as uint16
+_MOST_CONFIDENCE = 1.001  # rounding may lift a probability a little above 1
 _CACHED_FILES = 256  # 50 runs of a comparison with their repeats; an epoch of 10,000 images is 70 kB
 
 
@@ -111,6 +113,8 @@ def _stamp(path: Path, epoch: int) -> _Stamp:
                 "There are no test answers for epoch {epoch}. It is not complete, or its file {name} was removed."
             ).format(epoch=epoch, name=path.name)
         ) from None
+    except OSError as error:
+        raise _damaged(path, error.strerror) from None
     return _Stamp(path, stat.st_mtime_ns, stat.st_size)
 
 
@@ -124,6 +128,8 @@ def _load(labels_file: _Stamp, answers_file: _Stamp) -> Predictions:
         raise _damaged(path, f"{predicted.dtype}, {confidence.dtype}")
     if not predicted.shape == confidence.shape == labels.shape:
         raise _damaged(path, f"{predicted.shape}, {confidence.shape}, {labels.shape}")
+    if not np.all((confidence >= 0) & (confidence <= _MOST_CONFIDENCE)):  # NaN is neither
+        raise _damaged(path, "confidence")
     result = Predictions(labels, predicted, confidence, predicted == labels)
     for array in vars(result).values():
         array.setflags(write=False)
@@ -134,10 +140,12 @@ def _load(labels_file: _Stamp, answers_file: _Stamp) -> Predictions:
 def _labels(file: _Stamp) -> NDArray[np.int64]:
     try:
         labels = np.load(file.path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise _damaged(file.path, error) from None
     if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "ui":
         raise _damaged(file.path, getattr(labels, "dtype", type(labels).__name__))
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < _NUM_CLASSES:
+        raise _damaged(file.path, f"{labels.min()} … {labels.max()}")
     return _shared(labels.astype(np.int64))
 
 

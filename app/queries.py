@@ -117,9 +117,15 @@ def run_out(run: Run) -> RunOut:
             "images": run.num_train and run.num_train * run.epochs_done,
             "best_is_optimistic": run.best_epoch is not None and run.validation_accuracy is None,
             "error": RunError(**run.error) if run.error else None,
+            "defect": stored_defect(run),
             "progress": progress_of(run) if run.status == "running" else None,
         }
     )
+
+
+def stored_defect(run: Run) -> str:
+    """What the index found wrong with the answers of the run, as a sentence; "" where nothing is."""
+    return defect_of(**run.defect) if run.defect else ""
 
 
 def progress_of(run: Run) -> RunProgress:
@@ -296,8 +302,9 @@ def predictions_of(runs: Path, run: Run, epoch: int | None = None) -> Prediction
 def defect_of_answers(session: Session, run: Run, epoch: int | None, answers: Predictions) -> str:
     """A sentence where the answers do not give the count in the run's log, else ""."""
     epoch = epoch or run.epochs_done
-    reported = session.exec(select(Epoch.test_correct).where(Epoch.run_id == run.id, Epoch.epoch == epoch)).first()
-    return defect_of(epoch, answers.num_correct, answers.num_images, reported)
+    reported = func.coalesce(Epoch.logged_correct, Epoch.test_correct)
+    found = session.exec(select(reported).where(Epoch.run_id == run.id, Epoch.epoch == epoch)).first()
+    return defect_of(epoch, answers.num_correct, answers.num_images, found)
 
 
 # Comparing -----------------------------------------------------------------------------------------------------------
@@ -365,14 +372,18 @@ def load_comparison(
 
 
 def _compared(runs: Path, run: Run, epoch: int | None, epochs: Sequence[EpochOut]) -> ComparedRun:
-    """A run shown, with its answers and its spending up to ``epoch``."""
-    answers = load(RunFolder(runs / run.id), epoch) if epoch else None
+    """A run shown, with its answers and its spending up to ``epoch``. Raises ``PredictionsError`` that names the run."""
+    try:
+        answers = load(RunFolder(runs / run.id), epoch) if epoch else None
+    except PredictionsError as error:
+        raise type(error)(f"{run.name or run.id}: {error}") from None
     spent = next((one for one in epochs if one.epoch == epoch), None)
     return ComparedRun(
         id=run.id, name=run.name, config=run.config, group=run.group, seed=run.seed, epoch=epoch,
-        test_fingerprint=run.test_fingerprint or "", status=run.status, finished_at=run.finished_at,
+        test_fingerprint=run.test_fingerprint or "", status=run.status, created_at=run.created_at,
+        finished_at=run.finished_at, sweep=run.sweep,
         labels=answers.labels if answers else None, predicted=answers.predicted if answers else None,
-        calibration=answers.calibration if answers else None, reported_correct=spent.test_correct if spent else None,
+        calibration=answers.calibration if answers else None, reported_correct=spent.reported_correct if spent else None,
         num_parameters=run.num_parameters, epochs_done=epoch or 0, images_seen=(epoch or 0) * (run.num_train or 0),
         train_seconds=spent.train_seconds if spent else 0.0,
     )  # fmt: skip
@@ -381,7 +392,9 @@ def _compared(runs: Path, run: Run, epoch: int | None, epochs: Sequence[EpochOut
 def _repeats(session: Session, runs: Path, shown: Sequence[ComparedRun], at: str) -> dict[str, list[ComparedRun]]:
     """All runs of the groups shown, the finished ones with their answers unless these can't be read."""
     known = {(run.id, run.epoch): run for run in shown}
-    epochs = {run.group: run.epoch for run in reversed(shown)}
+    # an unfinished run must not take its repeats back to its epoch, while another recipe is read at its end
+    ended = [run for run in shown if at != "last" or run.status == "finished"]
+    epochs = {run.group: None for run in shown} | {run.group: run.epoch for run in reversed(ended)}
     groups: dict[str, list[ComparedRun]] = {}
     for run in runs_of_groups(session, list(epochs)):
         wanted = run.best_epoch if at == "best" else _epoch_within(run, epochs[run.group])
@@ -397,7 +410,8 @@ def _repeat(runs: Path, run: Run, epoch: int | None) -> ComparedRun:
         answers = None
     return ComparedRun(
         id=run.id, name=run.name, config=run.config, group=run.group, seed=run.seed, epoch=epoch if answers else None,
-        test_fingerprint=run.test_fingerprint or "", status=run.status, finished_at=run.finished_at,
+        test_fingerprint=run.test_fingerprint or "", status=run.status, created_at=run.created_at,
+        finished_at=run.finished_at, sweep=run.sweep,
         labels=answers.labels if answers else None, predicted=answers.predicted if answers else None,
     )  # fmt: skip
 

@@ -27,13 +27,13 @@ from app.queries import LoadedComparison
 from app.schemas import EpochOut
 from app.state import Runoff
 from app.tables import Run
-from app.verdicts import equivalence_text, p_text, plain_points
+from app.verdicts import equivalence_text, level_text, p_text, plain_points
 from trainer.i18n import _, ngettext
 from trainer.run_folder import RunFolder, now
 
 _MOST_PICTURES = 24  # of each kind
 _SHEETS = ("tokens.css", "app.css", "report.css")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 # CSV -----------------------------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def _environment(state: Runoff, run: Run) -> Environment:
 
 def _method(comparison: Comparison, focus: Focus) -> list[str]:
     """How the numbers were found, a sentence or two each."""
-    m, level = comparison.num_tested, f"{100 * comparison.level:.4g} %"
+    m, level = comparison.num_tested, level_text(comparison.level)
     return [
         _(
             "Accuracies are counted from the stored answers for every test image. An interval of one accuracy is Wilson's "

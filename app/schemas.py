@@ -77,6 +77,7 @@ class RunOut(BaseModel):
     attempt: int
     cancel_requested: bool
     error: RunError | None
+    defect: str  # a sentence where the stored answers give another accuracy than the log of the run, else ""
     warnings: list[str]
     progress: RunProgress | None  # of a running run
 
@@ -101,6 +102,7 @@ class EpochOut(BaseModel):
     test_accuracy: float
     test_correct: int
     test_total: int
+    logged_correct: int | None  # what the log says, where the stored answers give another number
     validation_loss: float | None
     validation_accuracy: float | None
     learning_rate: float
@@ -114,6 +116,11 @@ class EpochOut(BaseModel):
     images: int | None
     total_flops: float | None
     ended_at: str
+
+    @property
+    def reported_correct(self) -> int:
+        """The right answers by the log of the run."""
+        return self.test_correct if self.logged_correct is None else self.logged_correct
 
 
 class EpochList(BaseModel):

@@ -298,13 +298,14 @@ def seeds_needed(
     return 2 + bisect_left(range(2, _MOST_SEEDS), power, key=found)  # the power rises with the seeds
 
 
-_FALSE_ALARMS = {1: 0.050, 2: 0.083, 3: 0.107, 4: 0.126, 5: 0.142, 6: 0.155, 7: 0.167, 8: 0.177, 9: 0.185, 10: 0.193}
+_FALSE_ALARMS = {1: 0.050, 2: 0.083, 3: 0.107, 4: 0.126, 5: 0.142, 6: 0.155, 7: 0.166, 8: 0.176, 9: 0.185, 10: 0.193}
 
 
 def false_alarm_rate(looks: int) -> float:
     """Chance that one of ``looks`` tests at 0.05 on growing data (equal steps) finds a difference that is not there.
 
-    Table 2 of P. Armitage, C. K. McPherson, B. C. Rowe (1969), J. R. Stat. Soc. A 132, 235-244; from 10 looks on, that of 10.
+    By the repeated integration of P. Armitage, C. K. McPherson, B. C. Rowe (1969), J. R. Stat. Soc. A 132, 235-244, for
+    normal values of known variance; from 10 looks on, that of 10.
     """
     return _FALSE_ALARMS[min(max(looks, 1), 10)]
 

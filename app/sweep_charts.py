@@ -13,6 +13,9 @@ from trainer.i18n import _
 _DIAMOND = 6.0
 _MOST_LABELS = 7  # on the axis of a one-factor plot
 _LONGEST_LABEL = 13  # characters
+MANY = (
+    200  # runs of which single lines and rings can't be told apart: drawn faint and small, without words of their own
+)
 Place = Callable[[float], float]
 
 
@@ -57,6 +60,7 @@ class Chart:
     lines: list[Line] = field(default_factory=list)
     dots: list[Dot] = field(default_factory=list)
     means: list[str] = field(default_factory=list)  # paths of diamonds
+    cloud: str = ""  # in place of the dots where there are many: one path of points
     labels: list[Label] = field(default_factory=list)
 
 
@@ -143,10 +147,12 @@ def _parallel_wide(axes: Sequence[Axis], paths: Sequence[Path], label: str) -> C
             (x, heights[place] - part * 0.55 * (bottom - top) / len(heights))
             for x, heights, place in zip(xs, places, path.places, strict=False)
         ]
-        lines.append(_line(path, [*points, (xs[-1], y(100 * path.accuracy))]))
+        lines.append(_line(path, [*points, (xs[-1], y(100 * path.accuracy))], len(paths)))
     uprights = "".join(f"M{x:.1f} {top - 10:.0f}V{bottom:.0f}" for x in xs)
     small = "".join(f"M{xs[-1]:.1f} {y(value):.1f}h5" for value in marks)
-    return Chart(width, bottom + 12, "chart wide", label, axes=uprights + small, lines=lines, labels=labels)
+    return Chart(
+        width, bottom + 12, _css("chart wide", len(paths)), label, axes=uprights + small, lines=lines, labels=labels
+    )
 
 
 def _parallel_narrow(axes: Sequence[Axis], paths: Sequence[Path], label: str) -> Chart:
@@ -173,14 +179,20 @@ def _parallel_narrow(axes: Sequence[Axis], paths: Sequence[Path], label: str) ->
             (spots[place] + part * 0.55 * (right - left) / len(spots), y)
             for y, spots, place in zip(ys, places, path.places, strict=False)
         ]
-        lines.append(_line(path, [*points, (x(100 * path.accuracy), ys[-1])]))
+        lines.append(_line(path, [*points, (x(100 * path.accuracy), ys[-1])], len(paths)))
     levels = "".join(f"M{left:.0f} {y:.1f}H{right:.0f}" for y in ys)
-    return Chart(width, ys[-1] + 22, "chart narrow", label, axes=levels, lines=lines, labels=labels)
+    return Chart(width, ys[-1] + 22, _css("chart narrow", len(paths)), label, axes=levels, lines=lines, labels=labels)
 
 
-def _line(path: Path, points: Sequence[tuple[float, float]]) -> Line:
+def _css(css: str, count: int) -> str:
+    return f"{css} crowd" if count > MANY else css
+
+
+def _line(path: Path, points: Sequence[tuple[float, float]], count: int) -> Line:
+    """One of ``count`` lines; of many only the best has a title."""
     title = _("{name}: {accuracy} %").format(name=path.name, accuracy=f"{100 * path.accuracy:.2f}")
-    return Line(" ".join(f"{x:.1f},{y:.1f}" for x, y in points), path.css, title)
+    shown = count <= MANY or path.css == "best"
+    return Line(" ".join(f"{x:.1f},{y:.1f}" for x, y in points), path.css, title if shown else "")
 
 
 # One factor ----------------------------------------------------------------------------------------------------------
@@ -206,22 +218,24 @@ def one_factor(title: str, levels: Sequence[Level], domain: tuple[float, float])
         for level in levels
         if level.mean is not None
     )
+    dots = [dot for x, level in zip(xs, levels, strict=True) for dot in _dots(x, level, y, step)]
+    many = len(dots) > MANY
     return Chart(
         340, bottom + 24, "chart", _("Test accuracy by {field}. {words}").format(field=title, words=words),
         grid="".join(f"M{left:.0f} {y(value):.1f}H{right:.0f}" for value in marks),
         lines=[Line(" ".join(f"{a:.1f},{b:.1f}" for a, b in means), "", "")] if len(means) > 1 else [],
-        dots=[dot for x, level in zip(xs, levels, strict=True) for dot in _dots(x, level, y, step)],
+        dots=[] if many else dots, cloud="".join(f"M{dot.x:.1f} {dot.y:.1f}h0" for dot in dots) if many else "",
         means=[f"M{a:.1f} {b - _DIAMOND:.1f}l6 6l-6 6l-6 -6z" for a, b in means], labels=labels,
     )  # fmt: skip
 
 
 def _dots(x: float, level: Level, y: Place, step: float) -> list[Dot]:
-    """Side by side where there are several, the neighbours in accuracy apart."""
+    """Side by side where there are several, the neighbours in accuracy apart; of many, without a pattern to the eye."""
     room = min(36.0, 0.7 * step)
-    width = min(5, len(level.accuracies))
+    width, stride = (17, 7) if len(level.accuracies) > MANY // 4 else (min(5, len(level.accuracies)), 1)
     return [
         Dot(
-            x + room * ((number % width + 0.5) / width - 0.5),
+            x + room * ((number * stride % width + 0.5) / width - 0.5),
             y(100 * accuracy),
             f"{level.label}: {100 * accuracy:.2f} %",
         )

@@ -44,13 +44,19 @@ def percent(accuracy: float) -> str:
 
 
 def p_text(p: float) -> str:
-    """ "p = 0.052", "p = 1.4 × 10⁻⁸⁶", "p < 10⁻³⁰⁰" """
+    """ "p = 0.052", "p = 1.4 × 10⁻⁸⁶", "p < 10⁻³⁰⁰"; never rounded to the other side of 0.05."""
     if p < 1e-300:
         return "p < 10⁻³⁰⁰"
     if p >= 0.001:
-        return f"p = {p:.2g}" if p < 0.995 else "p = 1.0"
-    digits, power = f"{p:.1e}".split("e")
-    return f"p = {digits} × 10{str(int(power)).translate(_SUPERSCRIPTS)}"
+        digits = next((n for n in (2, 3, 4, 5) if (float(f"{p:.{n}g}") <= ALPHA) == (p <= ALPHA)), 6)
+        return f"p = {p:.{digits}g}" if p < 0.995 else "p = 1.0"
+    mantissa, power = f"{p:.1e}".split("e")
+    return f"p = {mantissa} × 10{str(int(power)).translate(_SUPERSCRIPTS)}"
+
+
+def level_text(level: float) -> str:
+    """The level of an interval, with as many digits as keep it below 100 %: "95 %", "98.33 %", "99.9959 %"."""
+    return f"{level * 100:.{max(4, math.ceil(-math.log10(1 - level)) + 1)}g} %"
 
 
 # Rules ---------------------------------------------------------------------------------------------------------------
@@ -293,7 +299,7 @@ def family_note(num_pairs: int, level: float) -> str:
     return _(
         "{m} pairs are shown, so each interval has the level {level}, and p is corrected (Holm): "
         "the chance of one false alarm among all of them stays below 5 %."
-    ).format(m=num_pairs, level=f"{level * 100:.4g} %")
+    ).format(m=num_pairs, level=level_text(level))
 
 
 def best_of_note(name: str, num_runs: int, accuracy: float, optimism: float) -> str:

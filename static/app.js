@@ -74,13 +74,30 @@ export function isTyping(event) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && event.target.matches?.("input[type=search]")) event.target.blur();
+  if (event.key === "Escape" && event.target.matches?.("input[type=search]")) {
+    event.preventDefault(); // else the browser empties the field
+    event.target.blur();
+  }
   if (isTyping(event) || document.querySelector("dialog[open]")) return;
   const wanted = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
   if (!wanted || wanted.closest("[hidden]")) return;
   event.preventDefault();
   if (wanted.matches("input, select, textarea")) wanted.focus();
   else wanted.click();
+});
+
+// What a swap takes away had the focus: then what is around it gets it, never the page as a whole.
+let around = []; // ids of what holds the focus, from the inside out
+document.addEventListener("htmx:before:swap", () => {
+  around = [];
+  for (let at = document.activeElement; at && at !== document.body; at = at.parentElement) if (at.id) around.push(at.id);
+});
+document.addEventListener("htmx:after:swap", () => {
+  if (document.activeElement && document.activeElement !== document.body) return;
+  const place = around.map((id) => document.getElementById(id)).find(Boolean);
+  if (!place) return;
+  if (place.tabIndex < 0) place.tabIndex = -1;
+  place.focus({ preventScroll: true });
 });
 
 // Arrow keys walk through the tabs of a list and choose; Home and End go to its ends.

@@ -2,8 +2,20 @@
 import { isTyping } from "./app.js";
 import "./wall.js";
 
+// In a list that is not open each arrow chooses: there Enter sends the choice, and leaving it takes the choice back.
+let byArrow = false;
+document.addEventListener("pointerdown", () => (byArrow = false));
+document.addEventListener("keydown", ({ target, key }) => {
+  if (!target.matches?.("select[data-submit]")) return;
+  byArrow = key !== "Enter";
+  const chosen = [...target.options].find((option) => option.defaultSelected) ?? target.options[0];
+  if (key === "Enter" && !chosen.selected) target.form.requestSubmit();
+});
+document.addEventListener("focusout", ({ target }) => {
+  if (byArrow && target.matches?.("select[data-submit]")) target.form.reset();
+});
 document.addEventListener("change", ({ target }) => {
-  if (target.matches("[data-submit]") && target.form) target.form.requestSubmit();
+  if (target.matches("[data-submit]") && target.form && !byArrow) target.form.requestSubmit();
   if (target.id === "margin") target.form.requestSubmit();
 });
 // A choice that was left empty stays out of the address.

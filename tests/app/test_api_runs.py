@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from app import statistics
 from tests.app.run_folders import STEPS, epoch, finish, new_run, say, started
 from trainer.events import Step
 from trainer.run_folder import RunFolder
@@ -330,6 +332,28 @@ def test_compare(api: TestClient, site_app: FastAPI, done: RunFolder) -> None:
     problem(api.get("/api/v1/compare", params={"run": [done.id, "nothing"]}), 404)
     assert problem(api.get("/api/v1/compare"), 422)["errors"][0]["field"] == "run"
     assert problem(api.get("/api/v1/compare", params={"run": done.id, "at": "x"}), 422)["errors"][0]["field"] == "at"
+
+
+def test_compare_by_class(api: TestClient, site_app: FastAPI, done: RunFolder) -> None:
+    """Counted anew from the answers that the API gives."""
+    other = finish(new_run(site_app.state.runoff.settings.runs, learning_rate=0.1))
+    unfinished = new_run(site_app.state.runoff.settings.runs, learning_rate=0.2)
+    site_app.state.runoff.indexer.tick()
+    asked = {"run": [done.id, other.id, unfinished.id]}
+    assert api.get("/api/v1/compare", params=asked).json()["by_class"] == []
+    body = api.get("/api/v1/compare", params={**asked, "classes": True}).json()
+    [found] = body["by_class"]  # the pairs with the run without answers can't be compared
+    assert (found["a"], found["b"]) == (done.id, other.id)
+    items = [api.get(f"/api/v1/runs/{run}/predictions").json()["items"] for run in (done.id, other.id)]
+    labels = sorted({item["label"] for item in items[0]})
+    assert [one["label"] for one in found["classes"]] == labels
+    assert found["level"] == 1 - 0.05 / len(labels)
+    for one in found["classes"]:
+        a, b = (np.array([i["predicted"] == i["label"] for i in run if i["label"] == one["label"]]) for run in items)
+        assert (one["num_images"], one["accuracy_a"], one["accuracy_b"]) == (len(a), a.mean(), b.mean())
+        assert one["difference"] == a.mean() - b.mean()
+        low, high = statistics.paired_interval((a & ~b).sum(), (b & ~a).sum(), len(a), found["level"])
+        assert one["interval"] == [low, high]
 
 
 def test_choices(api: TestClient) -> None:

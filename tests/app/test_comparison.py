@@ -11,8 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import statistics
-from app.comparison import ComparedRun, CompareError, Comparison, Pair, Recipe, agreement_counts, compare, letter
-from app.verdicts import bound, judge, p_text, points
+from app.comparison import (
+    ComparedRun,
+    CompareError,
+    Comparison,
+    Pair,
+    Recipe,
+    agreement_counts,
+    compare,
+    letter,
+    told_apart,
+)
+from app.verdicts import bound, judge, level_text, p_text, points
 from trainer.config import parse_config
 
 FC: dict[str, Any] = {"model": "fc"}
@@ -509,11 +519,37 @@ def test_more_seeds_are_asked_for_by_power() -> None:
     assert any(f"{recipe.further_seeds} more seed" in note for note in recipe.notes)
 
 
+def at_hours(runs: list[ComparedRun], created: list[int], sweep: str | None = "one") -> list[ComparedRun]:
+    """The runs, created in these hours of a day and finished half an hour later."""
+    return [
+        replace(run, created_at=f"T{hour:02}:00", finished_at=f"T{hour:02}:30", sweep=sweep)
+        for run, hour in zip(runs, created, strict=True)
+    ]
+
+
 def test_a_second_look_is_said() -> None:
-    cnn, fc = repeats("CNN", [500, 520]), repeats("FC", [1300, 1330])
-    recipe = recipe_of(cnn, fc, looks=2)
+    cnn, fc = repeats("CNN", [500, 520, 510, 530]), repeats("FC", [1300, 1330, 1310, 1320])
+    recipe = recipe_of(at_hours(cnn, [1, 1, 2, 2]), at_hours(fc, [1, 1, 2, 2]))
     assert recipe.false_alarm_rate == 0.083
     assert "at 2 looks the chance of a false alarm is 8 %, not 5 %" in recipe.notes[-1]
+    third = recipe_of(at_hours(cnn, [1, 1, 2, 3]), at_hours(fc, [1, 1, 2, 3]))
+    assert "at 3 looks the chance of a false alarm is 11 %" in third.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("cnn_hours", "fc_hours", "sweep"),
+    [
+        ([1, 1, 1, 1], [1, 1, 1, 1], "one"),
+        ([1, 1, 1, 1], [2, 2, 2, 2], "one"),  # the second recipe came after the first was done: nothing to look at
+        ([1, 2, 2, 2], [1, 2, 2, 2], "one"),  # one seed each shows no spread
+        ([1, 2, 3, 4], [1, 2, 3, 4], None),  # a shell's loop over seeds is a plan
+    ],
+)
+def test_one_look(cnn_hours: list[int], fc_hours: list[int], sweep: str | None) -> None:
+    cnn, fc = repeats("CNN", [500, 520, 510, 530]), repeats("FC", [1300, 1330, 1310, 1320])
+    recipe = recipe_of(at_hours(cnn, cnn_hours, sweep), at_hours(fc, fc_hours, sweep))
+    assert recipe.false_alarm_rate == 0.05
+    assert not any("looks" in note for note in recipe.notes)
 
 
 def test_several_recipes_are_corrected_too() -> None:
@@ -593,3 +629,68 @@ def test_numbers_in_words() -> None:
     assert [points(d) for d in (0.0483, -0.0001, 0.0, 0.0006)] == ["4.8", "0.01", "0.0", "0.1"]
     assert [points(d, signed=True) for d in (0.0483, -0.0001, 0.0)] == ["+4.8", "−0.01", "0.0"]
     assert [bound(d) for d in (0.00437, -0.005, 0.004301)] == ["0.44", "0.50", "0.44"]
+
+
+# Odd input -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("margin", [1e-320, 1e-200, 1e-7, 0.0, -1.0, float("nan"), float("inf"), 0.6])
+def test_a_margin_out_of_bounds_is_refused(margin: float) -> None:
+    with pytest.raises(CompareError, match=r"at least 0\.000001 and at most 0\.5"):
+        compare(split(20, 15), {}, margin=margin)
+
+
+def test_the_smallest_margin_has_an_answer() -> None:
+    assert only_pair(split(20, 15), margin=1e-6).num_images_needed
+
+
+def test_unfinished_runs_explain_nothing_by_their_configurations() -> None:
+    cnn, fc = split(574, 91)
+    short = replace(cnn, status="running", epoch=2)
+    words = compare([short, fc], {}).fairness[-1]
+    assert words == (
+        "1 run is not finished, and the runs are compared after 2 to 5 epochs: the difference can't be assigned to their "
+        "configurations. Compare them at one epoch."
+    )
+    assert "One factor differs" in compare([replace(short, epoch=5), fc], {}).fairness[-1]
+    assert "One factor differs" in compare([replace(short, status="finished"), fc], {}).fairness[-1]  # stopped early
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [
+        (0.05, "p = 0.05"),
+        (0.0501, "p = 0.0501"),
+        (0.050004, "p = 0.050004"),
+        (0.0499, "p = 0.05"),
+        (0.051, "p = 0.051"),
+    ],
+)
+def test_p_is_not_rounded_to_the_other_verdict(p: float, words: str) -> None:
+    assert p_text(p) == words
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"), [(1, "95 %"), (3, "98.33 %"), (49, "99.9 %"), (1225, "99.9959 %"), (100_000, "99.99995 %")]
+)
+def test_a_level_is_never_100_per_cent(pairs: int, words: str) -> None:
+    assert level_text(1 - 0.05 / pairs) == words
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "left"),
+    [
+        (
+            ["try, learning_rate 0.1, width 4", "try, learning_rate 0.2, width 4"],
+            ["learning_rate 0.1", "learning_rate 0.2"],
+        ),
+        (["FC", "FC, wide"], ["FC", "FC, wide"]),  # nothing would be left of the first
+        (["FC, wide", "FC, wide"], ["FC, wide", "FC, wide"]),
+        (["FC", "CNN"], ["FC", "CNN"]),
+    ],
+)
+def test_names_are_told_apart_by_what_they_do_not_share(names: list[str], left: list[str]) -> None:
+    assert told_apart(names) == left

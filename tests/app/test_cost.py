@@ -68,10 +68,22 @@ def test_the_highest_whole_per_cent_of_all() -> None:
 
 @pytest.mark.parametrize(
     ("typed", "accuracy"),
-    [("0.9", 0.9), ("90", 0.9), ("90 %", 0.9), ("1", 1.0), ("100", 1.0), ("", None), ("  ", None)],
+    [
+        ("0.9", 0.9),
+        ("90", 0.9),
+        ("90 %", 0.9),
+        ("0.9 %", 0.009),
+        ("1 %", 0.01),
+        ("1", 1.0),
+        ("100", 1.0),
+        ("", None),
+        ("  ", None),
+    ],
 )
 def test_fractions_and_per_cent_can_be_typed(typed: str, accuracy: float | None) -> None:
-    assert cost.typed_accuracy(typed) == (accuracy, "")
+    found, problem = cost.typed_accuracy(typed)
+    assert found == pytest.approx(accuracy)
+    assert problem == ""
 
 
 @pytest.mark.parametrize("typed", ["0", "-1", "101", "nan", "inf", "high"])

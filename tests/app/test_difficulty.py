@@ -208,6 +208,27 @@ def test_an_epoch_whose_answers_were_removed_is_passed_over(site: Client, site_a
     assert body["num_forgotten"] == len(difficulty_of(LABELS, shortened).images("forgotten"))
 
 
+def test_answers_removed_on_the_way_are_a_reason_and_may_come_back(
+    site: Client, site_app: FastAPI, three: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(site_app.state.runoff.settings.runs / three[1].id)
+    loaded = difficulty._answers
+
+    def removed_behind(state: Any, run: Run, at: str) -> Any:
+        found = loaded(state, run, at)
+        if run.id == three[1].id:
+            folder.predictions.rename(folder.path / "elsewhere")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(difficulty, "_answers", removed_behind)
+        found = site.get("/api/v1/difficulty", params=asked(*three))
+    assert found.status_code == 200
+    assert [left["reason"] for left in found.json()["left_out"]] == ["Its test answers were removed."]
+    (folder.path / "elsewhere").rename(folder.predictions)
+    assert site.get("/api/v1/difficulty", params=asked(*three)).json()["left_out"] == []
+
+
 def test_a_long_run_is_counted_in_blocks(site: Client, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(difficulty, "_BLOCK", 3)
     history = RANDOM.integers(0, 3, (8, len(LABELS))).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from app.routes.pages.run import heat_of
 from app.tables import Epoch, Run
 from tests.app.page_answers import FakeExecutor, give_answers
 from trainer.config import config_hash, group_hash, parse_config
+from trainer.run_folder import RunFolder
 
 Client = Any
 LABELS = [0, 1, 2] * 100
@@ -240,6 +242,70 @@ def test_repeats_add_the_seeds_that_both_lack(site: Client, site_app: FastAPI, t
     assert {run.name for run in started} == {"CNN, seed 1", "CNN, seed 2", "FC, seed 1", "FC, seed 2"}
 
 
+def test_repeats_lead_back_to_the_comparison_and_nowhere_else(site: Client, two: tuple[Run, Run]) -> None:
+    back = f"/compare?run={two[0].id}&run={two[1].id}#recipes"
+    assert f'name="back" value="{html.escape(back)}"' in site.get(back.removesuffix("#recipes")).text
+    body = {"a": two[0].id, "b": two[1].id, "further": "1"}
+    assert site.post("/compare/repeats", data=body | {"back": back}).headers["Location"] == back
+    for other in ("https://elsewhere.example/compare?", "//elsewhere.example", "/runs"):
+        assert site.post("/compare/repeats", data=body | {"back": other}).status_code == 422
+
+
+def test_repeats_of_one_recipe_are_not_started_twice(
+    site: Client, site_app: FastAPI, two: tuple[Run, Run], make: Any
+) -> None:
+    other = make("CNN seed 1", NEARLY, seed=1)
+    for pair in ((two[0], two[0]), (two[0], other)):
+        answer = site.post("/compare/repeats", data={"a": pair[0].id, "b": pair[1].id, "further": "2"})
+        assert answer.status_code == 422
+        assert "These are repeats of one recipe. Choose runs of two recipes" in answer.text
+    with reading(site_app.state.runoff.engine) as session:
+        assert len(session.exec(select(Run)).all()) == 3
+
+
+@pytest.mark.parametrize("margin", ["1e-320", "1e-200", "0.00001", "0", "51", "nan"])
+def test_a_margin_that_can_not_be(site: Client, two: tuple[Run, Run], margin: str) -> None:
+    words = words_of(page(site, *two, margin=margin))
+    assert f"The margin must be at least 0.0001 and at most 50 points. You typed {margin}." in words
+    for route in ("compare", "compare/pairs.csv", "compare/report"):
+        query = {"run": [run.id for run in two], "margin": margin if margin != "0.00001" else "1e-7"}
+        answer = site.get(f"/api/v1/{route}", params=query)
+        assert answer.status_code == 422
+        assert "margin" in answer.json()["detail"].lower()
+
+
+def test_a_damaged_run_is_named(site: Client, site_app: FastAPI, two: tuple[Run, Run]) -> None:
+    folder = RunFolder(site_app.state.runoff.settings.runs / two[1].id)
+    np.save(folder.labels_path, -np.ones(len(LABELS), np.int64))
+    for route in ("compare", "api/v1/compare", "api/v1/compare/report", "api/v1/compare/pairs.csv"):
+        answer = site.get(f"/{route}", params={"run": [run.id for run in two]})
+        assert answer.status_code == 409
+        assert "FC seed 0: The test answers in labels.npy are damaged" in answer.text
+
+
+def test_a_run_on_its_way_takes_no_repeat_back_to_its_epoch(site: Client, site_app: FastAPI, make: Any) -> None:
+    """Recipes are compared at the end of their finished runs, whatever epoch a run that is shown has reached."""
+    cnn = [make(f"CNN seed {seed}", RIGHT, seed=seed, epochs=3) for seed in (0, 1)]
+    fc = [make(f"FC seed {seed}", HALF, model="fc", seed=seed, epochs=3) for seed in (0, 1)]
+    live = make("CNN seed 2", NEARLY, seed=2, epochs=3)
+    with writing(site_app.state.runoff.engine) as session:
+        for run in (*cnn, *fc):
+            folder = RunFolder(site_app.state.runoff.settings.runs / run.id)
+            shutil.copy(folder.predictions_path(1), folder.predictions_path(3))
+            row = session.get(Run, run.id)
+            assert row is not None
+            row.epochs_done = 3
+        row = session.get(Run, live.id)
+        assert row is not None
+        row.status = "running"
+        session.commit()
+    found = site.get("/api/v1/compare", params={"run": [live.id, fc[0].id]}).json()
+    assert [group["epoch"] for group in found["groups"]] == [3, 3]
+    assert found["recipes"][0]["n_a"] == 2
+    assert found["groups"][0]["summary"] == "2 of 3 finished, 1 running."
+    assert found["fairness"][-1].startswith("1 run is not finished, and the runs are compared after 1 to 3 epochs")
+
+
 # Parts ---------------------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +316,7 @@ def test_repeats_add_the_seeds_that_both_lack(site: Client, site_app: FastAPI, t
         ({0, 1, 2, 3, 4}, {0}, 4, ([], [1, 2, 3, 4])),
         ({0, 1}, {5}, 2, ([5], [0, 1])),
         ({0}, {0}, 0, ([], [])),
+        ({2**32 - 1}, {2**32 - 1}, 2, ([0, 1], [0, 1])),  # behind the last seed come the lowest free ones
     ],
 )
 def test_missing_seeds(a: set[int], b: set[int], further: int, expected: tuple[list[int], list[int]]) -> None:

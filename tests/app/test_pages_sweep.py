@@ -13,6 +13,7 @@ from sqlmodel import select
 
 from app import sweep_charts
 from app.database import reading, writing
+from app.routes.pages.sweep import _mean
 from app.statistics import best_of_n_optimism
 from app.sweeps import Level
 from app.tables import Run
@@ -214,6 +215,19 @@ def test_answers_that_are_gone_are_said(site: Client, site_app: FastAPI, grid: l
     assert "How much can't be said: the stored answers of some runs are not here." in words_of(part(page(site), "best"))
 
 
+def test_answers_that_come_back_count_again(site: Client, site_app: FastAPI, grid: list[Run]) -> None:
+    best = site_app.state.runoff.settings.runs / grid[0].id / "predictions"
+    best.rename(best.with_name("elsewhere"))
+    without = part(page(site), "best")
+    best.with_name("elsewhere").rename(best)
+    assert part(page(site), "best") != without
+
+
+def test_an_accuracy_of_zero_is_a_number_in_a_mean() -> None:
+    assert _mean([0.0, 0.5, None]) == 0.25
+    assert _mean([None]) is None
+
+
 def test_other_test_images_are_not_ranked_together(site: Client, site_app: FastAPI, make: Any) -> None:
     same = [make(share, learning_rate=rate) for share, rate in ((0.5, 0.1), (0.6, 0.2))]
     other = make(0.95, learning_rate=0.3)
@@ -268,6 +282,17 @@ def test_runs_lead_to_their_sweep(site: Client, grid: list[Run]) -> None:
     assert f'href="/sweeps/{SWEEP}"' in site.get(f"/runs/{grid[0].id}").text
 
 
+def test_the_table_shows_a_part_at_a_time(site: Client, grid: list[Run]) -> None:
+    assert 'id="more-rows"' not in page(site)
+    text = page(site, shown=3)
+    assert len(re.findall(r'<tr id="group-', text)) == 3
+    assert "Show 1 more row 3 of 4" in words_of(part(text, "table"))
+    assert (
+        "shown" not in re.findall(r'href="(/sweeps/[^"]*sort=[^"]*)"', text)[0]
+    )  # another order begins at its first rows
+    assert len(re.findall(r'<tr id="group-', page(site, shown=4))) == 4
+
+
 # Geometry ------------------------------------------------------------------------------------------------------------
 
 
@@ -297,3 +322,18 @@ def test_a_domain_holds_its_values_and_no_more_than_all() -> None:
     assert high == 100.0
     low, high = sweep_charts.domain_of([0.5])
     assert low < 50 < high
+
+
+def test_many_runs_are_drawn_faint_and_without_words_of_their_own() -> None:
+    many = sweep_charts.MANY + 1
+    accuracies = [0.5 + i / 1000 for i in range(many)]
+    chart = sweep_charts.one_factor("Field", [Level("a", accuracies, 0.6)], sweep_charts.domain_of(accuracies))
+    assert (len(chart.dots), chart.cloud.count("M")) == (0, many)
+    axes = [sweep_charts.Axis("Field", ["a", "b"])]
+    paths = [
+        sweep_charts.Path(f"run {i}", [i % 2], accuracy, "best" if i == 7 else "")
+        for i, accuracy in enumerate(accuracies)
+    ]
+    for drawn in sweep_charts.parallel(axes, paths):
+        assert drawn.css.endswith("crowd")
+        assert [line.title for line in drawn.lines if line.title] == ["run 7: 50.70 %"]

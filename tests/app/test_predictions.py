@@ -164,3 +164,41 @@ def test_labels_are_numbers_in_a_row(folder: RunFolder) -> None:
     np.save(folder.labels_path, np.zeros((2, 3)))
     with pytest.raises(PredictionsDamaged):
         predictions.load(folder, 1)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.full(6, -1), np.full(6, 2**62), np.full(6, 2**64 - 1, np.uint64), np.full(6, 2**16)],
+    ids=["negative", "huge", "beyond int64", "beyond uint16"],
+)
+def test_labels_that_are_no_class_are_damage(folder: RunFolder, labels: np.ndarray) -> None:
+    np.save(folder.labels_path, labels)
+    with pytest.raises(PredictionsDamaged, match=r"labels\.npy"):
+        predictions.load(folder, 1)
+
+
+def test_labels_that_promise_more_than_memory_are_damage(folder: RunFolder) -> None:
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000000,), }".ljust(117) + b"\n"
+    folder.labels_path.write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header)
+    with pytest.raises(PredictionsDamaged, match=r"labels\.npy"):
+        predictions.load(folder, 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.1])
+def test_a_confidence_that_is_no_probability_is_damage(folder: RunFolder, value: float) -> None:
+    write(folder, confidence=np.array([*CONFIDENCE[1:], value], np.float32))
+    with pytest.raises(PredictionsDamaged, match="confidence"):
+        predictions.load(folder, 1)
+
+
+def test_a_confidence_may_be_rounded_above_1(folder: RunFolder) -> None:
+    write(folder, confidence=np.array([*CONFIDENCE[1:], np.nextafter(np.float32(1), np.float32(2))], np.float32))
+    assert predictions.load(folder, 1).num_images == 6
+
+
+def test_a_file_that_can_not_be_asked_about_is_damage(folder: RunFolder) -> None:
+    path = folder.predictions_path(1)
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(PredictionsDamaged, match="levels of symbolic links"):
+        predictions.load(folder, 1)

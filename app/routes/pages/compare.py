@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
-from urllib.parse import urlencode
+from urllib.parse import quote_plus, urlencode
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
@@ -19,6 +19,7 @@ from app.compare_images import SharedTile
 from app.compare_parts import Focus, ShownRun
 from app.comparison import USEFUL_SEEDS, BudgetRow, Comparison, Pair, Recipe, accuracy_rows
 from app.deps import Reading, State
+from app.errors import Refused
 from app.predictions import Predictions, PredictionsError
 from app.queries import MAX_COMPARED
 from app.routes.pages.run import MOST_CLASSES_IN_MATRIX, Images, header_from, heat_of, images_of
@@ -32,6 +33,7 @@ router = APIRouter()
 FIRST_TILES, MORE_TILES, MOST_TILES = 30, 100, 1030
 SMOOTHING = (0.0, 0.5, 0.8, 0.9, 0.95)  # what the page offers
 _MOST_FURTHER = 100
+_SMALLEST_MARGIN = 0.0001  # points
 _PICKED = 200  # runs that the picker offers
 
 
@@ -73,8 +75,11 @@ class CompareQuery(BaseModel):
 
     def url(self, **changes: Any) -> str:
         """The address with some of it changed."""
-        found = self.pairs(**changes)
-        return "/compare" + ("?" + urlencode(found) if found else "")
+        found = "&".join(f"{name}={_quoted(value)}" for name, value in self.pairs(**changes))
+        return "/compare" + ("?" + found if found else "")
+
+
+_quoted = lru_cache(maxsize=1024)(quote_plus)  # a page of 50 runs has 140 addresses with all of their ids
 
 
 # What the page shows -------------------------------------------------------------------------------------------------
@@ -295,16 +300,21 @@ def figure(session: Reading, figure: curves.Figure, query: Annotated[CompareQuer
 @router.post("/compare/repeats")
 def add_repeats(
     state: State, session: Reading, a: Annotated[str, Form()], b: Annotated[str, Form()],
-    further: Annotated[int, Form(ge=1, le=_MOST_FURTHER)],
+    further: Annotated[int, Form(ge=1, le=_MOST_FURTHER)], back: Annotated[str, Form(pattern=r"^/compare\?")] = "/runs",
 ) -> Response:  # fmt: skip
-    """Start the seeds that both recipes lack; on to the list of runs."""
-    first, second = queries.runs_to_compare(session, [a, b])
+    """Start the seeds that both recipes lack; back to the comparison, which shows what comes of them."""
+    found = queries.runs_to_compare(session, [a, b])
+    if len({run.group for run in found}) < 2:
+        raise Refused(
+            _("These are repeats of one recipe. Choose runs of two recipes, or add repeats on the runs page.")
+        )
+    first, second = found
     missing = parts.missing_seeds(_seeds(session, first), _seeds(session, second), further)
     session.close()  # a transaction that only reads would keep the writer waiting
     for run, seeds in zip((first, second), missing, strict=True):
         if seeds:
             runs.repeat(state, run, seeds)
-    return RedirectResponse("/runs", status_code=303)
+    return RedirectResponse(back, status_code=303)
 
 
 # The page ------------------------------------------------------------------------------------------------------------
@@ -324,8 +334,8 @@ def _margin(query: CompareQuery) -> tuple[float, str]:
         points = float(query.margin.replace("−", "-"))
     except ValueError:
         return default, _("The margin must be a number. You typed {typed}.").format(typed=query.margin[:20])
-    if not 0 < points <= 50:
-        return default, _("The margin must be above 0 and at most 50 points. You typed {typed}.").format(
+    if not _SMALLEST_MARGIN <= points <= 50:
+        return default, _("The margin must be at least 0.0001 and at most 50 points. You typed {typed}.").format(
             typed=query.margin[:20]
         )
     return points / 100, ""

@@ -512,7 +512,7 @@ def _answers(
     except PredictionsError as problem:
         return Answers(epoch, 0, 0, problem=str(problem))
     right = found.num_correct
-    reported = next((one.test_correct for one in epochs if one.epoch == epoch), None)
+    reported = next((one.reported_correct for one in epochs if one.epoch == epoch), None)
     defect = verdicts.defect_of(epoch, right, found.num_images, reported)
     answers = Answers(epoch, num_wrong=found.num_images - right, num_right=right, defect=defect)
     if query.tab == "train":

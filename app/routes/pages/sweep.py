@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from urllib.parse import urlencode
 import numpy as np
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from app import predictions, queries, runs, sweep_charts, sweeps, templating
 from app.deps import Reading, State
@@ -33,6 +34,7 @@ from trainer.run_folder import RunFolder
 router = APIRouter()
 DEFAULT_SORT = "-accuracy"
 MOST_REPEATS = 100
+FIRST_ROWS, MORE_ROWS, MOST_ROWS = 50, 200, 10_000
 _COMPARED = 5  # of the best ones
 _NO_VALUE = "none"  # null as a filter in the address
 
@@ -42,6 +44,7 @@ class SweepQuery(BaseModel):
 
     sort: str = DEFAULT_SORT
     apart: bool = False  # repeats as single rows
+    shown: int = Field(FIRST_ROWS, ge=1, le=MOST_ROWS)  # rows of the table
 
 
 # What the page shows -------------------------------------------------------------------------------------------------
@@ -86,7 +89,7 @@ class SweepPage:
     runs: list[Run]
     name: str
     factors: list[Factor]
-    rows: list[Row]
+    rows: list[Row]  # all of them; the table shows the first ``query.shown``
     scale: Scale
     best: Best | None
     best_group: GroupRow | None  # by the mean over seeds, where there are any
@@ -125,9 +128,11 @@ class SweepPage:
     @property
     def states(self) -> str:
         """ "7 of 12 finished, 1 running, 4 queued" """
-        parts = [_("{n} of {total} finished").format(n=self.counts["finished"], total=len(self.runs))]
+        parts = [_("{n} of {total} finished").format(n=f"{self.counts['finished']:,}", total=f"{len(self.runs):,}")]
         words = {"running": _("running"), "queued": _("queued"), "failed": _("failed"), "cancelled": _("cancelled")}
-        return ", ".join([*parts, *(f"{self.counts[s]} {words[s]}" for s in STATUSES if s in words and self.counts[s])])
+        return ", ".join(
+            [*parts, *(f"{self.counts[s]:,} {words[s]}" for s in STATUSES if s in words and self.counts[s])]
+        )
 
     @property
     def grid_words(self) -> str:
@@ -142,7 +147,8 @@ class SweepPage:
         return " × ".join([*parts, *([_("{n} seeds").format(n=seeds)] if seeds > 1 else [])])
 
     def url(self, **changes: Any) -> str:
-        """The address with the sort, the folding or one filter changed."""
+        """The address with the sort, the folding or one filter changed, from the first rows on."""
+        changes = {"shown": FIRST_ROWS} | changes
         query = self.query.model_copy(update={k: v for k, v in changes.items() if k in SweepQuery.model_fields})
         filters = self.filters | {k: v for k, v in changes.items() if k not in SweepQuery.model_fields}
         pairs = [
@@ -179,6 +185,11 @@ class SweepPage:
 
     def choices(self, factor: Factor) -> list[Choice]:
         return [Choice(_text(value), factor.words(value)) for value in factor.values]
+
+    @property
+    def num_more(self) -> int:
+        """How many rows the table can show further at once."""
+        return min(MORE_ROWS, max(len(self.rows) - self.query.shown, 0))
 
     @property
     def compare_url(self) -> str:
@@ -288,7 +299,7 @@ def _accuracy(row: Row) -> float | None:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value]
+    known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
@@ -302,7 +313,7 @@ def _measured(row: Row) -> list[RunRow]:
 
 
 def _seconds(row: Row) -> float | None:
-    return _mean([one.run.train_seconds for one in _members(row)])
+    return _mean([one.run.train_seconds or None for one in _members(row)])
 
 
 def _validation(row: Row) -> float | None:
@@ -355,17 +366,20 @@ def _best(folder: Path, ranked: Sequence[Run], intervals: Mapping[str, Interval]
         return None
     by_validation = _has_validation(ranked)
     chosen_by_test = len(ranked) > 1 and not by_validation
-    optimism = _optimism(folder, tuple((run.id, run.epochs_done) for run in ranked)) if chosen_by_test else None
+    optimism = None
+    if chosen_by_test:
+        with contextlib.suppress(PredictionsError):
+            optimism = _optimism(folder, tuple((run.id, run.epochs_done) for run in ranked))
     return Best(ranked[0], intervals[ranked[0].id], len(ranked), by_validation, optimism)
 
 
 @lru_cache(maxsize=32)
 def _optimism(folder: Path, answers: tuple[tuple[str, int], ...]) -> float | None:
-    """The bias of choosing the best of the runs (id, epoch) by their test answers; None where answers are missing."""
-    try:
-        found = [predictions.load(RunFolder(folder / run_id), epoch).correct for run_id, epoch in answers]
-    except PredictionsError:
-        return None
+    """The bias of choosing the best of the runs (id, epoch) by their test answers; None where it can't be told.
+
+    Raises ``PredictionsError``, which is not remembered: a missing file may come back.
+    """
+    found = [predictions.load(RunFolder(folder / run_id), epoch).correct for run_id, epoch in answers]
     if len({len(correct) for correct in found}) > 1 or len(found[0]) < 2:
         return None
     return best_of_n_optimism(np.stack(found))
