@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic import BaseModel
+
 from trainer.config import FieldProblem
 from trainer.i18n import N_, _
 
@@ -13,6 +15,16 @@ TITLES = {
     405: N_("Method not allowed"), 409: N_("Not possible now"), 413: N_("Too large"), 421: N_("Unknown host"),
     422: N_("Not accepted"), 500: N_("Internal error"), 503: N_("Not ready"),
 }  # fmt: skip
+
+
+class ProblemOut(BaseModel):
+    """The JSON of ``application/problem+json``."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldProblem]
 
 
 class Problem(Exception):
@@ -32,14 +44,24 @@ class Problem(Exception):
         return _(TITLES.get(self.status, TITLES[400]))
 
     def body(self) -> dict[str, Any]:
-        """The JSON of ``application/problem+json``."""
-        return {
-            "type": "about:blank",
-            "title": self.title,
-            "status": self.status,
-            "detail": self.detail,
-            "errors": [error.model_dump() for error in self.errors],
-        }
+        """The fields of ``ProblemOut``."""
+        return ProblemOut(title=self.title, status=self.status, detail=self.detail, errors=self.errors).model_dump()
+
+
+def _schema() -> dict[str, Any]:
+    schema = ProblemOut.model_json_schema()
+    schema["properties"]["errors"]["items"] = schema.pop("$defs")["FieldProblem"]  # no reference out of this place
+    return schema
+
+
+# What the API's schema says of every call.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    code: {"description": words, "content": {"application/problem+json": {"schema": _schema()}}}
+    for code, words in (
+        ("4XX", "Not accepted: one sentence that says what to do, and in `errors` one for each field."),
+        ("503", "Not possible now: the sentence says what is missing."),
+    )
+}
 
 
 class NotFound(Problem):

@@ -21,7 +21,7 @@ from starlette.types import Scope
 
 from app import templating
 from app.database import make_engine, migrate
-from app.errors import Conflict, NotFound, Problem, Refused
+from app.errors import RESPONSES, Conflict, NotFound, Problem, Refused
 from app.executors.local import LocalExecutor
 from app.imports import Imports
 from app.indexer import Indexer
@@ -133,7 +133,7 @@ def _url_host(host: str) -> str:
 
 
 def _add_routes(app: FastAPI) -> None:
-    rest = APIRouter(prefix="/api/v1")
+    rest = APIRouter(prefix="/api/v1", responses=RESPONSES)
     for part in (runs, sweeps, compare, difficulty, datasets, choices):
         rest.include_router(part.router)
     app.include_router(rest)

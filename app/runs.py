@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from pydantic import ValidationError
@@ -186,6 +187,8 @@ def _name(given: str, config: RunConfig, varying: list[str], *, with_seed: bool)
 
 # Starting ------------------------------------------------------------------------------------------------------------
 
+choosing_seeds = Lock()  # held from reading which seeds are used until the runs with others are written
+
 
 def parse_start(data: Mapping[str, Any]) -> SweepIn:
     """The body of ``POST /runs`` as a sweep of one. Raises ``Refused``."""
@@ -239,13 +242,14 @@ def add_repeats(state: Runoff, group: str, count: int) -> SweepOut:
     They join the sweep of the group's runs where that is one and the same.
     The seeds of failed and cancelled runs count as used: leaving out those that fail would make the rest look better.
     """
-    with reading(state.engine) as session:
-        members = runs_of_groups(session, [group])
-    if not members:
-        raise NotFound(_("There is no group {id}. Its runs may have been deleted.").format(id=group[:40]))
-    sweep_ids = {run.sweep for run in members}
-    sweep_id = sweep_ids.pop() if len(sweep_ids) == 1 else None
-    return repeat(state, members[-1], sweeps.next_seeds({run.seed for run in members}, count), sweep_id)
+    with choosing_seeds:
+        with reading(state.engine) as session:
+            members = runs_of_groups(session, [group])
+        if not members:
+            raise NotFound(_("There is no group {id}. Its runs may have been deleted.").format(id=group[:40]))
+        sweep_ids = {run.sweep for run in members}
+        sweep_id = sweep_ids.pop() if len(sweep_ids) == 1 else None
+        return repeat(state, members[-1], sweeps.next_seeds({run.seed for run in members}, count), sweep_id)
 
 
 def _create(state: Runoff, planned: Plan, sweep: SweepIn, sweep_id: str | None) -> list[Run]:

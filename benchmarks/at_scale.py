@@ -350,7 +350,8 @@ def install(folder: Path, name: str) -> Path:
 def measure_other(folder: Path, name: str, index: Index, load: Load) -> dict[str, Any]:
     """Fill the tool's store and time its answers; the helper runs on the tool's own Python and imports nothing of ours."""
     python = install(folder, name)
-    arguments = [str(index.home), str(folder / name), str(load.requests), str(free_port()), str(load.runs)]
+    store = index.home / "others" / name  # one that was made for another home has other ids
+    arguments = [str(index.home), str(store), str(load.requests), str(free_port()), str(load.runs)]
     done = subprocess.run([python, HELPER, name, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer

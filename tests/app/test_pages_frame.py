@@ -222,6 +222,15 @@ def test_the_reference_of_the_api_lists_every_call(site: Any) -> None:
     assert "curl -X POST http://localhost/api/v1/sweeps" in text
 
 
+def test_the_schema_tells_how_errors_look(site: Any) -> None:
+    schema = site.get("/openapi.json").json()
+    told = schema["paths"]["/api/v1/runs/{run_id}"]["get"]["responses"]["4XX"]["content"]["application/problem+json"]
+    answer = site.get("/api/v1/runs/nothing", headers={"Accept": "application/json"})
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert set(answer.json()) == set(told["schema"]["properties"])
+    assert "HTTPValidationError" not in schema["components"]["schemas"]
+
+
 # Rules of the templates -------------------------------------------------------------------------------------------------
 
 WORDS = re.compile(r"[^\W\d_]{2,}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -233,6 +235,15 @@ def test_repeats_of_a_sweep_s_group_join_the_sweep(state: Runoff) -> None:
     assert added.id == out.id
     assert [run.seed for run in added.runs] == [2, 3]
     assert added.runs[0].name == f"{sweeps.without_seed(out.runs[0].name)}, seed 2"
+
+
+def test_requests_at_the_same_moment_start_different_seeds(state: Runoff, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _warnings = runs.start(state, BASE)
+    choose = sweeps.next_seeds
+    monkeypatch.setattr(sweeps, "next_seeds", lambda used, count: (time.sleep(0.1), choose(used, count))[1])
+    with ThreadPoolExecutor(3) as pool:
+        added = [*pool.map(lambda _i: runs.add_repeats(state, run.group, 2), range(3))]
+    assert sorted(one.seed for out in added for one in out.runs) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_seed_that_failed_is_not_passed_over(state: Runoff) -> None:

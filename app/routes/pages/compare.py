@@ -18,6 +18,7 @@ from app import compare_parts as parts
 from app.compare_images import SharedTile
 from app.compare_parts import Focus, ShownRun
 from app.comparison import USEFUL_SEEDS, BudgetRow, Comparison, Pair, Recipe, accuracy_rows
+from app.database import reading
 from app.deps import Reading, State
 from app.errors import Refused
 from app.predictions import Predictions, PredictionsError
@@ -308,12 +309,13 @@ def add_repeats(
         raise Refused(
             _("These are repeats of one recipe. Choose runs of two recipes, or add repeats on the runs page.")
         )
-    first, second = found
-    missing = parts.missing_seeds(_seeds(session, first), _seeds(session, second), further)
     session.close()  # a transaction that only reads would keep the writer waiting
-    for run, seeds in zip((first, second), missing, strict=True):
-        if seeds:
-            runs.repeat(state, run, seeds)
+    with runs.choosing_seeds:
+        with reading(state.engine) as now:
+            first, second = (_seeds(now, run) for run in found)
+        for run, seeds in zip(found, parts.missing_seeds(first, second, further), strict=True):
+            if seeds:
+                runs.repeat(state, run, seeds)
     return RedirectResponse(back, status_code=303)
 
 
