@@ -39,6 +39,7 @@ class Plan:
     share_steps: int = 75  # that the matrix product interrupts, and that tell the rate of a config
     matmul_every: int = 15
     lenet_epochs: int = 10
+    vgg_epochs: int | None = None  # of the fast preset; None: as it says
     num_seeds: int = 5
     seed_models: tuple[str, ...] = ("fc", "cnn")
     sweep_repeats: int = 8
@@ -46,7 +47,7 @@ class Plan:
 
 
 QUICK = Plan(
-    repeats=1, more_repeats=1, vgg_steps=2, memory_steps=2, share_steps=2, matmul_every=2, lenet_epochs=2, num_seeds=2,
+    repeats=1, more_repeats=1, vgg_steps=2, memory_steps=2, share_steps=2, matmul_every=2, lenet_epochs=2, vgg_epochs=1, num_seeds=2,
     seed_models=("fc",), sweep_repeats=2, recorded_epochs=(1,),
 )  # fmt: skip
 

@@ -62,7 +62,8 @@ def seconds_to(epochs: Sequence[Mapping[str, Any]], target: float) -> float | No
 def vgg_target(bench: Bench) -> Iterator[Result]:
     """One training with vgg's fast preset, seed 0, against the notebook's epochs. Raises ``ValueError`` before ``vgg``."""
     notebook, preset = _notebook_seconds(bench), "cifar10-vgg-fast"
-    measured = bench.runoff([bench.preset(preset, seed=0)])
+    changes = {"epochs": bench.plan.vgg_epochs} if bench.plan.vgg_epochs else {}
+    measured = bench.runoff([bench.preset(preset, seed=0, **changes)])
     epochs = loop_of(measured)["epochs"]
     reached, last = seconds_to(epochs, VGG_TARGET), epochs[-1]
     ratio = None if reached is None else statistics.median(notebook) / reached
