@@ -310,11 +310,14 @@ def letter(position: int) -> str:
 
 
 def told_apart(names: Sequence[str]) -> list[str]:
-    """The names without the parts between commas that all share, as runs of a sweep do; as they are where one would be empty."""
+    """The names without the parts between commas that all share, as runs of a sweep do.
+
+    They stay as they are where nothing, or only a seed, would be left of one.
+    """
     parts = [name.split(", ") for name in names]
     shared = set.intersection(*map(set, parts)) if len(set(names)) > 1 else set()
     left = [", ".join(part for part in own if part not in shared) for own in parts]
-    return left if all(left) else list(names)
+    return left if all(map(without_seed, left)) else list(names)
 
 
 def short_names(runs: Sequence[ComparedRun]) -> dict[str, str]:

@@ -690,6 +690,7 @@ def test_a_level_is_never_100_per_cent(pairs: int, words: str) -> None:
         (["FC", "FC, wide"], ["FC", "FC, wide"]),  # nothing would be left of the first
         (["FC, wide", "FC, wide"], ["FC, wide", "FC, wide"]),
         (["FC", "CNN"], ["FC", "CNN"]),
+        (["FC, wide, seed 4", "FC, wide, seed 0"], ["FC, wide, seed 4", "FC, wide, seed 0"]),  # seeds alone say little
     ],
 )
 def test_names_are_told_apart_by_what_they_do_not_share(names: list[str], left: list[str]) -> None:
