@@ -46,6 +46,10 @@ class Given:
         compared: list[str] = json.loads((self.home / "compared.json").read_text(encoding="utf-8"))
         return compared[:: len(compared) // FEW]
 
+    @property
+    def num_epochs(self) -> int:
+        return len(self.runs()[0]["metrics"]["test_loss"])
+
     def num_filtered(self) -> int:
         """How many runs the filter of the benchmark lets through."""
         return sum(
@@ -154,7 +158,7 @@ def mlflow(given: Given) -> dict[str, Any]:
     newest = {"experiment_ids": ["0"], "max_results": 100, "order_by": ["attributes.start_time DESC"]}
     wanted = "params.model = 'vgg' and metrics.test_accuracy > 0.9 and tags.final = 'yes'"
     few, num_filtered = [f"{run_id:0>32}" for run_id in given.few()], given.num_filtered()
-    num_epochs = len(given.runs()[0]["metrics"]["test_loss"])
+    num_epochs = given.num_epochs
     chosen = "&".join(f"run_id={run}" for run in few)
     command = [tool("mlflow"), "server", "--backend-store-uri", uri, "--port", str(given.port), "--workers", "1"]
     with serving(command, given.port, lambda http: bool(http.ask("GET", "/health"))):
@@ -209,7 +213,7 @@ def tensorboard(given: Given) -> dict[str, Any]:
         (given.folder / "filled").touch()
     tags = "/data/plugin/scalars/tags"
     command = [tool("tensorboard"), "--logdir", str(logs), "--port", str(given.port), "--reload_interval", "0"]
-    few, num_epochs = given.few(), len(given.runs()[0]["metrics"]["test_loss"])
+    few, num_epochs = given.few(), given.num_epochs
     form = "application/x-www-form-urlencoded"
 
     def histories(http: Http) -> list[bytes]:

@@ -47,8 +47,8 @@ class Plan:
 
 
 QUICK = Plan(
-    repeats=1, more_repeats=1, vgg_steps=2, memory_steps=2, share_steps=2, matmul_every=2, lenet_epochs=2, vgg_epochs=1, num_seeds=2,
-    seed_models=("fc",), sweep_repeats=2, recorded_epochs=(1,),
+    repeats=1, more_repeats=1, vgg_steps=2, memory_steps=2, share_steps=2, matmul_every=2, lenet_epochs=2, vgg_epochs=1,
+    num_seeds=2, seed_models=("fc",), sweep_repeats=2, recorded_epochs=(1,),
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -240,7 +241,12 @@ def test_repeats_of_a_sweep_s_group_join_the_sweep(state: Runoff) -> None:
 def test_requests_at_the_same_moment_start_different_seeds(state: Runoff, monkeypatch: pytest.MonkeyPatch) -> None:
     run, _warnings = runs.start(state, BASE)
     choose = sweeps.next_seeds
-    monkeypatch.setattr(sweeps, "next_seeds", lambda used, count: (time.sleep(0.1), choose(used, count))[1])
+
+    def slowly(used: Collection[int], count: int) -> list[int]:
+        time.sleep(0.1)
+        return choose(used, count)
+
+    monkeypatch.setattr(sweeps, "next_seeds", slowly)
     with ThreadPoolExecutor(3) as pool:
         added = [*pool.map(lambda _i: runs.add_repeats(state, run.group, 2), range(3))]
     assert sorted(one.seed for out in added for one in out.runs) == [1, 2, 3, 4, 5, 6]
