@@ -112,9 +112,10 @@ class RunConfig(BaseModel):
     )
     epochs: Int = _f(1, N_("Epochs"), N_("One pass over the training images each."), "training", ge=1, le=10_000)
     batch_size: Int = _f(64, N_("Batch size"), N_("Images per step."), "training", unit=N_("images"), ge=1, le=65_536)
-    optimizer: Literal["sgd", "adam", "adamw"] = _f(
-        "sgd", N_("Optimizer"), N_("SGD with momentum is the classic; Adam adapts each step."), "training",
-        labels={"sgd": N_("SGD"), "adam": N_("Adam"), "adamw": N_("AdamW")},
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = _f(
+        "sgd", N_("Optimizer"),
+        N_("SGD with momentum is the classic; Adam adapts each step; Muon needs the fewest steps for large nets."), "training",
+        labels={"sgd": N_("SGD"), "adam": N_("Adam"), "adamw": N_("AdamW"), "muon": N_("Muon")},
     )  # fmt: skip
     learning_rate: Float = _f(
         0.01,
@@ -125,7 +126,12 @@ class RunConfig(BaseModel):
         le=1e9,
     )
     momentum: Float | None = _f(
-        0.5, N_("Momentum"), N_("SGD only: how much of the last step is kept, 0 to below 1."), "training", ge=0, lt=1
+        0.5,
+        N_("Momentum"),
+        N_("SGD and Muon: how much of the last step is kept, 0 to below 1."),
+        "training",
+        ge=0,
+        lt=1,
     )
     schedule: Literal["constant", "cosine", "one_cycle"] = _f(
         "constant", N_("Schedule"), N_("How the learning rate changes over the steps."), "training",
@@ -135,7 +141,7 @@ class RunConfig(BaseModel):
         0.25, N_("Peak at"), N_("One cycle only: the part of training at which the rate is highest."), "advanced",
         unit=N_("of training"), gt=0, lt=1,
     )  # fmt: skip
-    nesterov: bool | None = _f(False, N_("Nesterov"), N_("SGD only: look ahead along the momentum."), "advanced")
+    nesterov: bool | None = _f(False, N_("Nesterov"), N_("SGD and Muon: look ahead along the momentum."), "advanced")
     weight_decay: Float = _f(
         0.0, N_("Weight decay"), N_("Pulls weights towards zero at every step."), "advanced", ge=0, le=10
     )
@@ -204,11 +210,12 @@ class RunConfig(BaseModel):
 
 
 FIELDS = RunConfig.model_fields
-_APPLIES: dict[str, tuple[str, Any]] = {  # field -> (the field that it depends on, the value under which it applies)
-    "momentum": ("optimizer", "sgd"),
-    "nesterov": ("optimizer", "sgd"),
-    "peak_at": ("schedule", "one_cycle"),
-    "permutation_seed": ("permute_pixels", True),
+# field -> (the field that it depends on, the values under which it applies)
+_APPLIES: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "momentum": ("optimizer", ("sgd", "muon")),
+    "nesterov": ("optimizer", ("sgd", "muon")),
+    "peak_at": ("schedule", ("one_cycle",)),
+    "permutation_seed": ("permute_pixels", (True,)),
 }
 _LARGE_LEARNING_RATE = 10
 
@@ -227,7 +234,7 @@ def parse_config(data: Mapping[str, Any]) -> tuple[RunConfig, list[str]]:
         raise ConfigError(problems_of(error)) from None
     unused: dict[str, None] = {}
     for name, (other, needed) in _APPLIES.items():
-        if getattr(config, other) != needed:
+        if getattr(config, other) not in needed:
             if name in data and getattr(config, name) != FIELDS[name].default:
                 warnings.append(
                     _("{field} does not apply when {other} is {value}, so it is left out.").format(

@@ -136,6 +136,8 @@ class Conv3x3(nn.Conv2d):
         if self.bias is None or self.in_channels < _FEWEST_CHANNELS:
             return super().forward(input)
         height, width = input.shape[2:]
+        if height == width == 1:  # the border's weights meet zeros only
+            return F.linear(input.flatten(1), self.weight[:, :, 1, 1], self.bias)[:, :, None, None]
         m = min((4, 2), key=lambda m: -(-height // m) * -(-width // m) * (m + 2) ** 2)  # multiplications of all tiles
         filled = F.pad(input, (0, -width % m, 0, -height % m)) if height % m or width % m else input
         output: Tensor = _Winograd.apply(filled, self.weight, self.bias, m)

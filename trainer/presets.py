@@ -71,9 +71,10 @@ PRESETS: dict[str, Preset] = {
                   "learning_rate": 0.05},
         ),
         Preset(
-            name="cifar10-vgg-fast", title=N_("VGG, fast"), summary=N_("CIFAR-10, a better recipe, 5 epochs"),
-            base={**_VGG_RECIPE, "model": "vgg", **_FAST, "epochs": 5, "learning_rate": 0.08, "weight_decay": 0.0005,
-                  "label_smoothing": 0.1, "weight_averaging": 0.995, "progressive_size": True},
+            name="cifar10-vgg-fast", title=N_("VGG, fast"), summary=N_("CIFAR-10, as good in 3 epochs"),
+            base={**_VGG_RECIPE, "model": "vgg", **_FAST, "epochs": 3, "batch_size": 512, "optimizer": "muon",
+                  "momentum": 0.6, "learning_rate": 0.12, "peak_at": 0.15, "label_smoothing": 0.1,
+                  "augmentation": "none", "progressive_size": True},
         ),
         Preset(
             name="cifar10-vgg16", title=N_("VGG16"), summary=N_("CIFAR-10, 33,646,666 parameters"),

@@ -106,6 +106,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sgd with momentum": {"momentum": 0.9, "nesterov": True},
     "adam": {"optimizer": "adam"},
     "adamw, average, crop": {"optimizer": "adamw", "weight_averaging": 0.9, "augmentation": "crop_flip"},
+    "muon, average": {"optimizer": "muon", "momentum": 0.6, "nesterov": True, "weight_averaging": 0.9},
     "batch norm": {"model": "vgg", "width": 1, "weight_averaging": 0.9},
     "dropout": {"model": "vgg16", "width": 1, "learning_rate": 0.001, "batch_size": 52},
     "one cycle, noise, validation": {
