@@ -14,6 +14,7 @@ from trainer.config import RunConfig
 from trainer.datasets import catalogue
 from trainer.run_folder import RunFolder, iter_valid_events
 
+_NOTEBOOK = "notebook loop"
 NOTEBOOK_EPOCHS = 10  # of vgg
 VGG_TARGET = 0.82  # test accuracy of the notebook's recipe after them, in one training with seed 0
 
@@ -26,28 +27,62 @@ def time_to_accuracy(model: str, preset: str, bench: Bench) -> Iterator[Result]:
     def training(seed: int) -> Measured:
         return bench.notebook(model, seeds=[seed], epochs=epochs)
 
-    def fast_training(seed: int) -> Measured:
-        return bench.runoff([bench.preset(preset, seed=seed)])
+    notebook = interleaved(repeats, {_NOTEBOOK: training})[_NOTEBOOK]
+    fast = interleaved(bench.plan.repeats, {preset: partial(_fast_training, bench, preset)})[preset]
+    target = statistics.mean(each(notebook, "accuracy"))
+    yield _reached(
+        model, preset, each(notebook, "seconds"), fast, target,
+        repeats=f"{repeats} of the notebook, {len(fast)} of Runoff",
+        sentence=f"{percent(target)} is the test accuracy of the notebook's recipe after {count(epochs, 'epoch')} (mean "
+        "over its seeds), and its time is that of the whole training and one test.",
+        notebook_row=[accuracies(each(notebook, "accuracy")), str(epochs)],
+        raw={_NOTEBOOK: notebook, "Runoff": fast, "target": target},
+    )  # fmt: skip
 
-    notebook = interleaved(repeats, {"notebook loop": training})["notebook loop"]
-    fast = interleaved(bench.plan.repeats, {f"Runoff, {preset}": fast_training})[f"Runoff, {preset}"]
-    target, seconds = statistics.mean(each(notebook, "accuracy")), each(notebook, "seconds")
+
+def vgg_target(bench: Bench) -> Iterator[Result]:
+    """Trainings with vgg's fast preset, between parts of an epoch by the notebook's loop that its time is scaled from."""
+    preset, steps = "cifar10-vgg-fast", bench.plan.vgg_target_steps
+    changes = {"epochs": bench.plan.vgg_epochs} if bench.plan.vgg_epochs else {}
+    raw = interleaved(bench.plan.repeats, {
+        _NOTEBOOK: lambda seed: bench.notebook("vgg", seeds=[seed], steps=steps),
+        preset: partial(_fast_training, bench, preset, **changes),
+    })  # fmt: skip
+    seconds = [whole_epoch(one, bench.num_train("vgg"), NOTEBOOK_EPOCHS) for one in raw[_NOTEBOOK]]
+    yield _reached(
+        "vgg", preset, seconds, raw[preset], VGG_TARGET, repeats=f"{bench.plan.repeats} each",
+        sentence=f"{percent(VGG_TARGET, 1)} is the test accuracy of the notebook's recipe after {NOTEBOOK_EPOCHS} epochs, "
+        f"measured once; its time is that of those epochs and one test, scaled from {count(steps, 'step')} of training "
+        "before each of Runoff's trainings.",
+        notebook_row=[f"{percent(VGG_TARGET, 1)}, once", str(NOTEBOOK_EPOCHS)],
+        raw={_NOTEBOOK: raw[_NOTEBOOK], "Runoff": raw[preset], "notebook seconds": seconds},
+    )  # fmt: skip
+
+
+def _fast_training(bench: Bench, preset: str, seed: int, **changes: Any) -> Measured:
+    return bench.runoff([bench.preset(preset, seed=seed, **changes)])
+
+
+def _reached(
+    model: str, preset: str, notebook: Sequence[float], fast: Sequence[Measured], target: float, *, repeats: str,
+    sentence: str, notebook_row: list[str], raw: dict[str, Any],
+) -> Result:  # fmt: skip
+    """The result: the notebook's seconds against those until each of Runoff's trainings had the accuracy."""
     reached = [at for one in fast if (at := seconds_to(loop_of(one)["epochs"], target)) is not None]
-    ratio = ratio_of(seconds, reached) if len(reached) == len(fast) else None
-    yield Result(
+    ratio = ratio_of(notebook, reached) if len(reached) == len(fast) else None
+    return Result(
         f"{model}-target", f"{TITLES[model]}, time to {percent(target)}",
         f"not reached in {len(fast) - len(reached)} of {len(fast)} trainings" if ratio is None else times(ratio),
-        f"{repeats} of the notebook, {len(fast)} of Runoff",
-        sentence=f"{percent(target)} is the test accuracy of the notebook's recipe after {count(epochs, 'epoch')} (mean "
-        "over its seeds), and its time is that of the whole training and one test. Runoff's time is that until the end "
-        "of the first epoch whose test reaches it, with the tests of all epochs so far.",
+        repeats,
+        sentence=f"{sentence} Runoff's time is that until the end of the first epoch whose test reaches it, with the "
+        "tests of all epochs so far.",
         head=["side", "seconds to the accuracy", "test accuracy at the end", "epochs"],
         rows=[
-            ["notebook loop", spread(seconds), accuracies(each(notebook, "accuracy")), str(epochs)],
+            [_NOTEBOOK, spread(notebook), *notebook_row],
             [f"Runoff, `{preset}`", spread(reached) if reached else "not reached", accuracies(each(fast, "accuracy")),
              str(len(loop_of(fast[0])["epochs"]))],
         ],
-        ratio=ratio, raw={"notebook loop": notebook, "Runoff": fast, "target": target},
+        ratio=ratio, raw=raw,
     )  # fmt: skip
 
 
@@ -57,38 +92,6 @@ def seconds_to(epochs: Sequence[Mapping[str, Any]], target: float) -> float | No
 
 
 # Long runs of vgg ----------------------------------------------------------------------------------------------------
-
-
-def vgg_target(bench: Bench) -> Iterator[Result]:
-    """One training with vgg's fast preset, seed 0, against the notebook's epochs. Raises ``ValueError`` before ``vgg``."""
-    notebook, preset = _notebook_seconds(bench), "cifar10-vgg-fast"
-    changes = {"epochs": bench.plan.vgg_epochs} if bench.plan.vgg_epochs else {}
-    measured = bench.runoff([bench.preset(preset, seed=0, **changes)])
-    epochs = loop_of(measured)["epochs"]
-    reached, last = seconds_to(epochs, VGG_TARGET), epochs[-1]
-    ratio = None if reached is None else statistics.median(notebook) / reached
-    yield Result(
-        "vgg-target", f"VGG, time to {percent(VGG_TARGET, 1)}", "not reached" if ratio is None else times(ratio),
-        f"accuracies 1, timings {len(notebook)} of the notebook and 1 of Runoff",
-        sentence=f"{percent(VGG_TARGET, 1)} is the test accuracy of the notebook's recipe after {NOTEBOOK_EPOCHS} epochs; "
-        "its time is that of those epochs and one test, scaled from the steps timed above. Runoff's time is that until "
-        "the end of the first epoch whose test reaches it, with the tests of all epochs so far.",
-        head=["side", f"seconds to {percent(VGG_TARGET, 1)}", "seconds in all", "test accuracy after each epoch"],
-        rows=[
-            ["notebook loop", spread(notebook), spread(notebook), f"{percent(VGG_TARGET, 1)} at the end"],
-            [f"Runoff, `{preset}`", "not reached" if reached is None else number(reached), number(last["at_seconds"]),
-             ", ".join(percent(epoch["test_accuracy"]) for epoch in epochs)],
-        ],
-        ratio=ratio, raw={"notebook": notebook, "Runoff": measured},
-    )  # fmt: skip
-
-
-def _notebook_seconds(bench: Bench) -> list[float]:
-    """Seconds of the notebook's epochs of vgg and one test, from each timing of a part of an epoch."""
-    if "vgg" not in bench.found:
-        raise ValueError("The notebook's side of vgg was not measured yet. Measure vgg first, or together with this.")
-    vgg = bench.found["vgg"].raw
-    return [whole_epoch(one, vgg["num_train"], NOTEBOOK_EPOCHS) for one in vgg["notebook loop"]]
 
 
 def vgg_runs(bench: Bench) -> Iterator[Result]:
@@ -101,7 +104,11 @@ def vgg_runs(bench: Bench) -> Iterator[Result]:
     if not bench.run_folders:
         print("  none: their folders are given with --runs")
         return
-    notebook = _notebook_seconds(bench)
+    if "vgg-target" not in bench.found:
+        raise ValueError(
+            "The notebook's side of vgg was not measured yet. Measure vgg-target first, or together with this."
+        )
+    notebook = bench.found["vgg-target"].raw["notebook seconds"]
     for place, path in enumerate(bench.run_folders, start=1):
         yield _vgg_run(bench, f"vgg-run-{place}", RunFolder(path), notebook)
 
@@ -150,7 +157,8 @@ def read_run(bench: Bench, folder: RunFolder) -> tuple[RunConfig, list[dict[str,
 
 def _part_of_an_epoch(bench: Bench, config: RunConfig, seed: int) -> Measured:
     """A part of one epoch of a run's config, and its test."""
-    part = min(1.0, bench.plan.share_steps * config.batch_size / bench.num_train("vgg"))
+    images = max(bench.plan.share_steps * 128, config.batch_size)
+    part = min(1.0, images / bench.num_train("vgg"))
     changes = {"dataset": bench.dataset("vgg"), "epochs": 1, "seed": seed, "train_fraction": part}
     return bench.runoff([{**config.model_dump(exclude_none=True), **changes}])
 
