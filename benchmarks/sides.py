@@ -37,7 +37,8 @@ class Plan:
     vgg_steps: int = 300  # training steps that are timed on both sides
     vgg_target_steps: int = 100  # of the notebook, before each training with vgg's fast preset
     memory_steps: int = 30  # of the notebook's loop whose memory is watched; Runoff's does a whole epoch
-    share_steps: int = 75  # that the matrix product interrupts, and that tell the rate of a config
+    share_steps: int = 75  # that the matrix product interrupts
+    timed_images: int = 10_000  # that tell the rate of a long run's config
     matmul_every: int = 15
     lenet_epochs: int = 10
     vgg_epochs: int | None = None  # of the fast preset; None: as it says
@@ -48,8 +49,8 @@ class Plan:
 
 
 QUICK = Plan(
-    repeats=1, more_repeats=1, vgg_steps=2, vgg_target_steps=2, memory_steps=2, share_steps=2, matmul_every=2, lenet_epochs=2,
-    vgg_epochs=1, num_seeds=2, seed_models=("fc",), sweep_repeats=2, recorded_epochs=(1,),
+    repeats=1, more_repeats=1, vgg_steps=2, vgg_target_steps=2, memory_steps=2, share_steps=2, timed_images=256,
+    matmul_every=2, lenet_epochs=2, vgg_epochs=1, num_seeds=2, seed_models=("fc",), sweep_repeats=2, recorded_epochs=(1,),
 )  # fmt: skip
 
 

@@ -201,6 +201,31 @@ def test_time_to_the_accuracy_of_the_notebook_s_vgg(home: Path, monkeypatch: pyt
     assert result.ratio == pytest.approx((10 * 2 * NUM_TRAIN / 128 + 1) / 2)
 
 
+def test_every_training_must_reach_the_accuracy(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bench(home, monkeypatch)
+    made.plan = replace(made.plan, repeats=3, vgg_target_steps=7)
+    asked: list[tuple[list[int], int]] = []
+    trained: list[int] = []
+    notebook, measured = made.notebook("vgg"), made.runoff([{}])
+
+    def part(model: str, *, seeds: list[int], steps: int) -> dict[str, Any]:
+        asked.append((seeds, steps))
+        return notebook
+
+    def training(configs: list[dict[str, Any]]) -> dict[str, Any]:
+        trained.append(configs[0]["seed"])
+        accuracy = 0.81 if configs[0]["seed"] == 2 else 0.83
+        loop = measured["loops"][0]
+        return {**measured, "loops": [{**loop, "epochs": [{**loop["epochs"][0], "test_accuracy": accuracy}]}]}
+
+    monkeypatch.setattr(made, "notebook", part)
+    monkeypatch.setattr(made, "runoff", training)
+    [result] = targets.vgg_target(made)
+    assert (result.figure, result.ratio) == ("not reached in 1 of 3 trainings", None)
+    assert asked == [([1], 7), ([2], 7), ([3], 7)]
+    assert trained == [1, 2, 3]
+
+
 def test_the_share_is_flops_of_training_by_those_of_the_product(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [share] = matmul_share(bench(home, monkeypatch))
     assert share.figure == "50 %"  # 128 images of 1 GFLOP in 1 s, and 256 GFLOP/s

@@ -114,7 +114,7 @@ class RunConfig(BaseModel):
     batch_size: Int = _f(64, N_("Batch size"), N_("Images per step."), "training", unit=N_("images"), ge=1, le=65_536)
     optimizer: Literal["sgd", "adam", "adamw", "muon"] = _f(
         "sgd", N_("Optimizer"),
-        N_("SGD with momentum is the classic; Adam adapts each step; Muon needs the fewest steps for large nets."), "training",
+        N_("SGD with momentum is the classic; Adam adapts each step; Muon orthogonalizes it."), "training",
         labels={"sgd": N_("SGD"), "adam": N_("Adam"), "adamw": N_("AdamW"), "muon": N_("Muon")},
     )  # fmt: skip
     learning_rate: Float = _f(

@@ -3,8 +3,9 @@
 PyTorch's own convolution runs near the rate of the machine's matrix product here, so only an algorithm that multiplies
 less is faster: Winograd's minimal filtering F(m x m, 3 x 3) (Lavin and Gray, "Fast Algorithms for Convolutional Neural
 Networks", 2015). A tile of (m + 2) x (m + 2) input pixels gives m x m outputs with (m + 2)^2 multiplications in place of
-9 m^2: 4 times fewer for m = 4, 3.24 for m = 3, 2.25 for m = 2. The result is that of a convolution up to rounding (1e-5 of
-the largest output for m = 4, 1e-6 for m = 2), and the same on every call.
+9 m^2: 4 times fewer for m = 4, 3.24 for m = 3, 2.25 for m = 2. The
+result is that of a convolution up to rounding (1e-5 of the largest output for m = 4, 1e-6 for m = 2 and 3), and the same
+on every call.
 
 With d a tile, g a filter and Y its outputs: Y = A' [sum over channels of (G g G') * (B' d B)] A. For each of the
 (m + 2)^2 places the sum over channels is a matrix product, and so are the transforms themselves, written for flattened
@@ -135,6 +136,11 @@ def _input_gradient(tiles: Tensor, shape: torch.Size, m: int) -> Tensor:
     return sums.view(count, m * (rows + 1), m * (columns + 1), channels)[:, 1 : height + 1, 1 : width + 1]
 
 
+def _multiplications(height: int, width: int, m: int) -> int:
+    """Those of all tiles that cover an image, for each pair of channels."""
+    return -(-height // m) * -(-width // m) * (m + 2) ** 2
+
+
 class Conv3x3(nn.Conv2d):
     """``nn.Conv2d`` with kernel 3 and padding 1, by the faster way for each shape."""
 
@@ -144,9 +150,7 @@ class Conv3x3(nn.Conv2d):
         height, width = input.shape[2:]
         if height == width == 1:  # the border's weights meet zeros only
             return F.linear(input.flatten(1), self.weight[:, :, 1, 1], self.bias)[:, :, None, None]
-        m = min(
-            (4, 3, 2), key=lambda m: -(-height // m) * -(-width // m) * (m + 2) ** 2
-        )  # multiplications of all tiles
+        m = min((4, 3, 2), key=lambda m: _multiplications(height, width, m))
         filled = F.pad(input, (0, -width % m, 0, -height % m)) if height % m or width % m else input
         output: Tensor = _Winograd.apply(filled, self.weight, self.bias, m)
         return output[:, :, :height, :width]

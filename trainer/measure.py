@@ -186,7 +186,7 @@ def _recipe(config: RunConfig, plan: Plan) -> RunConfig:
     return config.model_copy(
         update={
             "batch_size": plan.batch_size, "epochs": 1, "seed": 0, "schedule": "constant", "normalization": "half",
-            "learning_rate": min(config.learning_rate, 0.01 if config.optimizer == "sgd" else 0.0003),
+            "learning_rate": min(config.learning_rate, 0.0003 if config.optimizer in ("adam", "adamw") else 0.01),
             "permute_pixels": False, "validation_fraction": 0.0, "train_fraction": 1.0, "label_noise": 0.0,
             "early_stopping_patience": None, "progressive_size": False, "flip_averaging": False,
         }

@@ -31,6 +31,8 @@ def build(config: RunConfig, parameters: Iterable[nn.Parameter], device: torch.d
 class Muon(torch.optim.Optimizer):
     """Momentum whose steps are orthogonal matrices, for the weights of all layers but the last; SGD for the rest.
 
+    The parameters come in the order of their layers.
+
     A weight [out, in, ...] is taken as a matrix [out, n]. Its momentum m = momentum m + gradient (with ``nesterov``:
     gradient + momentum m) becomes the nearest matrix with orthonormal rows or columns, times sqrt(max(1, out / n)), and
     that is the step (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"). These weights alone
@@ -49,21 +51,20 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update; parameters without a gradient stay."""
         for group in self.param_groups:
-            last = [parameter for parameter in group["params"] if parameter.ndim > 1][-1:]
+            hidden = {id(parameter) for parameter in [one for one in group["params"] if one.ndim > 1][:-1]}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    matrix = parameter.ndim > 1 and parameter is not last[0]
-                    self._update(parameter, parameter.grad, group, matrix)
+                    self._update(parameter, parameter.grad, group, id(parameter) in hidden)
 
-    def _update(self, parameter: nn.Parameter, gradient: Tensor, group: dict[str, Any], matrix: bool) -> None:
+    def _update(self, parameter: nn.Parameter, gradient: Tensor, group: dict[str, Any], hidden: bool) -> None:
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         mean = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
         step = gradient.add(mean, alpha=group["momentum"]) if group["nesterov"] else mean
         rate = group["lr"]
-        if matrix:
-            matrices = step.movedim(1, -1)  # as channels_last lies in memory, so that this is no copy
+        if hidden:
+            matrices = step.movedim(1, -1)  # as channels_last lies in memory
             step = orthogonal(matrices.flatten(1)).view(matrices.shape).movedim(-1, 1)
             parameter.mul_(1 - rate * group["weight_decay"])
             rate *= math.sqrt(max(1.0, len(parameter) / parameter[0].numel()))
@@ -71,10 +72,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Nearly the nearest matrix [M, N] with orthonormal rows or columns: singular values become 0.7 to 1.2.
+    """Nearly the nearest matrix [M, N] with orthonormal rows or columns, in float32.
+
+    Singular values above about a hundredth of the matrix's norm become 0.7 to 1.2; smaller ones grow as far as they can.
 
     Five Newton-Schulz iterations X = a X + b X X' X + c X X' X X' X with Jordan's coefficients. They are polynomials in
-    G = X X', so they are composed on G [min(M, N), min(M, N)] and meet the matrix once.
+    G = X X', so they are composed on G [min(M, N), min(M, N)] and meet the matrix once. Rounding errors of G
+    grow with each iteration, so its products need float32's precision.
     """
     wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
     wide = wide / wide.norm().clamp(min=1e-7)

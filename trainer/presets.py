@@ -72,9 +72,9 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="cifar10-vgg-fast", title=N_("VGG, fast"), summary=N_("CIFAR-10, as good in 3 epochs"),
-            base={**_VGG_RECIPE, "model": "vgg", **_FAST, "epochs": 3, "batch_size": 512, "optimizer": "muon",
-                  "momentum": 0.6, "learning_rate": 0.12, "peak_at": 0.15, "label_smoothing": 0.1,
-                  "augmentation": "none", "progressive_size": True},
+            base={"dataset": "cifar10", "model": "vgg", "normalization": "cifar10", "epochs": 3, "batch_size": 512,
+                  "optimizer": "muon", "momentum": 0.6, "nesterov": True, "learning_rate": 0.12, "schedule": "one_cycle",
+                  "peak_at": 0.15, "label_smoothing": 0.1, "progressive_size": True},
         ),
         Preset(
             name="cifar10-vgg16", title=N_("VGG16"), summary=N_("CIFAR-10, 33,646,666 parameters"),

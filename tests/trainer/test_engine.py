@@ -107,6 +107,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "adam": {"optimizer": "adam"},
     "adamw, average, crop": {"optimizer": "adamw", "weight_averaging": 0.9, "augmentation": "crop_flip"},
     "muon, average": {"optimizer": "muon", "momentum": 0.6, "nesterov": True, "weight_averaging": 0.9},
+    "muon, batch norm": {"model": "vgg", "width": 2, "optimizer": "muon", "momentum": 0.6, "nesterov": True},
     "batch norm": {"model": "vgg", "width": 1, "weight_averaging": 0.9},
     "dropout": {"model": "vgg16", "width": 1, "learning_rate": 0.001, "batch_size": 52},
     "one cycle, noise, validation": {
@@ -137,7 +138,7 @@ def test_resumed_equals_uninterrupted(make_config: MakeConfig, make_data: MakeDa
         assert (one.predictions["confidence"] == other.predictions["confidence"]).all()
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
 def test_memory_order_changes_speed_only(make_config: MakeConfig, make_data: MakeData, optimizer: str) -> None:
     config = make_config(model="lenet", epochs=2, optimizer=optimizer, learning_rate=0.01, weight_averaging=0.9)
     data = make_data(config, shape=(3, 20, 16))

@@ -116,6 +116,24 @@ def test_muon_steps_along_the_orthogonal_momentum(order: torch.memory_format) ->
     assert not last.any()
 
 
+def test_muon_leaves_parameters_without_a_gradient() -> None:
+    filters, last, norm = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(2))
+    optimizer = optimizers.Muon([filters, norm, last], lr=0.1, momentum=0.5, nesterov=True, weight_decay=0.5)
+    norm.grad = torch.ones(2)
+    optimizer.step()
+    assert filters.detach().eq(1).all()
+    assert last.detach().eq(1).all()
+    assert norm.tolist() == pytest.approx([0.85] * 2)  # which decays not at all: 1 - 0.1 (1 + 0.5)
+
+
+def test_muon_of_a_single_layer_is_sgd() -> None:
+    only = nn.Parameter(torch.ones(2, 3))
+    optimizer = optimizers.Muon([only], lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.5)
+    only.grad = torch.full((2, 3), 2.0)
+    optimizer.step()
+    torch.testing.assert_close(only.detach(), torch.full((2, 3), 0.8))
+
+
 def test_muon_takes_larger_steps_for_tall_matrices() -> None:
     tall, last = nn.Parameter(torch.zeros(36, 4)), nn.Parameter(torch.zeros(2, 36))
     optimizer = optimizers.Muon([tall, last], lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0)
