@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--quick", action="store_true", help="a few steps of everything, to see that it works")
     result.add_argument("--only", type=_names, metavar="NAMES", help=f"of {','.join(CASES)}")
+    result.add_argument("--repeats", type=int, choices=range(1, 100), metavar="N", help="of each timing (3 or 7)")
     result.add_argument("--home", type=Path, help="a RUNOFF_HOME for benchmarks that is kept, with its data sets")
     result.add_argument("--runs", type=Path, nargs="+", default=[], metavar="DIR", help="folders of finished vgg runs")
     result.add_argument("--write", action="store_true", help="keep the results and write docs/benchmarks.md")
@@ -61,7 +62,8 @@ def opened(options: argparse.Namespace) -> Iterator[Bench]:
         else:
             print("Preparing the data sets", flush=True)
             grey, colour, root = prepare(home)
-            yield Bench(home, grey, colour, root, Plan(), run_folders=options.runs, found=dict(_kept()))
+            plan = Plan() if options.repeats is None else Plan(repeats=options.repeats, more_repeats=options.repeats)
+            yield Bench(home, grey, colour, root, plan, run_folders=options.runs, found=dict(_kept()))
 
 
 def _kept() -> dict[str, Result]:
