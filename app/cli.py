@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -430,5 +429,4 @@ def remove_dataset(name: Annotated[str, typer.Argument(help="An imported data se
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     main()

@@ -173,6 +173,14 @@ def test_a_killed_host_ends_no_run(server: Server) -> None:
     server.wait_status(run, "cancelled")
 
 
+def test_a_peer_that_goes_away_ends_no_server(server: Server) -> None:
+    """Whoever writes to a connection that its peer has closed gets this signal, which ends a process by default."""
+    os.kill(server.process.pid, signal.SIGPIPE)
+    for _request in range(3):
+        server.client.call("GET", "/runs")
+    assert server.process.poll() is None
+
+
 def test_a_killed_server_loses_and_doubles_nothing(server: Server) -> None:
     run = server.begin(**{**LONG, "seed": 3})
     server.wait_epochs(run, 1)
