@@ -45,8 +45,8 @@ def vgg_target(bench: Bench) -> Iterator[Result]:
     preset, steps = "cifar10-vgg-fast", bench.plan.vgg_target_steps
     changes = {"epochs": bench.plan.vgg_epochs} if bench.plan.vgg_epochs else {}
     raw = interleaved(bench.plan.repeats, {
-        _NOTEBOOK: lambda number: bench.notebook("vgg", seeds=[number + 1], steps=steps),
-        preset: lambda number: _fast_training(bench, preset, number + 1, **changes),
+        _NOTEBOOK: lambda place: bench.notebook("vgg", seeds=[place + 1], steps=steps),
+        preset: lambda place: _fast_training(bench, preset, place + 1, **changes),
     })  # fmt: skip
     yield _reached(
         "vgg", preset, _notebook_seconds(bench, raw[_NOTEBOOK]), raw[preset], VGG_TARGET, repeats=f"{bench.plan.repeats} each",

@@ -31,13 +31,12 @@ def build(config: RunConfig, parameters: Iterable[nn.Parameter], device: torch.d
 class Muon(torch.optim.Optimizer):
     """Momentum whose steps are orthogonal matrices, for the weights of all layers but the last; SGD for the rest.
 
-    The parameters come in the order of their layers.
-
-    A weight [out, in, ...] is taken as a matrix [out, n]. Its momentum m = momentum m + gradient (with ``nesterov``:
-    gradient + momentum m) becomes the nearest matrix with orthonormal rows or columns, times sqrt(max(1, out / n)), and
-    that is the step (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"). These weights alone
-    decay, by lr * weight_decay of their size. The last layer, biases and BatchNorm's parameters take SGD's steps.
-    PyTorch's ``Muon`` takes no filters, and iterates in bfloat16, which is slow on a CPU without instructions for it.
+    The parameters come in the order of their layers: the last weight is that of the last layer. A weight [out, in, ...]
+    is taken as a matrix [out, n]. Its momentum m = momentum m + gradient (with ``nesterov``: gradient + momentum m)
+    becomes the nearest matrix with orthonormal rows or columns, times sqrt(max(1, out / n)), and that is the step (Jordan
+    et al. 2024, "Muon: An optimizer for hidden layers in neural networks"). These weights alone decay, by lr *
+    weight_decay of their size. The last layer, biases and BatchNorm's parameters take SGD's steps. PyTorch's ``Muon``
+    takes no filters, and iterates in bfloat16, which is slow on a CPU without instructions for it.
     """
 
     def __init__(
@@ -77,8 +76,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
     Singular values above about a hundredth of the matrix's norm become 0.7 to 1.2; smaller ones grow as far as they can.
 
     Five Newton-Schulz iterations X = a X + b X X' X + c X X' X X' X with Jordan's coefficients. They are polynomials in
-    G = X X', so they are composed on G [min(M, N), min(M, N)] and meet the matrix once. Rounding errors of G
-    grow with each iteration, so its products need float32's precision.
+    G = X X', so they are composed on G [min(M, N), min(M, N)] and meet the matrix once. Rounding errors of G grow with each
+    iteration, so its products need float32's precision.
     """
     wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
     wide = wide / wide.norm().clamp(min=1e-7)
