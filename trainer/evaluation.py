@@ -17,9 +17,9 @@ from trainer.environment import Environment
 from trainer.loader import Data, Rows, in_order, net_input
 
 # Most images in a batch, and most floats of its widest layer. On the CPU 2,000 images took 37 % to 56 % longer each than
-# 1,000 (cnn, lenet). vgg answered 620 images/s in batches of 64, 740 of 128, and 810 of 256, whose memory would add to the
-# peak of a run. On a GPU, which was not measured, larger batches only save calls, and memory is the bound.
-_CPU_BATCH, _CPU_ACTIVATIONS = 1000, 1 << 23  # 32 MiB
+# 1,000 (cnn, lenet). vgg answered 620 images/s in batches of 64 and 740 of 128, but these took a run's peak memory from
+# 1,609 to 1,789 MB. On a GPU, which was not measured, larger batches only save calls, and memory is the bound.
+_CPU_BATCH, _CPU_ACTIVATIONS = 1000, 1 << 22  # 16 MiB
 _GPU_BATCH, _GPU_ACTIVATIONS = 4000, 1 << 26  # 256 MiB
 MOST_CLASSES_IN_FULL = 64
 _NUM_BEST = 5
