@@ -159,6 +159,11 @@ class Report:
     def same(self) -> list[ConfigRow]:
         return [row for row in self.config if not row.is_different]
 
+    @property
+    def long_names(self) -> bool:
+        """Whether the classes have names that need wide tiles."""
+        return any(len(name) > 3 for name in self.focus.a.run.class_names)
+
     def class_name(self, number: int) -> str:
         names = self.focus.a.run.class_names
         return names[number] if number < len(names) else str(number)

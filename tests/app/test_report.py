@@ -184,6 +184,18 @@ def test_names_in_the_report_are_text(ask: Ask, make: Callable[..., Run]) -> Non
     assert "&lt;script&gt;" in text
 
 
+@pytest.mark.parametrize(("names", "wall"), [(["0", "1", "2"], "wall"), (["cat", "automobile", "dog"], "wall named")])
+def test_tiles_of_the_report_are_wide_enough_for_the_names(
+    ask: Ask, two: list[Run], site_app: FastAPI, names: list[str], wall: str
+) -> None:
+    with writing(site_app.state.runoff.engine) as session:
+        for run in two:
+            run.class_names = names
+            session.merge(run)
+        session.commit()
+    assert f'<div class="{wall}">' in html_of(ask("/report", two))
+
+
 def test_the_pair_and_the_base_of_the_report(ask: Ask, two: list[Run], make: Callable[..., Run]) -> None:
     third = make("LeNet", HALF, model="lenet")
     words = words_of(html_of(ask("/report", [*two, third], pair=f"{third.id}.{two[1].id}")))
