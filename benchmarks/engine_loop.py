@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from trainer import engine, fused, loader, measure, measurements  # noqa: F401  (fused: as the host has it before it forks a run)
+from trainer import engine, loader, measure, measurements
 from trainer.config import MODELS, RunConfig, parse_config
 from trainer.cores import num_cores
 from trainer.datasets import catalogue
@@ -80,6 +80,8 @@ def run(config: RunConfig, home: Path, threads: int, matmul_every: int | None) -
     assert dataset.image_shape is not None
     environment = resolve(config, dataset.image_shape, home, num_threads=threads)
     apply(environment)
+    if environment.convolution == "fused":
+        import trainer.fused  # noqa: F401  (as the host has it before it forks a run)
     data = loader.load(home, config, torch.device(environment.device))
     rates = MatmulRates(environment) if matmul_every else None
     epochs: list[dict[str, Any]] = []

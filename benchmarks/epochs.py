@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.product import peak_of_server
 from benchmarks.report import Result, count, number, percent, spread, times
 from benchmarks.sides import Bench, Measured, check_same_work, each, interleaved, loop_of, ratio_of
 
@@ -97,6 +98,7 @@ def memory(bench: Bench) -> Iterator[Result]:
     raw = {
         "notebook loop": bench.notebook("vgg", steps=steps, watch=True),
         "Runoff": bench.runoff([bench.recipe("vgg")], watch=True),
+        "Runoff's server, with a run": {"peak_mb": peak_of_server(bench.home, bench.recipe("vgg"))},
     }
     peaks = {side: measured["peak_mb"] for side, measured in raw.items()}
     yield Result(
@@ -104,7 +106,9 @@ def memory(bench: Bench) -> Iterator[Result]:
         "1 each",
         sentence=f"Training and test. The process and its children together (proportional set size: a page that n of "
         f"them share counts as 1/n, and a file that is mapped counts), looked at 4 times a second. Runoff trains a whole "
-        f"epoch, the notebook's loop {count(steps, 'step')}; its images lie in memory from the beginning.",
+        f"epoch, the notebook's loop {count(steps, 'step')}; its images lie in memory from the beginning. The ratio is "
+        "that of the engine alone; a server adds the web process and the trainer host, which stay the same for any "
+        "number of runs.",
         head=["side", "MB"],
         rows=[[side, number(peak)] for side, peak in peaks.items()],
         raw=raw,

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import httpx
 
 from app.client import Client
 from app.executors.local import LocalExecutor
+from benchmarks.sides import peak_mb
 from trainer.events import TERMINAL
 
 T = TypeVar("T")
@@ -79,6 +80,16 @@ def finished(client: Client, run_id: str) -> dict[str, Any]:
     if run["status"] != "finished":
         raise RuntimeError(f"Run {run_id} is {run['status']}: {run['error']}")
     return run
+
+
+def peak_of_server(home: Path, config: Mapping[str, Any]) -> float:
+    """The peak memory, in MB, of all processes of a server while it trains a run. Raises as ``finished``."""
+    with serving(home) as server:
+        client = server.client
+        run_id = client.start_run(**config)["id"]
+        peak = peak_mb(server.pid, lambda: client.run(run_id)["status"] in TERMINAL)
+        finished(client, run_id)
+    return peak
 
 
 class OpenPage:

@@ -131,7 +131,7 @@ class Bench:
         environment.pop("GOMP_SPINCOUNT", None)
         command = [sys.executable, *arguments]
         with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
-            peak = peak_mb(process) if watch else 0.0
+            peak = peak_mb(process.pid, lambda: process.poll() is not None) if watch else 0.0
             output, _errors = process.communicate()
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)
@@ -139,14 +139,14 @@ class Bench:
         return {**measured, "peak_mb": peak} if watch else measured
 
 
-def peak_mb(process: subprocess.Popen[str]) -> float:
-    """The most memory that a process and its children take together until it ends, in MB, looked at 4 times a second.
+def peak_mb(pid: int, is_over: Callable[[], bool]) -> float:
+    """The most memory that a process and its children take together until it is over, in MB, looked at 4 times a second.
 
     It is the proportional set size of each (a page that n processes share counts as 1/n), where the system tells it
     (Linux), else the resident set.
     """
-    peak, leader = 0.0, psutil.Process(process.pid)
-    while process.poll() is None:
+    peak, leader = 0.0, psutil.Process(pid)
+    while not is_over():
         sizes = []
         with suppress(psutil.Error):  # one that has just ended
             for one in (leader, *leader.children(recursive=True)):

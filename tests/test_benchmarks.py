@@ -176,8 +176,10 @@ def test_a_part_is_scaled_to_the_epoch_and_the_test_is_not(home: Path, monkeypat
 
 
 def test_memory_is_that_of_both_sides(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.epochs.peak_of_server", lambda _home, _config: 150.0)
     [result] = memory(bench(home, monkeypatch))
     assert result.figure == "50 % of the notebook's"
+    assert [row[1] for row in result.rows] == ["200", "100", "150"]
 
 
 def test_the_memory_of_a_process_holds_that_of_its_children() -> None:
@@ -187,7 +189,7 @@ def test_the_memory_of_a_process_holds_that_of_its_children() -> None:
     peaks = []
     for code in (alone, both):
         with subprocess.Popen([sys.executable, "-c", code], text=True) as process:
-            peaks.append(sides.peak_mb(process))
+            peaks.append(sides.peak_mb(process.pid, lambda: process.poll() is not None))
     assert 200 < peaks[0] < 400
     assert 200 < peaks[1] < 400
 

@@ -29,14 +29,17 @@ class Layer:
     multiply_adds: int = 0  # of one image; multiplications by weights of convolutions and linear layers
 
 
-def describe(config: RunConfig, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
+def describe(
+    config: RunConfig, image_shape: tuple[int, int, int], num_classes: int, size: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Layers, parameters and multiply-adds of a config's net for images of ``image_shape`` (channels, height, width).
 
+    With ``size`` images of that height and width pass through the same net, as in the epochs of ``progressive_size``.
     Nothing is computed and no memory is taken: the net is built and passed through on torch's meta device.
     """
     with torch.device("meta"):
         net = models.build(config, image_shape, num_classes).eval()
-        layers = _layers(net, torch.empty(1, *image_shape))
+        layers = _layers(net, torch.empty(1, image_shape[0], *(size or image_shape[1:])))
     smallest = MODELS[config.model].smallest_image
     height, width = (max(side, smallest) for side in image_shape[1:])
     padded = [image_shape[0], height, width]

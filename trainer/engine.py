@@ -120,9 +120,7 @@ def training_flops(config: RunConfig, data: Data, size: tuple[int, int] | None =
     6 for each multiply-add of the forward pass: 2 there, and twice as many for both gradients of the backward pass. What
     the hardware does may be less: see ``trainer.convolution``.
     """
-    channels, height, width = data.image_shape
-    shape = (channels, *(size or (height, width)))
-    return 6.0 * float(describe.describe(config, shape, data.num_classes)["multiply_adds"])
+    return 6.0 * float(describe.describe(config, data.image_shape, data.num_classes, size)["multiply_adds"])
 
 
 def _test(

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.config import RunConfig, resolved_width
-from trainer.environment import Environment
+from trainer.environment import Environment, release_freed_memory
 from trainer.loader import Data, Rows, in_order, net_input
 
 # Most images in a batch, and most floats of its widest layer. On the CPU 2,000 images took 37 % to 56 % longer each than
-# 1,000 (cnn, lenet). vgg answered 620 images/s in batches of 64 and 740 of 128, but these took a run's peak memory from
-# 1,609 to 1,789 MB. On a GPU, which was not measured, larger batches only save calls, and memory is the bound.
-_CPU_BATCH, _CPU_ACTIVATIONS = 1000, 1 << 22  # 16 MiB
+# 1,000 (cnn, lenet). vgg answers 1.1 to 1.3 times as many images a second in batches of 128 as of 64; 256 are no faster. On
+# a GPU, which was not measured, larger batches only save calls, and memory is the bound.
+_CPU_BATCH, _CPU_ACTIVATIONS = 1000, 1 << 23  # 32 MiB
 _GPU_BATCH, _GPU_ACTIVATIONS = 4000, 1 << 26  # 256 MiB
 MOST_CLASSES_IN_FULL = 64
 _NUM_BEST = 5
@@ -49,6 +49,7 @@ def evaluate(
     Nothing is read back from the device before the last batch. With ``flip_averaging`` the probabilities of an image and
     of its mirror image are averaged.
     """
+    release_freed_memory()
     model.eval()
     answers = []
     with contextlib.closing(in_order(data, images, evaluation_batch(config, data.image_shape, data.device))) as batches:
@@ -56,6 +57,7 @@ def evaluate(
             answers.append(_log_probabilities(model, batch, data, config, environment))
             yield
     model.train()
+    release_freed_memory()
     log_probabilities = torch.cat(answers)
     predicted = log_probabilities.argmax(1)
     losses = -log_probabilities.gather(1, labels[:, None]).double()

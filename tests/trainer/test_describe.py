@@ -65,6 +65,12 @@ def test_number_of_parameters(model: str, shape: Shape, classes: int, expected: 
     assert described(model, shape, classes)["num_parameters"] == expected
 
 
+def test_smaller_images_pass_through_the_net_of_the_larger_ones() -> None:
+    config, _warnings = parse_config({"dataset": "any", "model": "vgg"})
+    whole, half = (describe(config, (3, 32, 32), 10, size)["multiply_adds"] for size in (None, (16, 16)))
+    assert half / whole == pytest.approx(0.25, rel=1e-3)  # where it was built for them, it would pad them to 32
+
+
 def test_small_images_are_said_to_be_padded() -> None:
     description = described("lenet", (1, 8, 12), num_classes=4)
     assert description["padded_shape"] == [1, 16, 16]

@@ -106,7 +106,7 @@ def test_the_caller_is_not_left_in_inference_mode(
     ("fields", "shape", "device", "batch"),
     [
         ({"model": "fc"}, (1, 28, 28), "cpu", 1000),
-        ({"model": "vgg"}, (3, 32, 32), "cpu", 64),
+        ({"model": "vgg"}, (3, 32, 32), "cpu", 128),
         ({"model": "vgg"}, (3, 32, 32), "cuda", 1024),
         ({"model": "fc"}, (1, 28, 28), "cuda", 4000),
         ({"model": "vgg", "width": 512}, (3, 512, 512), "cpu", 1),
