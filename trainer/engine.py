@@ -282,10 +282,14 @@ class Learner:
     @classmethod
     def create(cls, config: RunConfig, data: Data, environment: Environment) -> Learner:
         model = models.pool_before_relu(models.build(config, data.image_shape, data.num_classes)).to(data.device)
-        if environment.convolution == "winograd":
-            convolution.use_winograd(model)
+        if environment.fused_norm:
+            from trainer import norm_pool  # here, because Numba takes 0.2 s to import
+
+            model = norm_pool.fuse(model)
+        if environment.convolution in ("winograd", "columns"):
+            convolution.use_products(model, environment.convolution)
         elif environment.convolution == "fused":
-            from trainer.fused import fuse  # here, because Numba takes 0.2 s to import
+            from trainer.fused import fuse  # here, as above
 
             model = fuse(model)
         if environment.channels_last:  # convolutions follow their weights, so the images need no change

@@ -26,7 +26,7 @@ from trainer.i18n import _
 # Memory order of the weights: channels last is faster for every net with convolutions on a CPU, once pooling comes before
 # ReLU (docs/speed.md has the figures). Not measured on GPUs, so not used there.
 _CHANNELS_LAST = ("cnn", "lenet", "vgg", "vgg16")
-_WINOGRAD = ("vgg", "vgg16")
+_NORMED = ("vgg", "vgg16")  # and with 3 x 3 convolutions
 _FUSED = ("cnn", "lenet")
 _WIDEST_FUSED = 20  # channels; at 32 PyTorch's convolution is as fast, at 64 it is faster
 _MALLOC = {-4: 0, -1: 2**31 - 1, -2: 64 << 20}  # mallopt(3): M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD, in bytes
@@ -42,7 +42,8 @@ class Environment:
     num_threads: int
     deterministic: bool = True
     channels_last: bool = False  # memory order of the net's weights, where that was measured to be faster
-    convolution: str = "direct"  # or winograd, of 3 x 3 (trainer.convolution), or fused, of 5 x 5 (trainer.fused)
+    convolution: str = "direct"  # or winograd, columns, of 3 x 3 (trainer.convolution); or fused, of 5 x 5 (trainer.fused)
+    fused_norm: bool = False  # BatchNorm, pooling and ReLU as one layer (trainer.norm_pool)
     device_name: str = ""
     machine: str = ""
     num_cpus: int = 1
@@ -87,22 +88,23 @@ def resolve(
     if precision == "auto":
         precision = measurements.chosen_precision(home, precision_key(config, image_shape, name))
     check_precision(precision, name)
-    convolution = _convolution(config) if name == "cpu" and precision == "float32" else "direct"
+    convolution = _convolution(config, precision) if name == "cpu" else "direct"
     return Environment(
         device=name, precision=precision, num_threads=num_threads, deterministic=config.deterministic,
         channels_last=name == "cpu" and config.model in _CHANNELS_LAST and convolution != "fused",
-        convolution=convolution, device_name=device_name(name), machine=machine(), num_cpus=os.cpu_count() or 1,
+        convolution=convolution, fused_norm=name == "cpu" and config.model in _NORMED, device_name=device_name(name), machine=machine(), num_cpus=os.cpu_count() or 1,
         platform=f"{platform.system()} {platform.release()}", python=platform.python_version(),
         torch=str(torch.__version__), numpy=np.__version__,
         train_fingerprint=fingerprints[0], test_fingerprint=fingerprints[1],
     )  # fmt: skip
 
 
-def _convolution(config: RunConfig) -> str:
-    """How a net convolves on a CPU in float32."""
-    if config.model in _FUSED and resolved_width(config) <= _WIDEST_FUSED:
-        return "fused"
-    return "winograd" if config.model in _WINOGRAD else "direct"
+def _convolution(config: RunConfig, precision: str) -> str:
+    """How a net convolves on a CPU."""
+    if config.model in _NORMED:
+        return "winograd" if precision == "float32" else "columns"
+    small = config.model in _FUSED and resolved_width(config) <= _WIDEST_FUSED
+    return "fused" if small and precision == "float32" else "direct"
 
 
 def resolve_device(wanted: str) -> str:

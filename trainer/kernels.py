@@ -24,8 +24,8 @@ _ZERO = np.float32(0)
 _IMAGES, _MATRICES, _VECTOR = "float32[:, :, :, ::1]", "float32[:, :, ::1]", "float32[::1]"
 
 
-def _compiled(
-    signature: str | None = None, *, inline: bool = False
+def compiled(
+    signature: str | list[str] | None = None, *, inline: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compiled for the CPU at hand, and kept on disk for later processes where a folder for it can be written."""
     options: dict[str, Any] = {
@@ -42,7 +42,7 @@ def _compiled(
     return decorate
 
 
-@_compiled(inline=True)
+@compiled(inline=True)
 def _convolve(first: Floats, second: Floats, pixels: Floats, one: Floats, two: Floats, count: int) -> None:
     """Add a row of pixels, weighted by a row of each of two filters, to two rows of outputs."""
     length = len(first)
@@ -55,7 +55,7 @@ def _convolve(first: Floats, second: Floats, pixels: Floats, one: Floats, two: F
         second[i] += b0 * x0[i] + b1 * x1[i] + b2 * x2[i] + b3 * x3[i] + b4 * x4[i]
 
 
-@_compiled(inline=True)
+@compiled(inline=True)
 def _products(first: Floats, second: Floats, pixels: Floats, count: int, length: int, sums: Floats) -> None:
     """Sums [2, 5] of two rows of gradients times the pixels that each of five weights met."""
     a0 = a1 = a2 = a3 = a4 = b0 = b1 = b2 = b3 = b4 = _ZERO
@@ -77,7 +77,7 @@ def _products(first: Floats, second: Floats, pixels: Floats, count: int, length:
     sums[1, 0], sums[1, 1], sums[1, 2], sums[1, 3], sums[1, 4] = b0, b1, b2, b3, b4
 
 
-@_compiled()
+@compiled()
 def _spread(pixels: Floats, first: Floats, second: Floats, one: Floats, two: Floats, count: int, length: int) -> None:
     """Add to the gradient of a row of pixels what two rows of gradients, with zeros at both ends, give it."""
     a0, a1, a2, a3, a4 = one[4], one[3], one[2], one[1], one[0]
@@ -93,7 +93,7 @@ def _spread(pixels: Floats, first: Floats, second: Floats, one: Floats, two: Flo
         )  # fmt: skip
 
 
-@_compiled(inline=True)
+@compiled(inline=True)
 def _pool(upper: Floats, lower: Floats, output: Floats, place: Floats) -> None:
     """The largest of four pixels and its place; ReLU. Places are float32 so that one vector does both."""
     count = len(output)
@@ -108,7 +108,7 @@ def _pool(upper: Floats, lower: Floats, output: Floats, place: Floats) -> None:
         output[i] = _ZERO if largest <= _ZERO else largest  # a NaN stays one
 
 
-@_compiled(inline=True)
+@compiled(inline=True)
 def _unpool(upper: Floats, lower: Floats, gradient: Floats, place: Floats) -> np.float32:
     """Bring gradients back to the pixels that they belong to, zeros elsewhere; their sum."""
     count = len(gradient)
@@ -124,7 +124,7 @@ def _unpool(upper: Floats, lower: Floats, gradient: Floats, place: Floats) -> np
     return total
 
 
-@_compiled(f"void({_IMAGES}, {_IMAGES}, {_VECTOR}, {_IMAGES}, {_IMAGES}, {_MATRICES})")
+@compiled(f"void({_IMAGES}, {_IMAGES}, {_VECTOR}, {_IMAGES}, {_IMAGES}, {_MATRICES})")
 def forward(images: Floats, weight: Floats, bias: Floats, output: Floats, place: Floats, rows: Floats) -> None:
     """Fill ``output`` and ``place``, both [K, P, Q, N] with P = (H - 4) // 2 and Q = (W - 4) // 2.
 
@@ -157,7 +157,7 @@ def forward(images: Floats, weight: Floats, bias: Floats, output: Floats, place:
                     _pool(upper, lower, output[k, row, column], place[k, row, column])
 
 
-@_compiled(f"void({', '.join([_IMAGES] * 6)}, {_VECTOR}, {_MATRICES})")
+@compiled(f"void({', '.join([_IMAGES] * 6)}, {_VECTOR}, {_MATRICES})")
 def backward(
     images: Floats, weight: Floats, gradient: Floats, place: Floats, of_images: Floats, of_weight: Floats,
     of_bias: Floats, rows: Floats,
