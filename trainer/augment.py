@@ -1,4 +1,4 @@
-"""Augmentation as tensor code over a whole batch: random crop with padding and horizontal flip.
+"""Augmentation as tensor code over a whole batch: random crop with padding, horizontal flip, and cutout.
 
 What is drawn and how it is applied are apart: an epoch's offsets are drawn at once, so batches of any size get the same.
 """
@@ -13,30 +13,59 @@ from torch import Tensor
 from trainer.streaming import to_device
 
 PADDING = 4  # pixels on each side, as in the usual CIFAR-10 recipe
+HOLE = 3 / 8  # side of the square that is cut out, as a part of the image's shorter side: 12 of 32 pixels
 
 
 @dataclass(frozen=True)
-class CropFlip:
-    """What is done to N images: ``top`` and ``left`` int64 [N] in 0..8 (4 leaves it in place), ``flip`` bool [N]."""
+class Drawn:
+    """What is done to N images: ``top`` and ``left`` int64 [N] in 0..8 (4 leaves it in place), ``flip`` bool [N].
+
+    ``hole`` float32 [N, 2] in 0..1 is where the middle of the square that is cut out lies, down and across; None for no cut.
+    """
 
     top: Tensor
     left: Tensor
     flip: Tensor
+    hole: Tensor | None = None
 
-    def part(self, begin: int, end: int) -> CropFlip:
-        return CropFlip(self.top[begin:end], self.left[begin:end], self.flip[begin:end])
+    def part(self, begin: int, end: int) -> Drawn:
+        hole = None if self.hole is None else self.hole[begin:end]
+        return Drawn(self.top[begin:end], self.left[begin:end], self.flip[begin:end], hole)
 
-    def to(self, device: torch.device) -> CropFlip:
-        return CropFlip(to_device(self.top, device), to_device(self.left, device), to_device(self.flip, device))
+    def to(self, device: torch.device) -> Drawn:
+        hole = None if self.hole is None else to_device(self.hole, device)
+        return Drawn(to_device(self.top, device), to_device(self.left, device), to_device(self.flip, device), hole)
 
 
-def draw(num_images: int, generator: torch.Generator) -> CropFlip:
-    """Offsets and mirrorings for one epoch, each uniform and independent."""
+def draw(num_images: int, generator: torch.Generator, *, cutout: bool = False) -> Drawn:
+    """Offsets, mirrorings and holes for one epoch, each uniform and independent."""
     offsets = torch.randint(0, 2 * PADDING + 1, (2, num_images), generator=generator)
-    return CropFlip(offsets[0], offsets[1], torch.rand(num_images, generator=generator) < 0.5)
+    flip = torch.rand(num_images, generator=generator) < 0.5
+    return Drawn(offsets[0], offsets[1], flip, torch.rand(num_images, 2, generator=generator) if cutout else None)
 
 
-def crop_flip(images: Tensor, drawn: CropFlip) -> Tensor:
+def apply(images: Tensor, drawn: Drawn, fill: Tensor) -> Tensor:
+    """The images uint8 [N, C, H, W] cropped, mirrored and, where holes are drawn, filled there with ``fill`` [1, C, 1, 1]."""
+    images = crop_flip(images, drawn)
+    return images if drawn.hole is None else cut_out(images, drawn.hole, fill)
+
+
+def cut_out(images: Tensor, hole: Tensor, fill: Tensor) -> Tensor:
+    """A square of each image replaced, as far as it lies inside (DeVries and Taylor 2017).
+
+    Its middle is any pixel of the image, so a square near the border is smaller.
+    """
+    height, width = images.shape[2:]
+    side = round(HOLE * min(height, width))
+    inside = []
+    for length, middle in zip((height, width), hole.unbind(1), strict=True):
+        begin = (middle * length).long() - side // 2
+        place = torch.arange(length, device=images.device) - begin[:, None]
+        inside.append((place >= 0) & (place < side))
+    return torch.where((inside[0][:, :, None] & inside[1][:, None, :])[:, None], fill, images)
+
+
+def crop_flip(images: Tensor, drawn: Drawn) -> Tensor:
     """Shift each of the images [N, C, H, W] within a black border of 4 pixels, and mirror those marked.
 
     The border is 0 before normalisation, as when torchvision pads a picture and normalises afterwards.
@@ -58,7 +87,7 @@ def _canvas(images: Tensor) -> Tensor:
     return canvas
 
 
-def _starts(drawn: CropFlip, channels: int, height: int, width: int) -> Tensor:
+def _starts(drawn: Drawn, channels: int, height: int, width: int) -> Tensor:
     """Where in the flat canvas the lines of the cropped images begin: int64 [N, C * H]."""
     device = drawn.top.device
     line, plane = 2 * width + 3 * PADDING, (height + 2 * PADDING) * (2 * width + 3 * PADDING)

@@ -1,8 +1,8 @@
 """3 x 3 convolution on a CPU as matrix products over the channels: with fewer multiplications, or in bfloat16.
 
-In float32, PyTorch's own convolution runs near the rate of the machine's matrix product here, so only an algorithm that multiplies
-less is faster: Winograd's minimal filtering F(m x m, 3 x 3) (Lavin and Gray, "Fast Algorithms for Convolutional Neural
-Networks", 2015). A tile of (m + 2) x (m + 2) input pixels gives m x m outputs with (m + 2)^2 multiplications in place of
+In float32, PyTorch's own convolution runs near the rate of the machine's matrix product here, so only an algorithm that
+multiplies less is faster: Winograd's minimal filtering F(m x m, 3 x 3) (Lavin and Gray, "Fast Algorithms for Convolutional
+Neural Networks", 2015). A tile of (m + 2) x (m + 2) input pixels gives m x m outputs with (m + 2)^2 multiplications in place of
 9 m^2: 4 times fewer for m = 4, 3.24 for m = 3, 2.25 for m = 2. The result is that of a convolution up to rounding (1e-5
 of the largest output for m = 4, 1e-6 for m = 2 and 3), and the same on every call.
 

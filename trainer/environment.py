@@ -42,7 +42,9 @@ class Environment:
     num_threads: int
     deterministic: bool = True
     channels_last: bool = False  # memory order of the net's weights, where that was measured to be faster
-    convolution: str = "direct"  # or winograd, columns, of 3 x 3 (trainer.convolution); or fused, of 5 x 5 (trainer.fused)
+    convolution: str = (
+        "direct"  # or winograd, columns, of 3 x 3 (trainer.convolution); or fused, of 5 x 5 (trainer.fused)
+    )
     fused_norm: bool = False  # BatchNorm, pooling and ReLU as one layer (trainer.norm_pool)
     device_name: str = ""
     machine: str = ""
@@ -92,7 +94,8 @@ def resolve(
     return Environment(
         device=name, precision=precision, num_threads=num_threads, deterministic=config.deterministic,
         channels_last=name == "cpu" and config.model in _CHANNELS_LAST and convolution != "fused",
-        convolution=convolution, fused_norm=name == "cpu" and config.model in _NORMED, device_name=device_name(name), machine=machine(), num_cpus=os.cpu_count() or 1,
+        convolution=convolution, fused_norm=name == "cpu" and config.model in _NORMED,
+        device_name=device_name(name), machine=machine(), num_cpus=os.cpu_count() or 1,
         platform=f"{platform.system()} {platform.release()}", python=platform.python_version(),
         torch=str(torch.__version__), numpy=np.__version__,
         train_fingerprint=fingerprints[0], test_fingerprint=fingerprints[1],

@@ -75,6 +75,11 @@ class Data:
         return channels, height, width
 
     @property
+    def mean_pixel(self) -> Tensor:
+        """uint8 [1, C, 1, 1]: what the net sees as nearest to 0."""
+        return (-self.shift / self.scale).round().clamp(0, 255).to(torch.uint8)
+
+    @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
@@ -261,7 +266,7 @@ class TrainingEpoch:
     order: Tensor  # int64 [n]: rows of the train split, on the images' device
     labels: Tensor  # int64 [n], in that order
     batch_size: int
-    drawn: augment.CropFlip | None
+    drawn: augment.Drawn | None
     size: tuple[int, int] | None
 
     def pixels(self, begin: int, end: int) -> Tensor:
@@ -270,7 +275,9 @@ class TrainingEpoch:
         return self._augmented(images, begin)
 
     def _augmented(self, images: Tensor, begin: int) -> Tensor:
-        return images if self.drawn is None else augment.crop_flip(images, self.drawn.part(begin, begin + len(images)))
+        if self.drawn is None:
+            return images
+        return augment.apply(images, self.drawn.part(begin, begin + len(images)), self.data.mean_pixel)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         count, begin = self.batch_size * batches_at_once(self.batch_size, self.data), 0
@@ -294,8 +301,9 @@ def training_epoch(config: RunConfig, data: Data, epoch: int) -> TrainingEpoch:
     rows = data.train_indices[torch.randperm(count, generator=generator(config.seed, "order", epoch))]
     order = streaming.to_device(rows, data.train_images.device)
     drawn = None
-    if config.augmentation == "crop_flip":
-        drawn = augment.draw(count, generator(config.seed, "augmentation", epoch)).to(device)
+    if config.augmentation != "none":
+        random = generator(config.seed, "augmentation", epoch)
+        drawn = augment.draw(count, random, cutout=config.augmentation == "crop_flip_cutout").to(device)
     labels = data.train_labels.index_select(0, streaming.to_device(rows, device) if data.streamed else order)
     return TrainingEpoch(
         data, order, labels, config.batch_size, drawn, progressive_size(config, data.image_shape, epoch)

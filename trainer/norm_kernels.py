@@ -30,8 +30,7 @@ _WORD = ir.IntType(32)
 _ROWS_AT_ONCE = 64  # whose sums are float32
 
 
-@intrinsic
-def _value(_typing: Any, pixel: Any) -> Any:
+def _to_value(_typing: Any, pixel: Any) -> Any:
     """A pixel as float32; of a bfloat16, its bits and then zeros."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -43,8 +42,10 @@ def _value(_typing: Any, pixel: Any) -> Any:
     return types.float32(pixel), generate
 
 
-@intrinsic
-def _pixel(_typing: Any, value: Any, like: Any) -> Any:
+_value: Any = intrinsic(_to_value)
+
+
+def _to_pixel(_typing: Any, value: Any, like: Any) -> Any:
     """A float32 as a pixel of the kind of ``like``; as bfloat16 the nearest one, of two the even one. NaN stays NaN."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -56,6 +57,9 @@ def _pixel(_typing: Any, value: Any, like: Any) -> Any:
         return builder.trunc(builder.lshr(rounded, _WORD(16)), ir.IntType(16))
 
     return like(types.float32, like), generate
+
+
+_pixel: Any = intrinsic(_to_pixel)
 
 
 def _for_both(signature: str) -> list[str]:
@@ -146,7 +150,13 @@ def pool_forward(images: Pixels, scale: Floats, shift: Floats, output: Pixels) -
             y0, y1 = 2 * p, min(2 * p + 1, height - 1)
             for q in range(output.shape[2]):
                 x0, x1 = 2 * q, min(2 * q + 1, width - 1)
-                a, b, c, d, out = images[n, y0, x0], images[n, y0, x1], images[n, y1, x0], images[n, y1, x1], output[n, p, q]
+                a, b, c, d, out = (
+                    images[n, y0, x0],
+                    images[n, y0, x1],
+                    images[n, y1, x0],
+                    images[n, y1, x1],
+                    output[n, p, q],
+                )
                 for i in range(channels):
                     s, t = scale[i], shift[i]
                     z0, z1 = _value(a[i]) * s + t, _value(b[i]) * s + t
@@ -167,7 +177,13 @@ def pool_sums(images: Pixels, gradient: Pixels, scale: Floats, shift: Floats, me
             y0, y1 = 2 * p, min(2 * p + 1, height - 1)
             for q in range(gradient.shape[2]):
                 x0, x1 = 2 * q, min(2 * q + 1, width - 1)
-                a, b, c, d, g = images[n, y0, x0], images[n, y0, x1], images[n, y1, x0], images[n, y1, x1], gradient[n, p, q]
+                a, b, c, d, g = (
+                    images[n, y0, x0],
+                    images[n, y0, x1],
+                    images[n, y1, x0],
+                    images[n, y1, x1],
+                    gradient[n, p, q],
+                )
                 for i in range(channels):
                     s, t = scale[i], shift[i]
                     v0, v1, v2, v3 = _value(a[i]), _value(b[i]), _value(c[i]), _value(d[i])

@@ -35,15 +35,17 @@ class NormPoolReLU(nn.BatchNorm2d):
         self.num_batches_tracked = norm.num_batches_tracked
 
     def forward(self, input: Tensor) -> Tensor:
+        known = [one for one in (self.running_mean, self.running_var) if one is not None]
         if not self.training:
-            scale, shift = _affine(self.weight, self.bias, self.running_mean, self.running_var, self.eps)
+            scale, shift = _affine(self.weight, self.bias, known[0], known[1], self.eps)
             return _normalized(_channels_last(input), scale, shift, self.pooling)
-        output, mean, variance = _NormPoolReLU.apply(input, self.weight, self.bias, self.eps, self.pooling)  # type: ignore[no-untyped-call]
+        output, *found = _NormPoolReLU.apply(input, self.weight, self.bias, self.eps, self.pooling)
         count = input.numel() // self.num_features
+        found[1] *= count / max(1, count - 1)
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr]
-            self.running_var.lerp_(variance * (count / max(1, count - 1)), self.momentum)  # type: ignore[union-attr]
-            self.num_batches_tracked += 1  # type: ignore[operator]
+            for running, one in zip(known, found, strict=True):
+                running.lerp_(one, self.momentum or 0.0)
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         return output  # type: ignore[no-any-return]
 
 
@@ -72,9 +74,7 @@ class _NormPoolReLU(torch.autograd.Function):
         arrays = [_array(pixels), _array(_channels_last(gradient.to(pixels.dtype)))]
         arrays = arrays if ctx.pooling else [array.reshape(-1, len(scale)) for array in arrays]
         affine = [one.numpy() for one in (scale, shift, mean.float())]
-        of_bias, product = torch.from_numpy(
-            _sums(kernels.pool_sums if ctx.pooling else kernels.sums, *arrays, *affine)
-        )
+        of_bias, product = torch.from_numpy(_sums(kernels.pool_sums if ctx.pooling else kernels.sums, *arrays, *affine))
         of_weight = product * inverse
         count = pixels.numel() // len(scale)
         # Ioffe and Szegedy 2015, section 3: what passes, less its mean and its part along the normalised pixels
@@ -86,11 +86,8 @@ class _NormPoolReLU(torch.autograd.Function):
         return result.permute(0, 3, 1, 2), of_weight.float(), of_bias.float(), None, None
 
 
-def _affine(
-    weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
+def _affine(weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """BatchNorm as pixel * scale + shift: float32 [C] each."""
-    assert mean is not None and variance is not None
     scale = weight.detach().double() / (variance.double() + eps).sqrt()
     return scale.float(), (bias.detach().double() - mean.double() * scale).float()
 
@@ -114,7 +111,8 @@ def _sums(kernel: Callable[..., None], *arrays: Array) -> Array:
     """What a kernel sums over a batch: float64 [2, C]."""
     sums = np.zeros((_PIECES, 2, arrays[0].shape[-1]))
     _in_pieces(kernel, *arrays, sums=sums)
-    return sums.sum(0)
+    total: Array = sums.sum(0)
+    return total
 
 
 def _in_pieces(kernel: Callable[..., None], *arrays: Array, sums: Array | None = None) -> None:

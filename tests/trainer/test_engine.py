@@ -138,6 +138,26 @@ def test_resumed_equals_uninterrupted(make_config: MakeConfig, make_data: MakeDa
         assert (one.predictions["confidence"] == other.predictions["confidence"]).all()
 
 
+@pytest.mark.parametrize(("precision", "convolution"), [("float32", "winograd"), ("bfloat16", "columns")])
+def test_the_fast_way_to_train_vgg_learns_the_same_and_resumes(
+    make_config: MakeConfig, make_data: MakeData, precision: str, convolution: str
+) -> None:
+    config = make_config(
+        model="vgg", width=16, epochs=3, learning_rate=0.02, momentum=0.9, augmentation="crop_flip_cutout"
+    )
+    data = make_data(config, shape=(3, 32, 32))
+    plain = epochs(train(config, data, precision=precision, channels_last=True))
+    fields: dict[str, Any] = {
+        "precision": precision, "channels_last": True, "convolution": convolution, "fused_norm": True,
+    }  # fmt: skip
+    fast = epochs(train(config, data, **fields))
+    assert [*fast[0].state.tensors] == [*plain[0].state.tensors]
+    assert plain[0].train_loss == pytest.approx(fast[0].train_loss, rel=0.02)
+    assert fast[-1].train_loss < 0.7 * fast[0].train_loss
+    rest = epochs(train(config, data, resume=fast[0].state, **fields))
+    assert_same_tensors(rest[-1].state, fast[-1].state)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
 def test_memory_order_changes_speed_only(make_config: MakeConfig, make_data: MakeData, optimizer: str) -> None:
     config = make_config(model="lenet", epochs=2, optimizer=optimizer, learning_rate=0.01, weight_averaging=0.9)

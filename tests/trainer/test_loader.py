@@ -32,7 +32,13 @@ def test_an_epoch_is_one_permutation_with_a_short_last_batch(make_config: MakeCo
 
 @pytest.mark.parametrize("prepared", [0, 40_000, 1 << 30])
 @pytest.mark.parametrize(
-    "fields", [{}, {"augmentation": "crop_flip", "permute_pixels": True}, {"progressive_size": True}]
+    "fields",
+    [
+        {},
+        {"augmentation": "crop_flip", "permute_pixels": True},
+        {"augmentation": "crop_flip_cutout", "normalization": "half"},
+        {"progressive_size": True},
+    ],
 )
 def test_batches_prepared_together_are_those_prepared_alone(
     make_config: MakeConfig, make_data: MakeData, monkeypatch: pytest.MonkeyPatch, prepared: int, fields: dict[str, Any]
@@ -45,7 +51,7 @@ def test_batches_prepared_together_are_those_prepared_alone(
     for (begin, end), (images, labels) in zip(places, epoch, strict=True):
         alone = data.train_images[epoch.order[begin:end]]
         if epoch.drawn is not None:
-            alone = augment.crop_flip(alone, epoch.drawn.part(begin, end))
+            alone = augment.apply(alone, epoch.drawn.part(begin, end), data.mean_pixel)
         assert torch.equal(images, loader.net_input(alone, data, size=epoch.size))
         assert torch.equal(labels, data.train_labels[epoch.order[begin:end]])
 

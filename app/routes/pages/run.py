@@ -447,6 +447,7 @@ def _environment(run: Run, environment: dict[str, Any]) -> list[tuple[str, str]]
 def _convolution_words(convolution: str) -> str:
     words = {
         "direct": _("direct"), "winograd": _("Winograd's method"), "fused": _("fused with pooling and ReLU"),
+        "columns": _("product of each pixel's neighbours"),
     }  # fmt: skip
     return words.get(convolution, convolution)
 
