@@ -151,7 +151,8 @@ class RunConfig(BaseModel):
     augmentation: Literal["none", "crop_flip", "crop_flip_cutout"] = _f(
         "none", N_("Augmentation"),
         N_("Crop and flip shift images by up to 4 pixels and mirror half of them; cutout hides a square of each."),
-        "advanced", labels={"none": N_("none"), "crop_flip": N_("crop and flip"), "crop_flip_cutout": N_("crop, flip and cutout")},
+        "advanced", labels={"none": N_("none"), "crop_flip": N_("crop and flip"),
+                            "crop_flip_cutout": N_("crop, flip and cutout")},
     )  # fmt: skip
     normalization: Literal["dataset", "half", "cifar10", "none"] = _f(
         "dataset", N_("Normalization"), N_("How pixels are scaled before the net sees them."), "advanced",
