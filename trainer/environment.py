@@ -24,8 +24,8 @@ from trainer.failures import DeviceMissing, PrecisionUnsupported
 from trainer.i18n import _
 
 # Memory order of the weights: channels last is faster for every net with convolutions on a CPU, once pooling comes before
-# ReLU (docs/speed.md has the figures). Not measured on GPUs, so not used there.
-_CHANNELS_LAST = ("cnn", "lenet", "vgg", "vgg16")
+# ReLU (docs/speed.md has the figures). Not measured on GPUs, so for no net there.
+_CHANNELS_LAST: dict[str, tuple[str, ...]] = {"cpu": ("cnn", "lenet", "vgg", "vgg16"), "cuda": ()}
 _WINOGRAD = ("vgg", "vgg16")
 _FUSED = ("cnn", "lenet")
 _WIDEST_FUSED = 20  # channels; at 32 PyTorch's convolution is as fast, at 64 it is faster
@@ -43,6 +43,7 @@ class Environment:
     deterministic: bool = True
     channels_last: bool = False  # memory order of the net's weights, where that was measured to be faster
     convolution: str = "direct"  # or winograd, of 3 x 3 (trainer.convolution), or fused, of 5 x 5 (trainer.fused)
+    graphs: bool = False  # whether steps are replayed from CUDA graphs (trainer.graphs)
     device_name: str = ""
     machine: str = ""
     num_cpus: int = 1
@@ -90,8 +91,9 @@ def resolve(
     convolution = _convolution(config) if name == "cpu" and precision == "float32" else "direct"
     return Environment(
         device=name, precision=precision, num_threads=num_threads, deterministic=config.deterministic,
-        channels_last=name == "cpu" and config.model in _CHANNELS_LAST and convolution != "fused",
-        convolution=convolution, device_name=device_name(name), machine=machine(), num_cpus=os.cpu_count() or 1,
+        channels_last=config.model in _CHANNELS_LAST.get(name.partition(":")[0], ()) and convolution != "fused",
+        convolution=convolution, graphs=uses_graphs(name, precision),
+        device_name=device_name(name), machine=machine(), num_cpus=os.cpu_count() or 1,
         platform=f"{platform.system()} {platform.release()}", python=platform.python_version(),
         torch=str(torch.__version__), numpy=np.__version__,
         train_fingerprint=fingerprints[0], test_fingerprint=fingerprints[1],
@@ -103,6 +105,11 @@ def _convolution(config: RunConfig) -> str:
     if config.model in _FUSED and resolved_width(config) <= _WIDEST_FUSED:
         return "fused"
     return "winograd" if config.model in _WINOGRAD else "direct"
+
+
+def uses_graphs(device: str, precision: str) -> bool:
+    """Whether steps can be replayed from CUDA graphs: the scaling of float16 asks the GPU after each step what to do."""
+    return device.startswith("cuda") and precision != "float16"
 
 
 def resolve_device(wanted: str) -> str:
