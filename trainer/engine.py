@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer import convolution, describe, loader, models, optimizers
+from trainer import convolution, describe, graphs, loader, models, optimizers
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.environment import Environment
@@ -46,10 +46,11 @@ def train(config: RunConfig, data: Data, environment: Environment, resume: State
     learner = Learner.create(config, data, environment)
     if resume is not None:
         learner.restore(resume)
+    step = _step(config, data, environment, learner)
     yield _started(config, data, environment, learner)
     while learner.epoch < config.epochs and not learner.patience.is_over(config, learner.epoch):
         learner.epoch += 1
-        trained = yield from _train_epoch(config, data, environment, learner)
+        trained = yield from _train_epoch(config, data, learner, step)
         yield from _test(config, data, environment, learner, trained)
     if learner.report.pending:
         yield learner.report.flush(learner.epoch, learner.step)
@@ -67,24 +68,14 @@ class _Trained:
     flops: float
 
 
-def _train_epoch(
-    config: RunConfig, data: Data, environment: Environment, learner: Learner
-) -> Generator[Event | None, None, _Trained]:
-    """One pass; the step is written out here, in order."""
+def _step(config: RunConfig, data: Data, environment: Environment, learner: Learner) -> graphs.Step:
+    """One step of training, in order: (images, labels) -> (loss, predicted classes), both on the device.
+
+    On a GPU it may be replayed from a graph, so nothing in it may depend on a value on the device, or on the step.
+    """
     model, optimizer, scaler = learner.model, learner.optimizer, learner.scaler
-    stopwatch = Stopwatch(data.device)
-    torch.manual_seed(stream_seed(config.seed, "dropout", learner.epoch))
-    epoch = loader.training_epoch(config, data, learner.epoch)
-    count = len(epoch.labels)
-    rate_of = optimizers.learning_rates(config, config.epochs * loader.steps_per_epoch(config, data))
-    losses = torch.empty(loader.steps_per_epoch(config, data), device=data.device)  # read every 100 steps, not each
-    predicted = torch.empty(count, dtype=torch.int64, device=data.device)
-    checked, seen, rate = 0, 0, 0.0
-    for index, (images, labels) in enumerate(epoch):
-        learner.step += 1
-        rate = rate_of(learner.step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+
+    def step(images: Tensor, labels: Tensor) -> graphs.Result:
         optimizer.zero_grad()
         with _autocast(data, environment):
             logits = model(images)
@@ -96,10 +87,32 @@ def _train_epoch(
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             scaler.step(optimizer)
             scaler.update()
+        return loss.detach(), logits.detach().argmax(1)
+
+    if not environment.graphs:
+        return step
+    return graphs.GraphedStep(step, config.batch_size, graphs.Recorder(data.device))
+
+
+def _train_epoch(
+    config: RunConfig, data: Data, learner: Learner, step: graphs.Step
+) -> Generator[Event | None, None, _Trained]:
+    """One pass over the training images; nothing but every 100th step waits for the device."""
+    stopwatch = Stopwatch(data.device)
+    torch.manual_seed(stream_seed(config.seed, "dropout", learner.epoch))
+    epoch = loader.training_epoch(config, data, learner.epoch)
+    count = len(epoch.labels)
+    rate_of = optimizers.learning_rates(config, config.epochs * loader.steps_per_epoch(config, data))
+    losses = torch.empty(loader.steps_per_epoch(config, data), device=data.device)  # read every 100 steps, not each
+    predicted = torch.empty(count, dtype=torch.int64, device=data.device)
+    checked, seen, rate = 0, 0, 0.0
+    for index, (images, labels) in enumerate(epoch):
+        learner.step += 1
+        rate = rate_of(learner.step)
+        optimizers.set_rate(learner.optimizer, rate)
+        losses[index], predicted[seen : seen + len(labels)] = step(images, labels)
         if learner.average is not None:
             learner.average.update(learner.step)
-        losses[index] = loss.detach()
-        predicted[seen : seen + len(labels)] = logits.detach().argmax(1)
         seen += len(labels)
         if learner.step % STEPS_BETWEEN_LOSSES == 1:
             learner.report.add(learner.step, _checked(losses, checked, index, learner))
@@ -298,7 +311,8 @@ class Learner:
         if config.weight_averaging is not None:
             average = optimizers.WeightAverage(config.weight_averaging, model, copy.deepcopy(model))
         scaler = torch.amp.GradScaler(data.device.type) if environment.precision == "float16" else None
-        return cls(model, optimizers.build(config, model.parameters(), data.device), average, scaler)
+        optimizer = optimizers.build(config, model.parameters(), data.device, graphed=environment.graphs)
+        return cls(model, optimizer, average, scaler)
 
     @property
     def tested(self) -> nn.Module:

@@ -24,8 +24,8 @@ from trainer.failures import DeviceMissing, PrecisionUnsupported
 from trainer.i18n import _
 
 # Memory order of the weights: channels last is faster for every net with convolutions on a CPU, once pooling comes before
-# ReLU (docs/speed.md has the figures). Not measured on GPUs, so not used there.
-_CHANNELS_LAST = ("cnn", "lenet", "vgg", "vgg16")
+# ReLU (docs/speed.md has the figures). Not measured on GPUs, so for no net there.
+_CHANNELS_LAST: dict[str, tuple[str, ...]] = {"cpu": ("cnn", "lenet", "vgg", "vgg16"), "cuda": ()}
 _NORMED = ("vgg", "vgg16")  # and with 3 x 3 convolutions
 _FUSED = ("cnn", "lenet")
 _WIDEST_FUSED = 20  # channels; at 32 PyTorch's convolution is as fast, at 64 it is faster
@@ -42,10 +42,9 @@ class Environment:
     num_threads: int
     deterministic: bool = True
     channels_last: bool = False  # memory order of the net's weights, where that was measured to be faster
-    convolution: str = (
-        "direct"  # or winograd, columns, of 3 x 3 (trainer.convolution); or fused, of 5 x 5 (trainer.fused)
-    )
+    convolution: str = "direct"  # columns or winograd, of 3 x 3 (trainer.convolution); fused, of 5 x 5 (trainer.fused)
     fused_norm: bool = False  # BatchNorm, pooling and ReLU as one layer (trainer.norm_pool)
+    graphs: bool = False  # whether steps are replayed from CUDA graphs (trainer.graphs)
     device_name: str = ""
     machine: str = ""
     num_cpus: int = 1
@@ -93,8 +92,9 @@ def resolve(
     convolution = _convolution(config, precision) if name == "cpu" else "direct"
     return Environment(
         device=name, precision=precision, num_threads=num_threads, deterministic=config.deterministic,
-        channels_last=name == "cpu" and config.model in _CHANNELS_LAST and convolution != "fused",
+        channels_last=config.model in _CHANNELS_LAST.get(name.partition(":")[0], ()) and convolution != "fused",
         convolution=convolution, fused_norm=name == "cpu" and config.model in _NORMED,
+        graphs=uses_graphs(name, precision),
         device_name=device_name(name), machine=machine(), num_cpus=os.cpu_count() or 1,
         platform=f"{platform.system()} {platform.release()}", python=platform.python_version(),
         torch=str(torch.__version__), numpy=np.__version__,
@@ -108,6 +108,11 @@ def _convolution(config: RunConfig, precision: str) -> str:
         return "winograd" if precision == "float32" else "columns"
     small = config.model in _FUSED and resolved_width(config) <= _WIDEST_FUSED
     return "fused" if small and precision == "float32" else "direct"
+
+
+def uses_graphs(device: str, precision: str) -> bool:
+    """Whether steps can be replayed from CUDA graphs: the scaling of float16 asks the GPU after each step what to do."""
+    return device.startswith("cuda") and precision != "float16"
 
 
 def resolve_device(wanted: str) -> str:

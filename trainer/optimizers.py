@@ -14,9 +14,15 @@ from trainer.config import RunConfig
 _A, _B, _C, _ITERATIONS = 3.4445, -4.7750, 2.0315, 5  # Jordan et al. 2024
 
 
-def build(config: RunConfig, parameters: Iterable[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
-    """The optimizer of ``config``. Fused kernels where there are any: a tenth of a small net's step."""
-    rate, decay, fused = config.learning_rate, config.weight_decay, device.type in ("cpu", "cuda")
+def build(
+    config: RunConfig, parameters: Iterable[nn.Parameter], device: torch.device, *, graphed: bool = False
+) -> torch.optim.Optimizer:
+    """The optimizer of ``config``. Fused kernels where there are any: a tenth of a small net's step.
+
+    ``graphed`` keeps the learning rate in a tensor on the device: a number would be the same in every replay of a graph.
+    """
+    decay, fused = config.weight_decay, device.type in ("cpu", "cuda")
+    rate: Any = torch.tensor(config.learning_rate, device=device) if graphed else config.learning_rate
     momentum, nesterov = config.momentum or 0.0, bool(config.nesterov)
     if config.optimizer == "muon":
         return Muon(parameters, lr=rate, momentum=momentum, nesterov=nesterov, weight_decay=decay)
@@ -25,7 +31,16 @@ def build(config: RunConfig, parameters: Iterable[nn.Parameter], device: torch.d
             parameters, lr=rate, momentum=momentum, nesterov=nesterov, weight_decay=decay, fused=fused
         )
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=rate, weight_decay=decay, fused=fused)
+    return kind(parameters, lr=rate, weight_decay=decay, fused=fused, capturable=graphed)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the next step; a GPU is not waited for."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 class Muon(torch.optim.Optimizer):
@@ -66,8 +81,11 @@ class Muon(torch.optim.Optimizer):
             matrices = step.movedim(1, -1)  # as channels_last lies in memory
             step = orthogonal(matrices.flatten(1)).view(matrices.shape).movedim(-1, 1)
             parameter.mul_(1 - rate * group["weight_decay"])
-            rate *= math.sqrt(max(1.0, len(parameter) / parameter[0].numel()))
-        parameter.sub_(step, alpha=rate)
+            rate = rate * math.sqrt(max(1.0, len(parameter) / parameter[0].numel()))
+        if isinstance(rate, Tensor):
+            parameter.addcmul_(step, rate, value=-1)
+        else:
+            parameter.sub_(step, alpha=rate)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
