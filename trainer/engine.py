@@ -358,6 +358,8 @@ class Learner:
             if isinstance(value, Tensor) and value.shape == like.shape:
                 # fused kernels need the parameter's memory order
                 value = torch.empty_like(like).detach().copy_(value)
+            elif isinstance(value, Tensor):
+                value = value.clone()  # PyTorch would go on with the checkpoint's own
             state.setdefault(int(number), {})[name] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 

@@ -24,8 +24,8 @@ from trainer.failures import DeviceMissing, PrecisionUnsupported
 from trainer.i18n import _
 
 # Memory order of the weights: channels last is faster for every net with convolutions on a CPU, once pooling comes before
-# ReLU (docs/speed.md has the figures). Not measured on GPUs, so for no net there.
-_CHANNELS_LAST: dict[str, tuple[str, ...]] = {"cpu": ("cnn", "lenet", "vgg", "vgg16"), "cuda": ()}
+# ReLU, and for the nets with many channels in bfloat16 on a GPU (docs/speed.md has the figures).
+_CHANNELS_LAST = ("cnn", "lenet", "vgg", "vgg16")
 _NORMED = ("vgg", "vgg16")  # and with 3 x 3 convolutions
 _FUSED = ("cnn", "lenet")
 _WIDEST_FUSED = 20  # channels; at 32 PyTorch's convolution is as fast, at 64 it is faster
@@ -92,7 +92,7 @@ def resolve(
     convolution = _convolution(config, precision) if name == "cpu" else "direct"
     return Environment(
         device=name, precision=precision, num_threads=num_threads, deterministic=config.deterministic,
-        channels_last=config.model in _CHANNELS_LAST.get(name.partition(":")[0], ()) and convolution != "fused",
+        channels_last=_channels_last(config, name, precision) and convolution != "fused",
         convolution=convolution, fused_norm=name == "cpu" and config.model in _NORMED,
         graphs=uses_graphs(name, precision),
         device_name=device_name(name), machine=machine(), num_cpus=os.cpu_count() or 1,
@@ -100,6 +100,13 @@ def resolve(
         torch=str(torch.__version__), numpy=np.__version__,
         train_fingerprint=fingerprints[0], test_fingerprint=fingerprints[1],
     )  # fmt: skip
+
+
+def _channels_last(config: RunConfig, device: str, precision: str) -> bool:
+    """Whether the weights lie in memory with their channels last."""
+    if device.startswith("cuda"):
+        return config.model in _NORMED and precision == "bfloat16"
+    return device == "cpu" and config.model in _CHANNELS_LAST
 
 
 def _convolution(config: RunConfig, precision: str) -> str:

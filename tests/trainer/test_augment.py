@@ -56,9 +56,9 @@ def test_cutout_replaces_a_square_and_nothing_else() -> None:
     fill = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
     cut = augment.cut_out(images, hole, fill)
     for image, result, (down, across) in zip(images, cut, hole.tolist(), strict=True):
-        top, left = int(down * 16) - 3, int(across * 24) - 3
+        top, left = int(down * 16) - 2, int(across * 24) - 2
         expected = image.clone()
-        expected[:, max(0, top) : top + 6, max(0, left) : left + 6] = 0
+        expected[:, max(0, top) : top + 4, max(0, left) : left + 4] = 0
         assert torch.equal(result, expected)
 
 

@@ -276,12 +276,12 @@ def test_the_environment_keeps_it(make_config: MakeConfig, tmp_path: Path) -> No
 @pytest.mark.cuda
 @NEEDS_CUDA
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("precision", "last"), [("float32", False), ("bfloat16", False), ("bfloat16", True)])
 def test_cuda_repeats_in_each_precision(
-    make_config: MakeConfig, make_data: MakeData, monkeypatch: pytest.MonkeyPatch, precision: str
+    make_config: MakeConfig, make_data: MakeData, monkeypatch: pytest.MonkeyPatch, precision: str, last: bool
 ) -> None:
     place = Place("cuda:0", make_data, monkeypatch)
-    environment = place.environment(precision)
+    environment = replace(place.environment(precision), channels_last=last)
     apply(environment)
     config = make_config(model="vgg", width=8, epochs=2, optimizer="adam", learning_rate=0.001)
     data = place.data(config, shape=(3, 32, 32))
