@@ -53,7 +53,7 @@ def apply(images: Tensor, drawn: Drawn, fill: Tensor) -> Tensor:
 def cut_out(images: Tensor, hole: Tensor, fill: Tensor) -> Tensor:
     """A square of each image replaced, as far as it lies inside (DeVries and Taylor 2017).
 
-    Its middle is any pixel of the image, so a square near the border is smaller.
+    Its middle is any pixel of the image, so a square near the border is smaller. Sides below 3 pixels have none.
     """
     height, width = images.shape[2:]
     side = round(HOLE * min(height, width))

@@ -154,7 +154,7 @@ class Host:
             # torch imports this only for the first optimizer or meta tensor: a second that every child would spend
             import torch._dynamo  # noqa: F401
 
-            from trainer import describe, fused, norm_pool, predict  # noqa: F401
+            from trainer import describe, fused, predict  # noqa: F401
 
             if self._execute is None:
                 from trainer.runtime import execute

@@ -16,6 +16,7 @@ from trainer.i18n import _
 from trainer.run_folder import now, read_json, write_json
 
 Section = Literal["precision", "matmul"]
+_KERNELS = 2  # raised when a precision becomes faster or slower by a change of the engine
 Measurements = dict[str, dict[str, dict[str, Any]]]  # section -> key -> what was measured
 PRECISIONS = ("float32", "bfloat16", "float16")
 LEAST_GAIN = 1.05  # a mixed precision must be so many times as fast as float32
@@ -68,10 +69,13 @@ def record(home: Path, section: Section, key: str, value: dict[str, Any]) -> dic
 
 
 def precision_key(config: RunConfig, image_shape: Sequence[int], environment: Mapping[str, Any]) -> str:
-    """What the choice of a precision depends on: machine, PyTorch, net, images (channels, height, width), batch, device."""
+    """What the choice of a precision depends on: machine, PyTorch, net, images (channels, height, width), batch, device.
+
+    And how Runoff calculates, so that a version with other kernels measures anew.
+    """
     net = f"{config.model}-{resolved_width(config)}"
     shape = "x".join(str(side) for side in image_shape)
-    return _key(environment, net, shape, f"batch {config.batch_size}", environment["device"])
+    return _key(environment, f"kernels {_KERNELS}", net, shape, f"batch {config.batch_size}", environment["device"])
 
 
 def matmul_key(environment: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ _value: Any = intrinsic(_to_value)
 
 
 def _to_pixel(_typing: Any, value: Any, like: Any) -> Any:
-    """A float32 as a pixel of the kind of ``like``; as bfloat16 the nearest one, of two the even one. NaN stays NaN."""
+    """A float32 as a pixel of the kind of ``like``; as bfloat16 the nearest one, of two the even one. A usual NaN stays one."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         if like == types.float32:
@@ -71,9 +71,12 @@ def _for_both(signature: str) -> list[str]:
     return found
 
 
-@compiled(_for_both("RS"))
-def moments(rows: Pixels, sums: Sums) -> None:
-    """Add to ``sums`` [2, C] those of the values and of their squares over ``rows`` [n, C]."""
+@compiled(_for_both("RFS"))
+def moments(rows: Pixels, origin: Floats, sums: Sums) -> None:
+    """Add to ``sums`` [2, C] those of rows - origin and of its square over ``rows`` [n, C].
+
+    With an origin near the mean, digits are not lost where the mean is much larger than the deviation.
+    """
     count, channels = rows.shape
     part = np.empty((2, channels), np.float32)
     first, second = part[0], part[1]
@@ -83,13 +86,13 @@ def moments(rows: Pixels, sums: Sums) -> None:
         for row in range(begin, end - 1, 2):
             one, two = rows[row], rows[row + 1]
             for c in range(channels):
-                a, b = _value(one[c]), _value(two[c])
+                a, b = _value(one[c]) - origin[c], _value(two[c]) - origin[c]
                 first[c] += a + b
                 second[c] += a * a + b * b
         if (end - begin) % 2:
             one = rows[end - 1]
             for c in range(channels):
-                a = _value(one[c])
+                a = _value(one[c]) - origin[c]
                 first[c] += a
                 second[c] += a * a
         for c in range(channels):
@@ -141,6 +144,12 @@ def backward(
             out[c] = _pixel(factor[c] * passed + slope[c] * (x - mean[c]) + offset[c], out[c])
 
 
+@compiled(inline=True)
+def _larger(one: np.float32, other: np.float32) -> np.float32:
+    """The larger of two; NaN where either is, which ``max`` would drop."""
+    return other if other > one or other != other else one
+
+
 @compiled(_for_both("PFFP"))
 def pool_forward(images: Pixels, scale: Floats, shift: Floats, output: Pixels) -> None:
     """The largest of ``images`` scale + shift in each window, and ReLU; output [N, P, Q, C]."""
@@ -161,7 +170,7 @@ def pool_forward(images: Pixels, scale: Floats, shift: Floats, output: Pixels) -
                     s, t = scale[i], shift[i]
                     z0, z1 = _value(a[i]) * s + t, _value(b[i]) * s + t
                     z2, z3 = _value(c[i]) * s + t, _value(d[i]) * s + t
-                    largest = max(max(z0, z1), max(z2, z3))
+                    largest = _larger(_larger(z0, z1), _larger(z2, z3))
                     out[i] = _pixel(_ZERO if largest <= _ZERO else largest, out[i])
 
 

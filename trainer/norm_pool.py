@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any
 
@@ -24,7 +25,8 @@ class NormPoolReLU(nn.BatchNorm2d):
     """``nn.BatchNorm2d``, then max-pooling by 2 where ``pooling`` is "down" or "up" (how odd sides are halved), then ReLU.
 
     Images [N, C, H, W] in float32 or bfloat16 become [N, C, P, Q] in the same dtype. Parameters, running statistics and
-    their names are those of BatchNorm.
+    their names are those of BatchNorm. In evaluation there is no backward pass. One value a channel, where PyTorch gives
+    up, has no deviation: it answers ReLU(bias) and leaves the running statistics as they are.
     """
 
     def __init__(self, norm: nn.BatchNorm2d, pooling: str | None) -> None:
@@ -41,7 +43,9 @@ class NormPoolReLU(nn.BatchNorm2d):
             return _normalized(_channels_last(input), scale, shift, self.pooling)
         output, *found = _NormPoolReLU.apply(input, self.weight, self.bias, self.eps, self.pooling)
         count = input.numel() // self.num_features
-        found[1] *= count / max(1, count - 1)
+        if count == 1:
+            return output  # type: ignore[no-any-return]
+        found[1] *= count / (count - 1)
         with torch.no_grad():
             for running, one in zip(known, found, strict=True):
                 running.lerp_(one, self.momentum or 0.0)
@@ -58,8 +62,9 @@ class _NormPoolReLU(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         pixels = _channels_last(images)
         rows = _array(pixels).reshape(-1, len(weight))
-        sums = torch.from_numpy(_sums(kernels.moments, rows)) / len(rows)
-        mean, variance = sums[0], (sums[1] - sums[0] ** 2).clamp(min=0)
+        origin = pixels.flatten(0, 2)[0].float()
+        sums = torch.from_numpy(_sums(kernels.moments, rows, origin.numpy())) / len(rows)
+        mean, variance = sums[0] + origin, (sums[1] - sums[0] ** 2).clamp(min=0)
         scale, shift = _affine(weight, bias, mean, variance, eps)
         ctx.save_for_backward(pixels, scale, shift, mean, (variance + eps).rsqrt())
         ctx.pooling = pooling
@@ -131,7 +136,10 @@ def _in_pieces(kernel: Callable[..., None], *arrays: Array, sums: Array | None =
             kernel(*parts, *([] if sums is None else [sums[number]]))
 
     others = [_pool(threads).submit(work, first) for first in range(1, min(threads, _PIECES))]
-    work(0)
+    try:
+        work(0)
+    finally:
+        wait(others)
     for other in others:
         other.result()
 
@@ -139,6 +147,9 @@ def _in_pieces(kernel: Callable[..., None], *arrays: Array, sums: Array | None =
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads - 1, thread_name_prefix="norm")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # its threads stay behind in the parent
 
 
 def _array(rows: Tensor) -> Array:

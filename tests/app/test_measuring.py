@@ -111,7 +111,7 @@ def test_the_newest_runs_come_first_and_nothing_twice(
     asked = ask_all(Measuring(engine, tmp_path, executor, 0), executor)
     assert [(section, key.split(" | ")[1:]) for section, key in asked] == [
         ("matmul", ["cpu", "bfloat16", "1 threads"]),
-        ("precision", ["fc-8", "1x28x28", "batch 64", "cpu"]),
+        ("precision", ["kernels 2", "fc-8", "1x28x28", "batch 64", "cpu"]),
         ("matmul", ["cpu", "float32", "1 threads"]),
     ]
 

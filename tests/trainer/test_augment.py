@@ -1,4 +1,4 @@
-"""Crop and flip against the same thing done image by image."""
+"""Crop, flip and cutout against the same thing done image by image."""
 
 from __future__ import annotations
 

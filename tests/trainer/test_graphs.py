@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trainer import engine, graphs, loader, models, optimizers
 from trainer.checkpoint import State
 from trainer.config import RunConfig
-from trainer.environment import Environment, apply, resolve, uses_graphs
+from trainer.environment import Environment, apply, fastest_ways, resolve, uses_graphs
 from trainer.events import Epoch
 from trainer.failures import NonFiniteLoss
 from trainer.loader import Data
@@ -266,8 +266,39 @@ def test_the_environment_keeps_it(make_config: MakeConfig, tmp_path: Path) -> No
     environment = Environment("cuda:0", "float32", 1, graphs=True)
     assert Environment.from_json(environment.to_json()) == environment
     assert resolve(make_config(), (1, 16, 16), tmp_path, num_threads=1).graphs is False
-    old = {name: value for name, value in environment.to_json().items() if name != "graphs"}
-    assert Environment.from_json(old).graphs is False
+    newer = ("graphs", "fused_norm")
+    old = Environment.from_json({name: value for name, value in environment.to_json().items() if name not in newer})
+    assert (old.graphs, old.fused_norm) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "precision", "convolution", "norm", "last", "graphed"),
+    [
+        ("fc", "cpu", "float32", "direct", False, False, False),
+        ("cnn", "cpu", "float32", "fused", False, False, False),
+        ("lenet", "cpu", "bfloat16", "direct", False, True, False),
+        ("vgg", "cpu", "float32", "winograd", True, True, False),
+        ("vgg16", "cpu", "bfloat16", "columns", True, True, False),
+        ("vgg", "cuda:0", "float32", "direct", False, False, True),
+        ("vgg16", "cuda:1", "bfloat16", "direct", False, True, True),
+        ("vgg", "cuda:0", "float16", "direct", False, False, False),
+        ("cnn", "cuda:0", "bfloat16", "direct", False, False, True),
+        ("vgg", "mps", "bfloat16", "direct", False, False, False),
+    ],
+)
+def test_the_fastest_way_for_each_device(
+    make_config: MakeConfig,
+    model: str,
+    device: str,
+    precision: str,
+    convolution: str,
+    norm: bool,
+    last: bool,
+    graphed: bool,
+) -> None:
+    assert fastest_ways(make_config(model=model), device, precision) == {
+        "channels_last": last, "convolution": convolution, "fused_norm": norm, "graphs": graphed,
+    }  # fmt: skip
 
 
 # On a GPU only -------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ MakeConfig = Callable[..., RunConfig]
 def test_keys_name_what_the_figures_hold_for(make_config: MakeConfig) -> None:
     config = make_config(model="vgg", batch_size=128)
     assert measurements.precision_key(config, (3, 32, 32), HERE) == (
-        "x86_64, Some CPU, 2 cores | torch 2.10.0 | vgg-64 | 3x32x32 | batch 128 | cpu"
+        "x86_64, Some CPU, 2 cores | torch 2.10.0 | kernels 2 | vgg-64 | 3x32x32 | batch 128 | cpu"
     )
     assert measurements.precision_key(config, [3, 32, 32], GPU).endswith(" | batch 128 | cuda:0 | Some GPU")
     assert measurements.matmul_key(HERE) == "x86_64, Some CPU, 2 cores | torch 2.10.0 | cpu | float32 | 2 threads"

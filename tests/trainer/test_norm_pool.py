@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer import models
+from trainer import models, norm_pool
 from trainer.config import parse_config
 from trainer.norm_pool import NormPoolReLU, fuse
 
@@ -96,8 +98,43 @@ def test_a_pixel_that_is_no_number_is_not_hidden(value: float, dtype: torch.dtyp
     images = torch.randn(4, 3, 4, 4, dtype=dtype)
     images[1, 1, 2, 3] = value
     assert not one(images)[:, 1].isfinite().any()
-    one.eval()
-    assert not one(torch.randn(4, 3, 4, 4, dtype=dtype))[:, 1].isfinite().any()
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_nan_is_the_largest_of_its_window_in_evaluation_too(place: tuple[int, int]) -> None:
+    _three, one = _layers(3, "up")
+    images = torch.randn(1, 3, 2, 2)
+    images[0, 1, place[0], place[1]] = float("nan")
+    assert one.eval()(images).isnan().flatten().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("pooling", [None, "up"])
+def test_a_mean_much_larger_than_the_deviation_costs_no_digits(pooling: str | None) -> None:
+    three, one = _layers(4, pooling)
+    images = 100 + 0.01 * torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    exact = three.double()(images.double()).detach()
+    torch.testing.assert_close(one(images).double(), exact, rtol=0, atol=2e-3 * float(exact.abs().max()))
+
+
+def test_one_value_a_channel_has_no_deviation() -> None:
+    _three, one = _layers(4, "up")
+    torch.testing.assert_close(one(torch.randn(1, 4, 1, 1)).flatten(), one.bias.relu(), rtol=1e-4, atol=1e-4)
+    assert one.num_batches_tracked == 0
+    assert torch.equal(one.running_var, torch.ones(4))  # type: ignore[arg-type]
+
+
+def test_it_works_behind_a_fork() -> None:
+    torch.set_num_threads(2)
+    _three, one = _layers(16, "up")
+    images = torch.randn(33, 16, 18, 18)
+    with torch.inference_mode():
+        one.eval()(images)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # where it waits for a thread that stayed in the parent
+        norm_pool._pool(2).submit(int).result()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("model", ["vgg", "vgg16"])

@@ -434,6 +434,10 @@ def _environment(run: Run, environment: dict[str, Any]) -> list[tuple[str, str]]
         pairs.append((_("Precision"), str(environment.get("precision", ""))))
         if "convolution" in environment and run.model != "fc":
             pairs.append((_("Convolution"), _convolution_words(str(environment["convolution"]))))
+        if environment.get("fused_norm"):
+            pairs.append((_("BatchNorm"), _("in one pass with pooling and ReLU")))
+        if environment.get("graphs"):
+            pairs.append((_("Steps"), _("replayed from a CUDA graph")))
         pairs += [(title, str(environment[key])) for key, title in _VERSIONS if key in environment]
     if run.num_test:
         words = _("{n}, fingerprint {fingerprint}").format(
