@@ -89,7 +89,7 @@ def test_an_auto_run_wants_its_precision_and_the_matrix_product(
 ) -> None:
     trained(model="cnn", batch_size=32)
     assert ask_all(Measuring(engine, tmp_path, executor, 0), executor) == [
-        ("precision", "torch 2.10.0 | cnn-6 | 1x28x28 | batch 32 | cpu"),
+        ("precision", "torch 2.10.0 | kernels 2 | cnn-6 | 1x28x28 | batch 32 | cpu"),
         ("matmul", "torch 2.10.0 | cpu | float32 | 1 threads"),
     ]
     first, second = executor.asked
