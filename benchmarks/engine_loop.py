@@ -80,9 +80,8 @@ def run(config: RunConfig, home: Path, threads: int, matmul_every: int | None) -
     assert dataset.image_shape is not None
     environment = resolve(config, dataset.image_shape, home, num_threads=threads)
     apply(environment)
-    import trainer.fused
-    import trainer.norm_pool  # noqa: F401  (as the host has them before it forks a run)
-
+    if environment.convolution == "fused":
+        import trainer.fused  # noqa: F401  (as the host has it before it forks a run)
     data = loader.load(home, config, torch.device(environment.device))
     rates = MatmulRates(environment) if matmul_every else None
     epochs: list[dict[str, Any]] = []

@@ -11,6 +11,7 @@ import contextlib
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Data:
         channels, height, width = self.train_images.shape[1:]
         return channels, height, width
 
-    @property
+    @cached_property
     def mean_pixel(self) -> Tensor:
         """uint8 [1, C, 1, 1]: what the net sees as nearest to 0."""
         return (-self.shift / self.scale).round().clamp(0, 255).to(torch.uint8)

@@ -150,22 +150,23 @@ def _larger(one: np.float32, other: np.float32) -> np.float32:
     return other if other > one or other != other else one
 
 
+@compiled(inline=True)
+def _window(images: Any, n: int, p: int, q: int) -> Any:
+    """The four pixels of a window in reading order, a missing one being its neighbour."""
+    y0, y1 = 2 * p, min(2 * p + 1, images.shape[1] - 1)
+    x0, x1 = 2 * q, min(2 * q + 1, images.shape[2] - 1)
+    return images[n, y0, x0], images[n, y0, x1], images[n, y1, x0], images[n, y1, x1]
+
+
 @compiled(_for_both("PFFP"))
 def pool_forward(images: Pixels, scale: Floats, shift: Floats, output: Pixels) -> None:
     """The largest of ``images`` scale + shift in each window, and ReLU; output [N, P, Q, C]."""
-    count, height, width, channels = images.shape
+    count, _height, _width, channels = images.shape
     for n in range(count):
         for p in range(output.shape[1]):
-            y0, y1 = 2 * p, min(2 * p + 1, height - 1)
             for q in range(output.shape[2]):
-                x0, x1 = 2 * q, min(2 * q + 1, width - 1)
-                a, b, c, d, out = (
-                    images[n, y0, x0],
-                    images[n, y0, x1],
-                    images[n, y1, x0],
-                    images[n, y1, x1],
-                    output[n, p, q],
-                )
+                a, b, c, d = _window(images, n, p, q)
+                out = output[n, p, q]
                 for i in range(channels):
                     s, t = scale[i], shift[i]
                     z0, z1 = _value(a[i]) * s + t, _value(b[i]) * s + t
@@ -177,22 +178,15 @@ def pool_forward(images: Pixels, scale: Floats, shift: Floats, output: Pixels) -
 @compiled(_for_both("PPFFFS"))
 def pool_sums(images: Pixels, gradient: Pixels, scale: Floats, shift: Floats, mean: Floats, result: Sums) -> None:
     """As ``sums``, with the gradient [N, P, Q, C] at the first largest pixel of each window."""
-    count, height, width, channels = images.shape
+    count, _height, _width, channels = images.shape
     part = np.empty((2, channels), np.float32)
     first, second = part[0], part[1]
     for n in range(count):
         for p in range(gradient.shape[1]):
             part[:] = _ZERO
-            y0, y1 = 2 * p, min(2 * p + 1, height - 1)
             for q in range(gradient.shape[2]):
-                x0, x1 = 2 * q, min(2 * q + 1, width - 1)
-                a, b, c, d, g = (
-                    images[n, y0, x0],
-                    images[n, y0, x1],
-                    images[n, y1, x0],
-                    images[n, y1, x1],
-                    gradient[n, p, q],
-                )
+                a, b, c, d = _window(images, n, p, q)
+                g = gradient[n, p, q]
                 for i in range(channels):
                     s, t = scale[i], shift[i]
                     v0, v1, v2, v3 = _value(a[i]), _value(b[i]), _value(c[i]), _value(d[i])
@@ -234,10 +228,8 @@ def pool_backward(
     place, nowhere = np.empty(channels, np.float32), np.zeros(channels, np.float32)
     for n in range(count):
         for p in range(rows):
-            y0, y1 = 2 * p, min(2 * p + 1, height - 1)
             for q in range(columns):
-                x0, x1 = 2 * q, min(2 * q + 1, width - 1)
-                a, b, c, d = images[n, y0, x0], images[n, y0, x1], images[n, y1, x0], images[n, y1, x1]
+                a, b, c, d = _window(images, n, p, q)
                 for i in range(channels):
                     s, t = scale[i], shift[i]
                     z0, z1 = _value(a[i]) * s + t, _value(b[i]) * s + t
@@ -249,10 +241,11 @@ def pool_backward(
                     place[i] = _ZERO if largest <= _ZERO else at
                 g, stats = gradient[n, p, q], (mean, factor, slope, offset)
                 # the last first: a missing pixel is its neighbour, whose own number must stand
-                _spread(d, g, place, np.float32(4), *stats, result[n, y1, x1])
-                _spread(c, g, place, np.float32(3), *stats, result[n, y1, x0])
-                _spread(b, g, place, np.float32(2), *stats, result[n, y0, x1])
-                _spread(a, g, place, np.float32(1), *stats, result[n, y0, x0])
+                r0, r1, r2, r3 = _window(result, n, p, q)
+                _spread(d, g, place, np.float32(4), *stats, r3)
+                _spread(c, g, place, np.float32(3), *stats, r2)
+                _spread(b, g, place, np.float32(2), *stats, r1)
+                _spread(a, g, place, np.float32(1), *stats, r0)
         for y in range(height):
             for x in range(0 if y >= 2 * rows else 2 * columns, width):  # in no window
                 pixels = images[n, y, x]
