@@ -19,14 +19,8 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from app import templating
-from app.database import make_engine, migrate
+from app.datasets import Imports
 from app.errors import RESPONSES, Conflict, NotFound, Problem, Refused
-from app.executors.local import LocalExecutor
-from app.imports import Imports
-from app.indexer import Indexer
-from app.measuring import Measuring
-from app.predictions import PredictionsError, PredictionsMissing
 from app.routes import system
 from app.routes.api import choices, compare, datasets, difficulty, runs, sweeps
 from app.routes.pages import api_reference, images, new, patterns
@@ -36,10 +30,16 @@ from app.routes.pages import difficulty as difficulty_page
 from app.routes.pages import run as run_page
 from app.routes.pages import runs as runs_page
 from app.routes.pages import sweep as sweep_page
-from app.scheduler import Scheduler
-from app.security import Guard
+from app.runs.executors.local import LocalExecutor
+from app.runs.precision import Measuring
+from app.runs.scheduler import Scheduler
 from app.settings import Settings, load_settings
 from app.state import Runoff
+from app.store.database import make_engine, migrate
+from app.store.indexer import Indexer
+from app.store.predictions import PredictionsError, PredictionsMissing
+from app.web import templating
+from app.web.security import Guard
 from trainer.config import field_problems
 from trainer.i18n import _
 from trainer.run_folder import write_json
@@ -193,6 +193,6 @@ def _add_error_handlers(app: FastAPI) -> None:
         PredictionsError,
         OperationalError,
         OSError,
-    ]  # fmt: skip  (all others: app.security.Guard, whose headers they need too)
+    ]  # fmt: skip  (all others: app.web.security.Guard, whose headers they need too)
     for kind in kinds:
         app.add_exception_handler(kind, handle)

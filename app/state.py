@@ -10,10 +10,10 @@ from sqlalchemy import Engine
 from app.settings import Settings
 
 if TYPE_CHECKING:
-    from app.executors.local import LocalExecutor
-    from app.imports import Imports
-    from app.indexer import Indexer
-    from app.scheduler import Scheduler
+    from app.datasets import Imports
+    from app.runs.executors.local import LocalExecutor
+    from app.runs.scheduler import Scheduler
+    from app.store.indexer import Indexer
 
 
 @dataclass

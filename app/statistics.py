@@ -1,6 +1,6 @@
 """Statistics as pure functions over arrays: intervals, exact tests, power. Each names its source.
 
-What a result means, in words, is ``app.comparison``'s. ``scipy.special`` is imported when first needed (``scipy.stats``
+What a result means, in words, is ``app.compare.comparison``'s. ``scipy.special`` is imported when first needed (``scipy.stats``
 costs a second and 60 MB). Methods that the coverage simulation did not choose live in benchmarks/interval_coverage.py.
 Unless said otherwise arguments may be numbers or arrays that broadcast, and results are float64.
 """

@@ -35,10 +35,10 @@ import uvicorn
 from safetensors.numpy import save_file
 from sqlalchemy import insert
 
-from app.database import make_engine, migrate, writing
 from app.main import create_app, settle_memory
 from app.settings import Settings
-from app.tables import Epoch, Run
+from app.store.database import make_engine, migrate, writing
+from app.store.tables import Epoch, Run
 from trainer.config import MODELS, config_hash, group_hash, parse_config
 from trainer.run_folder import RunFolder
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import optimize, stats
 
-from app.comparison import ComparedRun, compare
+from app.compare.comparison import ComparedRun, compare
 from trainer.config import parse_config
 
 SEED = 0

@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 
-from trainer import engine, loader, measure, measurements
+from trainer import engine, loader, measurements
 from trainer.config import MODELS, RunConfig, parse_config
 from trainer.cores import num_cores
 from trainer.datasets import catalogue
 from trainer.describe import describe
 from trainer.environment import Environment, apply, machine, precision_key, resolve, resolve_device
 from trainer.events import Epoch, Finished, Started
+from trainer.host import measure
 
 MATMUL_REPEATS = {1024: 16, 2048: 2, 4096: 1}  # side of the square -> products in one timing
 
@@ -81,7 +82,7 @@ def run(config: RunConfig, home: Path, threads: int, matmul_every: int | None) -
     environment = resolve(config, dataset.image_shape, home, num_threads=threads)
     apply(environment)
     if environment.convolution == "fused":
-        import trainer.fused  # noqa: F401  (as the host has it before it forks a run)
+        import trainer.fast.conv_pool  # noqa: F401  (as the host has it before it forks a run)
     data = loader.load(home, config, torch.device(environment.device))
     rates = MatmulRates(environment) if matmul_every else None
     epochs: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
 """How often real repeats of one recipe are called two recipes: comparisons of some seeds against as many others.
 
 Each seed is trained once by ``trainer.engine`` (MNIST, the preset ``mnist-fc``, one thread), and each comparison is
-``app.comparison``'s, as the compare page asks for it. Any "better" is a false alarm, as the recipe is the same.
+``app.compare.comparison``'s, as the compare page asks for it. Any "better" is a false alarm, as the recipe is the same.
 
 Run ``python -m benchmarks.false_alarms``: 2,000 seeds, half an hour on two cores. With ``--results FILE`` the answers of a
 finished seed are kept there, a line each, and an interrupted measurement goes on where it was.
@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from app import statistics
-from app.comparison import ComparedRun, Recipe, compare
+from app.compare.comparison import ComparedRun, Recipe, compare
 from benchmarks.engine_loop import versions
 from trainer import engine, loader
 from trainer.config import RunConfig, config_hash, parse_config

@@ -17,6 +17,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from app.compare.verdicts import DEFAULT_MARGIN, judge
 from app.statistics import (
     SeedTest,
     calibration_error,
@@ -32,7 +33,6 @@ from app.statistics import (
     welch_t,
     wilson_interval,
 )
-from app.verdicts import DEFAULT_MARGIN, judge
 
 Floats = NDArray[np.float64]
 Interval = tuple[Floats, Floats]

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from app.client import Client
-from app.executors.local import LocalExecutor
+from app.cli.client import Client
+from app.runs.executors.local import LocalExecutor
 from benchmarks.sides import peak_mb
 from trainer.events import TERMINAL
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from app.client import Client
+from app.cli.client import Client
 from benchmarks.product import finished, serving, wait
 from trainer.run_folder import RunFolder, iter_valid_events
 

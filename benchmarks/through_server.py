@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.client import Client
+from app.cli.client import Client
 from benchmarks.product import finished, open_page, serving, wait
 from benchmarks.report import Result, count, percent, spread, times
 from benchmarks.sides import Bench, Measured, check_same_work, each, interleaved, loop_of, ratio_of

@@ -15,11 +15,11 @@ from typing import Any
 
 from typer.main import get_command
 
-from app import search
-from app.cli import app as commands
+from app.cli.commands import app as commands
 from app.main import create_app
-from app.queries import FILES
 from app.settings import Settings
+from app.store import search
+from app.store.queries import FILES
 from trainer.config import FIELDS, GROUPS, MODELS, RunConfig
 from trainer.presets import PRESETS
 

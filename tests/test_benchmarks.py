@@ -27,10 +27,11 @@ from benchmarks.product import OpenPage
 from benchmarks.report import Result
 from benchmarks.sides import QUICK, Bench, check_same_work, interleaved
 from benchmarks.through_server import fsync_seconds, work_of
-from trainer import measure, measurements, models
+from trainer import measurements, models
 from trainer.config import parse_config
 from trainer.datasets import cache
 from trainer.events import Epoch, Finished, Started
+from trainer.host import measure
 from trainer.run_folder import EventWriter, RunFolder
 
 with warnings.catch_warnings():

@@ -18,8 +18,8 @@ import pytest
 from fastapi import FastAPI
 from typer.main import get_command
 
-from app.cli import app as commands
-from app.comparison import Pair, Recipe
+from app.cli.commands import app as commands
+from app.compare.comparison import Pair, Recipe
 from app.main import create_app
 from app.schemas import Status
 from app.settings import Settings
@@ -146,9 +146,9 @@ def test_statuses_change_as_documented() -> None:
 
 
 def _arrows_in_the_code() -> Iterator[tuple[str, str]]:
-    """(from, to) of each transition in app/runs.py, and of the events that end a run."""
+    """(from, to) of each transition in app/runs/commands.py, and of the events that end a run."""
     yield from (("running", ending) for ending in TERMINAL)
-    for call in ast.walk(ast.parse(text_of("app/runs.py"))):
+    for call in ast.walk(ast.parse(text_of("app/runs/commands.py"))):
         if (
             isinstance(call, ast.Call)
             and isinstance(call.func, ast.Name)

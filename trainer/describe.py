@@ -1,6 +1,6 @@
 """Answers to short questions that need torch: the layers of a config, and what this machine can compute on.
 
-They compute, so only a child of the host may call them (see ``trainer.child``).
+They compute, so only a child of the host may call them (see ``trainer.host.child``).
 """
 
 from __future__ import annotations

@@ -20,13 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer import convolution, describe, graphs, loader, models, optimizers
+from trainer import describe, loader, models, optimizers
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.environment import Environment
 from trainer.evaluation import Evaluation, evaluate, to_keep
 from trainer.events import Epoch, Event, Finished, Started, Step
 from trainer.failures import NonFiniteLoss
+from trainer.fast import convolution, graphs
 from trainer.i18n import _
 from trainer.loader import Data
 from trainer.randomness import stream_seed
@@ -131,7 +132,7 @@ def training_flops(config: RunConfig, data: Data, size: tuple[int, int] | None =
     """Nominal floating-point operations to train on one image of (height, width) ``size``, or of the data's own.
 
     6 for each multiply-add of the forward pass: 2 there, and twice as many for both gradients of the backward pass. What
-    the hardware does may be less: see ``trainer.convolution``.
+    the hardware does may be less: see ``trainer.fast.convolution``.
     """
     return 6.0 * float(describe.describe(config, data.image_shape, data.num_classes, size)["multiply_adds"])
 
@@ -296,13 +297,13 @@ class Learner:
     def create(cls, config: RunConfig, data: Data, environment: Environment) -> Learner:
         model = models.pool_before_relu(models.build(config, data.image_shape, data.num_classes)).to(data.device)
         if environment.fused_norm:
-            from trainer import norm_pool  # here, because Numba takes 0.2 s to import
+            from trainer.fast import norm_pool  # here, because Numba takes 0.2 s to import
 
             model = norm_pool.fuse(model)
         if environment.convolution in ("winograd", "columns"):
             convolution.use_products(model, environment.convolution)
         elif environment.convolution == "fused":
-            from trainer.fused import fuse  # here, as above
+            from trainer.fast.conv_pool import fuse  # here, as above
 
             model = fuse(model)
         if environment.channels_last:  # convolutions follow their weights, so the images need no change

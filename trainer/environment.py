@@ -42,9 +42,9 @@ class Environment:
     num_threads: int
     deterministic: bool = True
     channels_last: bool = False  # memory order of the net's weights, where that was measured to be faster
-    convolution: str = "direct"  # columns or winograd, of 3 x 3 (trainer.convolution); fused, of 5 x 5 (trainer.fused)
-    fused_norm: bool = False  # BatchNorm, pooling and ReLU as one layer (trainer.norm_pool)
-    graphs: bool = False  # whether steps are replayed from CUDA graphs (trainer.graphs)
+    convolution: str = "direct"  # columns or winograd, of 3 x 3; fused, of 5 x 5 (trainer.fast)
+    fused_norm: bool = False  # BatchNorm, pooling and ReLU as one layer (trainer.fast.norm_pool)
+    graphs: bool = False  # whether steps are replayed from CUDA graphs (trainer.fast.graphs)
     device_name: str = ""
     machine: str = ""
     num_cpus: int = 1

@@ -1,7 +1,7 @@
 """What was measured of this machine: the fastest precision of a net, and the rate of a matrix product.
 
 One file, ``HOME/measurements.json``, with a section each; here are its keys, its reading and writing, the rule by which a
-precision is chosen, and the sentence about it. The measuring is in ``trainer.measure``. Imports neither torch nor numpy.
+precision is chosen, and the sentence about it. The measuring is in ``trainer.host.measure``. Imports neither torch nor numpy.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
-from app import templating
-from app.deps import State
-from app.security import COOKIE
+from app.web import templating
+from app.web.deps import State
+from app.web.security import COOKIE
 from trainer.i18n import _
 
 router = APIRouter()

@@ -12,10 +12,10 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
-from app.database import make_engine, migrate, writing
 from app.main import create_app
 from app.settings import Settings
-from app.tables import Run
+from app.store.database import make_engine, migrate, writing
+from app.store.tables import Run
 from tests.app.page_answers import FakeExecutor
 from trainer.config import config_hash, group_hash, parse_config
 from trainer.run_folder import RunFolder

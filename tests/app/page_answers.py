@@ -9,8 +9,8 @@ import numpy as np
 from fastapi import FastAPI
 from safetensors.numpy import save_file
 
-from app.database import writing
-from app.tables import Epoch, Run
+from app.store.database import writing
+from app.store.tables import Epoch, Run
 from trainer.run_folder import RunFolder
 
 CLASSES = ["zero", "one", "two"]

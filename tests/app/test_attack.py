@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from app import runs
 from app.errors import Problem
-from app.security import LARGEST_BODY
+from app.runs import commands as runs
+from app.web.security import LARGEST_BODY
 from tests.app.run_folders import finish, new_run
 from trainer.config import FIELDS
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app import charts
+from app.draw import charts
 from trainer import optimizers
 from trainer.config import RunConfig
 

@@ -10,7 +10,8 @@ import pytest
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from app import cli, client
+from app.cli import client
+from app.cli import commands as cli
 from app.settings import Settings
 from trainer.config import FIELDS
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import statistics
-from app.comparison import (
+from app.compare.comparison import (
     ComparedRun,
     CompareError,
     Comparison,
@@ -22,7 +22,7 @@ from app.comparison import (
     letter,
     told_apart,
 )
-from app.verdicts import bound, judge, level_text, p_text, points
+from app.compare.verdicts import bound, judge, level_text, p_text, points
 from trainer.config import parse_config
 
 FC: dict[str, Any] = {"model": "fc"}

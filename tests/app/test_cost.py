@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from app import cost, templating
 from app.schemas import EpochOut
-from app.tables import Epoch
+from app.store import epochs as cost
+from app.store.tables import Epoch
+from app.web import templating
 
 
 def epochs(accuracies: list[float], *, num_train: int | None = 100, flops: float | None = 3e9) -> list[EpochOut]:

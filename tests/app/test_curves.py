@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from app import curves
-from app.charts import EpochPoint, RunCurve
-from app.curves import Repeats, View
+from app.compare import curves
+from app.compare.curves import Repeats, View
+from app.draw.charts import EpochPoint, RunCurve
 
 
 def point(epoch: int, accuracy: float, loss: float = 0.5, flops: float | None = 1e9) -> EpochPoint:

@@ -10,9 +10,9 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel, select
 
-from app.database import make_engine, migrate, reading, writing
-from app.queries import RunFilter, conditions_of, order_of
-from app.tables import Epoch, Run
+from app.store.database import make_engine, migrate, reading, writing
+from app.store.queries import RunFilter, conditions_of, order_of
+from app.store.tables import Epoch, Run
 
 
 def test_the_migration_makes_what_the_tables_say(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from app import difficulty
-from app.database import writing
-from app.difficulty import AnsweredRun, Difficulty, Forgetting
-from app.tables import Run
+from app.compare import difficulty
+from app.compare.difficulty import AnsweredRun, Difficulty, Forgetting
+from app.store.database import writing
+from app.store.tables import Run
 from tests.app.page_answers import FakeExecutor, give_answers
 from trainer.run_folder import RunFolder
 

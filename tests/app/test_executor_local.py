@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from app.executors import ExecutorUnavailable, Interrupted, Refused, RunNotStarted
-from app.executors.local import LocalExecutor
+from app.runs.executors import ExecutorUnavailable, Interrupted, Refused, RunNotStarted
+from app.runs.executors.local import LocalExecutor
 from trainer import wire
 from trainer.config import RunConfig
 from trainer.run_folder import RunFolder, read_json
@@ -228,7 +228,7 @@ def test_a_program_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 
 def test_a_hung_host_makes_no_call_wait_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.executors.local.GREETING_SECONDS", 0.1)
+    monkeypatch.setattr("app.runs.executors.local.GREETING_SECONDS", 0.1)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(wire.socket_path(tmp_path, wire.code_version())))
         silent.listen()
@@ -237,6 +237,6 @@ def test_a_hung_host_makes_no_call_wait_for_long(tmp_path: Path, monkeypatch: py
 
 
 def test_it_never_imports_torch_or_numpy() -> None:
-    program = "import sys, app.executors.local; print({'torch', 'numpy'} & {*sys.modules})"
+    program = "import sys, app.runs.executors.local; print({'torch', 'numpy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

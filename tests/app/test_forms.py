@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app import forms
+from app.forms import read as forms
 from app.schemas import SweepIn
 from trainer.config import FIELDS, FieldProblem
 from trainer.presets import PRESETS

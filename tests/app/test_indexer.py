@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from app import indexer as module
-from app.database import reading, writing
-from app.indexer import Indexer, next_version
-from app.tables import Epoch, Run
+from app.store import indexer as module
+from app.store.database import reading, writing
+from app.store.indexer import Indexer, next_version
+from app.store.tables import Epoch, Run
 from tests.app.run_folders import (
     CANCELLED,
     FAILED,

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app import measuring
-from app.database import writing
-from app.executors import ExecutorUnavailable, Interrupted, Refused
-from app.indexer import Indexer
-from app.measuring import Measuring
-from app.scheduler import Scheduler
-from app.tables import Run
+from app.runs import precision as measuring
+from app.runs.executors import ExecutorUnavailable, Interrupted, Refused
+from app.runs.precision import Measuring
+from app.runs.scheduler import Scheduler
+from app.store.database import writing
+from app.store.indexer import Indexer
+from app.store.tables import Run
 from tests.app.run_folders import finish, new_run
 from tests.app.test_scheduler import FakeExecutor
 from trainer import measurements

@@ -12,12 +12,12 @@ import pytest
 from fastapi import FastAPI
 from sqlmodel import select
 
-from app import compare_images
-from app import compare_parts as parts
-from app.database import reading, writing
-from app.predictions import Predictions
+from app.compare import view as parts
+from app.compare import walls as compare_images
 from app.routes.pages.run import heat_of
-from app.tables import Epoch, Run
+from app.store.database import reading, writing
+from app.store.predictions import Predictions
+from app.store.tables import Epoch, Run
 from tests.app.page_answers import FakeExecutor, give_answers
 from trainer.config import config_hash, group_hash, parse_config
 from trainer.run_folder import RunFolder

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from app import templating
-from app.drawings import bars, scale_of, spark, strip
+from app.draw.small import bars, scale_of, spark, strip
+from app.web import templating
 
 TEMPLATES = sorted(path.relative_to(templating.TEMPLATES).as_posix() for path in templating.TEMPLATES.rglob("*.html"))
 

@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI
 from sqlmodel import select
 
-from app.database import reading
-from app.tables import Run
+from app.store.database import reading
+from app.store.tables import Run
 from tests.app.page_answers import FakeExecutor
 
 Client = Any

@@ -10,9 +10,9 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text as sql
 
-from app.database import reading, writing
 from app.routes.pages import run as run_page
-from app.tables import Run
+from app.store.database import reading, writing
+from app.store.tables import Run
 from tests.app.page_answers import FakeExecutor, give_answers
 from trainer import measurements
 from trainer.run_folder import write_json

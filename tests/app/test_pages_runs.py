@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from app import run_table
-from app.database import reading, writing
-from app.queries import RunFilter
 from app.routes.pages import runs as runs_page
 from app.routes.pages.runs import RunsPage, RunsQuery
-from app.run_table import PAGE_SIZE, SPARK_POINTS, GroupRow, columns_of
-from app.search import SearchError, condition, fields
-from app.tables import Epoch, Run
+from app.runs import table as run_table
+from app.runs.table import PAGE_SIZE, SPARK_POINTS, GroupRow, columns_of
+from app.store.database import reading, writing
+from app.store.queries import RunFilter
+from app.store.search import SearchError, condition, fields
+from app.store.tables import Epoch, Run
 
 Client = Any
 

@@ -11,12 +11,12 @@ import pytest
 from fastapi import FastAPI
 from sqlmodel import select
 
-from app import sweep_charts
-from app.database import reading, writing
+from app.draw import sweep as sweep_charts
 from app.routes.pages.sweep import _mean
+from app.runs.sweeps import Level
 from app.statistics import best_of_n_optimism
-from app.sweeps import Level
-from app.tables import Run
+from app.store.database import reading, writing
+from app.store.tables import Run
 from tests.app.page_answers import FakeExecutor, give_answers
 
 Client = Any

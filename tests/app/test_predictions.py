@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from app import predictions
-from app.predictions import PredictionQuery, Predictions, PredictionsDamaged, PredictionsMissing, Sort
+from app.store import predictions
+from app.store.predictions import PredictionQuery, Predictions, PredictionsDamaged, PredictionsMissing, Sort
 from trainer.run_folder import RunFolder
 
 LABELS = np.array([0, 1, 2, 0, 1, 2], np.uint8)

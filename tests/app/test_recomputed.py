@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from app.client import Client
-from app.executors.local import LocalExecutor
+from app.cli.client import Client
+from app.runs.executors.local import LocalExecutor
 
 PROGRAM = Path(__file__).parents[1] / "recompute.py"
 COUNTS = (

@@ -15,10 +15,10 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from app import report
-from app.database import writing
+from app.compare import report
 from app.errors import NotFound
-from app.tables import Epoch, Run
+from app.store.database import writing
+from app.store.tables import Epoch, Run
 from tests.app.page_answers import give_answers
 from trainer.config import config_hash, group_hash, parse_config
 from trainer.run_folder import write_json

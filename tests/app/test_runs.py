@@ -11,13 +11,13 @@ from fastapi import FastAPI
 from sqlmodel import select
 from starlette.testclient import TestClient
 
-from app import runs
-from app.database import reading, writing
 from app.errors import Conflict, NotFound, Problem, Refused
-from app.queries import get_run
+from app.runs import commands as runs
 from app.schemas import RunChange, SweepIn
 from app.state import Runoff
-from app.tables import STATUSES, Run
+from app.store.database import reading, writing
+from app.store.queries import get_run
+from app.store.tables import STATUSES, Run
 from trainer.run_folder import RunFolder
 
 Queue = Callable[..., Run]

@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from app import scheduler
-from app.database import reading, writing
-from app.executors import ExecutorUnavailable, RunNotStarted
-from app.indexer import Indexer
-from app.scheduler import Scheduler
-from app.tables import Run
+from app.runs import scheduler
+from app.runs.executors import ExecutorUnavailable, RunNotStarted
+from app.runs.scheduler import Scheduler
+from app.store.database import reading, writing
+from app.store.indexer import Indexer
+from app.store.tables import Run
 from tests.app.run_folders import epoch, finish, new_run, say, started
 from trainer.run_folder import RunFolder
 from trainer.wire import Measure

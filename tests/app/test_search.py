@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 from sqlmodel import col, select
 
-from app import search
-from app.database import reading, writing
-from app.search import SearchError, condition, fields
-from app.tables import Run
+from app.store import search
+from app.store.database import reading, writing
+from app.store.search import SearchError, condition, fields
+from app.store.tables import Run
 from trainer.config import FIELDS, config_hash, group_hash, parse_config
 
 Find = Callable[[str], list[str]]

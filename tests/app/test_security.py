@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from app.main import create_app
-from app.security import HEADERS, POLICY
 from app.settings import Settings, SettingsError, load_settings
+from app.web.security import HEADERS, POLICY
 
 TOKEN = "a secret"
 

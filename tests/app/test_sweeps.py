@@ -11,12 +11,13 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from app import runs, sweeps
-from app.database import writing
 from app.errors import NotFound
-from app.queries import get_run
+from app.runs import commands as runs
+from app.runs import sweeps
 from app.schemas import SweepIn
 from app.state import Runoff
+from app.store.database import writing
+from app.store.queries import get_run
 from trainer.config import parse_config
 
 BASE = {"dataset": "digits", "model": "fc"}

@@ -18,8 +18,8 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from app.client import Client, ClientError
-from app.executors.local import LocalExecutor
+from app.cli.client import Client, ClientError
+from app.runs.executors.local import LocalExecutor
 from trainer.run_folder import RunFolder, iter_valid_events
 
 pytestmark = pytest.mark.faults

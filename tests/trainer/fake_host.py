@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainer import host, wire
+from trainer import wire
+from trainer.host import loop as host
 from trainer.run_folder import RunFolder
 
 MOST_SECONDS = 60  # so that nothing is left of a test that failed
@@ -63,7 +64,8 @@ class FakeHost(host.Host):
 
     def _warm_up(self) -> None:
         super()._warm_up()
-        from trainer import describe, measure
+        from trainer import describe
+        from trainer.host import measure
 
         describe.devices = lambda: time.sleep(600)  # type: ignore[assignment,return-value]
         measure.measure = _measure

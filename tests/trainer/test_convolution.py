@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainer import models
 from trainer.config import parse_config
-from trainer.convolution import Conv3x3, use_products
+from trainer.fast.convolution import Conv3x3, use_products
 
 
 def _with_gradients(layer: nn.Conv2d, images: Tensor, *, direct: bool) -> list[Tensor]:

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from trainer.datasets import archive, cache, decode, layout
-from trainer.datasets.catalogue import (
+from trainer.datasets.catalogue import (  # fmt: skip
     Dataset,
     DatasetError,
     UnknownDataset,
@@ -27,7 +27,7 @@ from trainer.datasets.catalogue import (
     open_split,
     remove_dataset,
     samples_path,
-)  # fmt: skip
+)
 from trainer.datasets.importing import import_images
 from trainer.events import Progress
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainer import models
 from trainer.config import parse_config
-from trainer.fused import ConvPoolReLU, fuse
+from trainer.fast.conv_pool import ConvPoolReLU, fuse
 
 
 def _with_gradients(layer: nn.Conv2d, images: Tensor, *, fused: bool) -> list[Tensor]:

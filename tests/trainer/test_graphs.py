@@ -16,12 +16,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer import engine, graphs, loader, models, optimizers
+from trainer import engine, loader, models, optimizers
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.environment import Environment, apply, fastest_ways, resolve, uses_graphs
 from trainer.events import Epoch
 from trainer.failures import NonFiniteLoss
+from trainer.fast import graphs
 from trainer.loader import Data
 
 MakeConfig = Callable[..., RunConfig]
@@ -367,7 +368,7 @@ def test_goes_on_where_nothing_can_be_recorded(
 
         monkeypatch.setattr(OnCPU, "record", refuse)
     data = place.data(recipe)
-    with caplog.at_level(logging.WARNING, "trainer.graphs"):
+    with caplog.at_level(logging.WARNING, "trainer.fast.graphs"):
         run = epochs(recipe, data, place.environment())
     assert place.num_recorded == 0
     assert ["goes on without a CUDA graph" in record.message for record in caplog.records] == [True]

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from trainer import engine, measure, measurements
+from trainer import engine, measurements
 from trainer.config import RunConfig
 from trainer.environment import Environment, resolve
 from trainer.events import Epoch, Event, Started
 from trainer.failures import NonFiniteLoss
+from trainer.host import measure
+from trainer.host.measure import Plan
 from trainer.loader import Data
-from trainer.measure import Plan
 
 SHAPE = (1, 12, 12)
 MakeConfig = Callable[..., RunConfig]

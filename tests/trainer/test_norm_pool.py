@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer import models, norm_pool
+from trainer import models
 from trainer.config import parse_config
-from trainer.norm_pool import NormPoolReLU, fuse
+from trainer.fast import norm_pool
+from trainer.fast.norm_pool import NormPoolReLU, fuse
 
 SIZES = [(8, 8), (2, 2), (1, 1), (5, 7), (6, 3), (1, 4)]
 

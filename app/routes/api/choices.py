@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
 
-from app import executors, runs
-from app.deps import State
 from app.errors import Refused, Unavailable
-from app.executors import ExecutorUnavailable
+from app.runs import commands as runs
+from app.runs import executors
+from app.runs.executors import ExecutorUnavailable
 from app.schemas import Description, DeviceOut, ModelOut
 from app.state import Runoff
+from app.web.deps import State
 from trainer.config import MODELS, FieldProblem, RunConfig
 from trainer.datasets import catalogue
 from trainer.i18n import _

@@ -8,14 +8,18 @@ from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel
 
-from app import compare_images, compare_parts, cost, curves, queries, report
-from app.compare_images import ClassDifference
-from app.comparison import Comparison
-from app.deps import Reading, State
+from app.compare import curves, report
+from app.compare import view as compare_parts
+from app.compare import walls as compare_images
+from app.compare.comparison import Comparison
+from app.compare.verdicts import DEFAULT_MARGIN
+from app.compare.walls import ClassDifference
 from app.errors import Refused
 from app.schemas import AccuracyCost, EpochOut, RunOut
 from app.state import Runoff
-from app.verdicts import DEFAULT_MARGIN
+from app.store import epochs as cost
+from app.store import queries
+from app.web.deps import Reading, State
 from trainer.config import FieldProblem
 from trainer.i18n import _
 

@@ -10,11 +10,11 @@ from typing import Annotated
 from fastapi import APIRouter, Form, UploadFile
 from sqlmodel import Session, col, select
 
-from app.deps import Reading, State
 from app.errors import Conflict, NotFound, Refused
 from app.schemas import DatasetList, DatasetOut, DatasetWork
 from app.state import Runoff
-from app.tables import ACTIVE, Run
+from app.store.tables import ACTIVE, Run
+from app.web.deps import Reading, State
 from trainer.config import FieldProblem
 from trainer.datasets import catalogue, worker
 from trainer.datasets.errors import DatasetError, UnknownDataset

@@ -7,10 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from app import difficulty, queries
-from app.deps import Reading, State
-from app.difficulty import ClassDifficulty, Difficulty, Interval, LeftOut
+from app.compare import difficulty
+from app.compare.difficulty import ClassDifficulty, Difficulty, Interval, LeftOut
 from app.errors import Conflict
+from app.store import queries
+from app.web.deps import Reading, State
 from trainer.i18n import _
 
 router = APIRouter(tags=["compare"])

@@ -11,14 +11,16 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from app import cost, predictions, queries, runs
-from app.database import reading
-from app.deps import Reading, State
 from app.errors import NotFound
-from app.predictions import AnswerPage, PredictionQuery
-from app.queries import RunFilter
+from app.runs import commands as runs
 from app.schemas import AccuracyCost, EpochList, FileList, RunChange, RunLabels, RunList, RunOut, StepList
-from app.tables import ACTIVE, Run
+from app.store import epochs as cost
+from app.store import predictions, queries
+from app.store.database import reading
+from app.store.predictions import AnswerPage, PredictionQuery
+from app.store.queries import RunFilter
+from app.store.tables import ACTIVE, Run
+from app.web.deps import Reading, State
 from trainer.config import RunConfig
 from trainer.i18n import _
 from trainer.run_folder import Chunk, EventLogChanged, read_events

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from app import runs
-from app.deps import Reading, State
-from app.queries import run_out, sweep_runs
+from app.runs import commands as runs
 from app.schemas import RepeatsIn, SweepIn, SweepOut
+from app.store.queries import run_out, sweep_runs
+from app.web.deps import Reading, State
 
 router = APIRouter(tags=["sweeps"])
 

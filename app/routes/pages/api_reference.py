@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app import templating
+from app.web import templating
 from trainer.i18n import N_, _
 
 router = APIRouter()

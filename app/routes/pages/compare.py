@@ -13,21 +13,26 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 from sqlmodel import Session, col, select
 
-from app import compare_images, cost, curves, predictions, queries, runs, templating, verdicts
-from app import compare_parts as parts
-from app.compare_images import SharedTile
-from app.compare_parts import Focus, ShownRun
-from app.comparison import USEFUL_SEEDS, BudgetRow, Comparison, Pair, Recipe, accuracy_rows
-from app.database import reading
-from app.deps import Reading, State
+from app.compare import curves, verdicts
+from app.compare import view as parts
+from app.compare import walls as compare_images
+from app.compare.comparison import USEFUL_SEEDS, BudgetRow, Comparison, Pair, Recipe, accuracy_rows
+from app.compare.view import Focus, ShownRun
+from app.compare.walls import SharedTile
 from app.errors import Refused
-from app.predictions import Predictions, PredictionsError
-from app.queries import MAX_COMPARED
 from app.routes.pages.run import MOST_CLASSES_IN_MATRIX, Images, header_from, heat_of, images_of
+from app.runs import commands as runs
 from app.schemas import EpochOut, RunOut
 from app.state import Runoff
 from app.statistics import t_interval
-from app.tables import ACTIVE, Run
+from app.store import epochs as cost
+from app.store import predictions, queries
+from app.store.database import reading
+from app.store.predictions import Predictions, PredictionsError
+from app.store.queries import MAX_COMPARED
+from app.store.tables import ACTIVE, Run
+from app.web import templating
+from app.web.deps import Reading, State
 from trainer.i18n import _
 
 router = APIRouter()

@@ -13,14 +13,15 @@ from fastapi.responses import RedirectResponse
 from sqlalchemy import func
 from sqlmodel import Session, select
 
-from app import queries, templating
-from app.deps import Reading, State
-from app.drawings import Bar, bars
+from app.draw.small import Bar, bars
 from app.errors import Conflict, Refused
 from app.routes.api.datasets import begin_import, find_dataset, remove_dataset
 from app.schemas import DatasetWork
 from app.state import Runoff
-from app.tables import Run
+from app.store import queries
+from app.store.tables import Run
+from app.web import templating
+from app.web.deps import Reading, State
 from trainer.config import FieldProblem
 from trainer.datasets import catalogue
 from trainer.datasets.catalogue import Dataset

@@ -12,13 +12,15 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from app import difficulty, queries, templating
-from app.deps import Reading, State
-from app.difficulty import SIDES, ClassDifficulty, Difficulty, Interval, LeftOut
+from app.compare import difficulty
+from app.compare.difficulty import SIDES, ClassDifficulty, Difficulty, Interval, LeftOut
 from app.routes.pages.run import Images, header_from, images_of
+from app.runs.sweeps import common_name
 from app.state import Runoff
-from app.sweeps import common_name
-from app.tables import ACTIVE, Run
+from app.store import queries
+from app.store.tables import ACTIVE, Run
+from app.web import templating
+from app.web.deps import Reading, State
 
 router = APIRouter()
 FIRST_TILES, MORE_TILES, MOST_TILES = 45, 100, 1045

@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from app.deps import State
 from app.errors import NotFound
-from app.images import SplitName, image_png
-from app.templating import IMMUTABLE
+from app.store.images import SplitName, image_png
+from app.web.deps import State
+from app.web.templating import IMMUTABLE
 from trainer.datasets import catalogue
 from trainer.i18n import _
 

@@ -13,15 +13,19 @@ from fastapi.responses import RedirectResponse, Response
 from sqlmodel import Session, col, select
 from starlette.datastructures import FormData
 
-from app import charts, forms, queries, runs, templating
-from app.deps import Reading, State
+from app.draw import charts
 from app.errors import Refused
-from app.executors import ExecutorUnavailable
-from app.executors import Refused as NotDescribed
+from app.forms import read as forms
 from app.routes.pages.run import header_from
+from app.runs import commands as runs
+from app.runs.executors import ExecutorUnavailable
+from app.runs.executors import Refused as NotDescribed
 from app.schemas import SweepIn
 from app.state import Runoff
-from app.tables import Run
+from app.store import queries
+from app.store.tables import Run
+from app.web import templating
+from app.web.deps import Reading, State
 from trainer.config import FIELDS, MODELS, FieldProblem, RunConfig, resolved_width
 from trainer.datasets import catalogue
 from trainer.datasets.catalogue import Dataset

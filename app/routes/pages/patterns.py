@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request, Response
 
-from app import templating
-from app.charts import ForestRow, Pair, SeedRow, forest_plot, seeds_chart
-from app.drawings import Scale, scale_of
+from app.draw.charts import ForestRow, Pair, SeedRow, forest_plot, seeds_chart
+from app.draw.small import Scale, scale_of
+from app.web import templating
 from trainer.i18n import _
 
 router = APIRouter()

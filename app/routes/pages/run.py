@@ -12,14 +12,19 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field, ValidationError
 from sqlmodel import Session, col, select
 
-from app import charts, cost, curves, predictions, queries, runs, templating, verdicts
-from app.deps import Reading, State
+from app.compare import curves, verdicts
+from app.draw import charts
 from app.errors import Refused
-from app.forms import value_words
-from app.predictions import PredictionQuery, Predictions, PredictionsError, Sort
+from app.forms.read import value_words
+from app.runs import commands as runs
 from app.schemas import AccuracyCost, EpochOut, FileOut, RunChange, RunOut
 from app.state import Runoff
-from app.tables import ACTIVE, Run
+from app.store import epochs as cost
+from app.store import predictions, queries
+from app.store.predictions import PredictionQuery, Predictions, PredictionsError, Sort
+from app.store.tables import ACTIVE, Run
+from app.web import templating
+from app.web.deps import Reading, State
 from trainer import measurements
 from trainer.config import MODELS, FieldProblem, RunConfig, problems_of
 from trainer.datasets import catalogue

@@ -13,13 +13,11 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from markupsafe import Markup
 from pydantic import BaseModel, Field, ValidationError
 
-from app import queries, runs, search, templating
-from app.database import reading
-from app.deps import Reading, State
-from app.drawings import Scale
+from app.draw.small import Scale
 from app.errors import Conflict, NotFound, Problem, Refused
 from app.routes.pages.run import header_from
-from app.run_table import (
+from app.runs import commands as runs
+from app.runs.table import (
     DEFAULT_COLUMNS,
     KEPT_ROWS,
     MOST_AT_ONCE,
@@ -34,9 +32,13 @@ from app.run_table import (
     matching_ids,
 )
 from app.schemas import RunChange
-from app.search import SearchError
 from app.state import Runoff
-from app.tables import STATUSES, Run
+from app.store import queries, search
+from app.store.database import reading
+from app.store.search import SearchError
+from app.store.tables import STATUSES, Run
+from app.web import templating
+from app.web.deps import Reading, State
 from trainer.config import FieldProblem
 from trainer.i18n import _, ngettext
 

@@ -16,17 +16,21 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, Field
 
-from app import predictions, queries, runs, sweep_charts, sweeps, templating
-from app.deps import Reading, State
-from app.drawings import Scale, scale_of
-from app.forms import text_of
-from app.predictions import PredictionsError
+from app.draw import sweep as sweep_charts
+from app.draw.small import Scale, scale_of
+from app.forms.read import text_of
 from app.routes.pages.run import header_from
-from app.run_table import GroupRow, Interval, Row, RunRow
+from app.runs import commands as runs
+from app.runs import sweeps
+from app.runs.sweeps import Factor, Level
+from app.runs.table import GroupRow, Interval, Row, RunRow
 from app.state import Runoff
 from app.statistics import best_of_n_optimism, wilson_interval
-from app.sweeps import Factor, Level
-from app.tables import ACTIVE, STATUSES, Run
+from app.store import predictions, queries
+from app.store.predictions import PredictionsError
+from app.store.tables import ACTIVE, STATUSES, Run
+from app.web import templating
+from app.web.deps import Reading, State
 from trainer.config import RunConfig
 from trainer.i18n import _, ngettext
 from trainer.run_folder import RunFolder

@@ -1,0 +1,5 @@
+"""The command line ``runoff``."""
+
+from app.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,1 @@
+"""Drawings: SVG and the JSON of figures."""

@@ -1,0 +1,1 @@
+"""The form of a new run: text to configuration and back."""

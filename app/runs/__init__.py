@@ -1,0 +1,1 @@
+"""Runs: planning, starting, changing, scheduling."""

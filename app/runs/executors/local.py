@@ -1,0 +1,305 @@
+"""The executor of this machine: talks to the trainer host over its socket, and starts one where none answers.
+
+One connection is kept so that the host stays and its end is noticed; each call has a connection of its own, so calls
+from several threads do not wait for each other and a late answer can't be taken for another's. Never imports torch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from app.runs.executors import ExecutorUnavailable, Interrupted, Refused, RunNotStarted
+from trainer import wire
+from trainer.i18n import _
+from trainer.run_folder import RunFolder
+
+GREETING_SECONDS = 1.0
+START_SECONDS = 10.0
+QUESTION_SECONDS = 5.0
+MEASURE_SECONDS = 130.0
+LARGEST_IMAGE = 10 * 10**6  # bytes
+STEADY_SECONDS = 60.0  # a host that lived as long did not "die at once"
+LONGEST_PAUSE_SECONDS = 60.0
+_LARGEST_LOG = 2**20  # bytes of host.log before the next host begins a new one
+
+
+class LocalExecutor:
+    """Starts runs on this machine through a host of this code's version under ``home``."""
+
+    def __init__(self, home: Path, *, command: list[str] | None = None) -> None:
+        self._home = home.resolve()
+        self._command = command or [sys.executable, "-m", "trainer.host"]
+        self._lock = threading.Lock()
+        self._kept: socket.socket | None = None
+        self._calls: set[socket.socket] = set()  # connections that wait for an answer
+        self._greeted_at = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._num_deaths = 0
+        self._retry_at = 0.0
+        self._devices: list[dict[str, Any]] | None = None
+
+    # The host ------------------------------------------------------------------------------------------------------
+
+    def ensure_host(self) -> None:
+        """Connect to the host, or start one where none is; does not wait until it is ready.
+
+        Raises ``ExecutorUnavailable`` with the host's last words while hosts die at once and the pause is not over.
+        """
+        with self._lock:
+            if self._is_connected():
+                return
+            version = wire.code_version()
+            if self._connect(version) or self._is_starting(version):
+                return
+            if time.monotonic() < self._retry_at:
+                raise ExecutorUnavailable(self._why_it_died())
+            self._start_host()
+
+    def ready(self) -> bool:
+        """Whether the host has greeted and is still there."""
+        with self._lock:
+            return self._is_connected() or self._connect(wire.code_version())
+
+    def _is_connected(self) -> bool:
+        """Whether the kept connection is open; a closed one is noticed here, and counted as a death."""
+        if self._kept is None:
+            return False
+        try:
+            is_open = self._kept.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except BlockingIOError:
+            is_open = True
+        except OSError:
+            is_open = False
+        if not is_open:
+            self._kept.close()
+            self._kept = None
+            self._note_death(time.monotonic() - self._greeted_at)
+        return is_open
+
+    def _connect(self, version: str) -> bool:
+        path = wire.socket_path(self._home, version)
+        try:
+            self._kept = _open(self._home, path, version, time.monotonic() + GREETING_SECONDS)
+        except (OSError, ValueError):
+            return False
+        self._kept.setblocking(False)
+        self._path, self._version = path, version
+        self._greeted_at = time.monotonic()
+        self._process = None
+        return True
+
+    def _is_starting(self, version: str) -> bool:
+        """Whether a host, of this server or another, is on its way; one that died before its greeting is counted."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                return True
+            died = self._process.returncode != 0  # 0: another was faster
+            self._process = None
+            if died:
+                self._note_death(None)
+        try:
+            with wire.lock_path(self._home, version).open("rb+") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def _note_death(self, lived_seconds: float | None) -> None:
+        """Set the pause before the next start: none after a host that had served, then 1, 2, 4, ... seconds."""
+        if lived_seconds is not None and lived_seconds >= STEADY_SECONDS:
+            self._num_deaths = 0
+        self._num_deaths += 1
+        pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** (self._num_deaths - 1))
+        if lived_seconds is not None and self._num_deaths == 1:
+            pause = 0.0
+        self._retry_at = time.monotonic() + pause
+
+    def _why_it_died(self) -> str:
+        path = wire.log_path(self._home)
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            lines = []
+        reason = next((line.strip() for line in reversed(lines) if line.strip()), _("it said nothing"))
+        return _("The trainer ended at once: {reason}. It is tried again soon; see {path}.").format(
+            reason=reason[:200].rstrip("."), path=path
+        )
+
+    def _start_host(self) -> None:
+        path = wire.log_path(self._home)
+        environment = {name: value for name, value in os.environ.items() if name != "RUNOFF_TOKEN"}
+        try:
+            mode = "wb" if path.exists() and path.stat().st_size > _LARGEST_LOG else "ab"
+            with path.open(mode) as log:
+                self._process = subprocess.Popen(
+                    [*self._command, "--home", str(self._home)],
+                    env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                )  # fmt: skip
+        except OSError as problem:
+            raise ExecutorUnavailable(
+                _("The trainer could not be started: {reason}.").format(reason=problem)
+            ) from problem
+        threading.Thread(target=self._process.wait, name="trainer host", daemon=True).start()  # leaves no zombie
+
+    # Calls ---------------------------------------------------------------------------------------------------------
+
+    def start(self, folder: RunFolder, attempt: int, num_threads: int, device: str | None = None) -> None:
+        """Start a run; returns when its process holds the run's lock. Asking again for a run that runs does no harm.
+
+        ``device`` is what ``auto`` means for this run, such as the GPU of its slot. Raises ``ExecutorUnavailable``
+        (of these ``RunNotStarted`` where the process ended before that).
+        """
+        path = folder.path.resolve()
+        request = wire.Start(folder=path, attempt=attempt, num_threads=num_threads, device=device)
+        self._call(request, START_SECONDS)
+
+    def describe(self, config: dict[str, Any], image_shape: list[int], num_classes: int) -> dict[str, Any]:
+        """Layers, parameters and multiply-adds of a config, as ``trainer.describe`` gives them.
+
+        Raises ``ExecutorUnavailable``, and ``Refused`` for a config that is not valid.
+        """
+        request = wire.Describe(config=config, image_shape=image_shape, num_classes=num_classes)
+        result: dict[str, Any] = self._call(request, QUESTION_SECONDS)
+        return result
+
+    def devices(self) -> list[dict[str, Any]]:
+        """What runs can compute on; remembered once told. Raises ``ExecutorUnavailable``."""
+        if self._devices is None:
+            self._devices = self._call(wire.Devices(), QUESTION_SECONDS)
+        return list(self._devices)
+
+    def known_devices(self) -> list[dict[str, Any]]:
+        """What ``devices`` has found already; empty before. Asks nobody."""
+        return list(self._devices or [])
+
+    def predict(self, folder: RunFolder, epoch: int, image_png: bytes) -> dict[str, Any]:
+        """What the checkpoint of ``epoch`` answers for one image. Raises ``ExecutorUnavailable``, ``Refused``."""
+        if len(image_png) > LARGEST_IMAGE:
+            raise Refused(_("The image is too large. Choose one below 10 MB."))
+        request = wire.Predict.from_bytes(folder.path.resolve(), epoch, image_png)
+        result: dict[str, Any] = self._call(request, QUESTION_SECONDS)
+        return result
+
+    def measure(self, request: wire.Measure) -> dict[str, Any]:
+        """Measure and record; waits for it. Raises ``ExecutorUnavailable`` (``Interrupted`` for a run), ``Refused``."""
+        result: dict[str, Any] = self._call(request, MEASURE_SECONDS)
+        return result
+
+    def end_host(self, patience_seconds: float = 15.0) -> bool:
+        """End this home's host now rather than after its idle minute, unless runs go on; whether none is left."""
+        deadline = time.monotonic() + patience_seconds
+        while time.monotonic() < deadline:
+            if self.ready():
+                ending = self._call(wire.End(), QUESTION_SECONDS)["ending"]
+                self.close()
+                if not ending:
+                    return False
+            else:
+                with self._lock:
+                    if not self._is_starting(wire.code_version()):
+                        return True
+            time.sleep(0.05)
+        return False
+
+    def close(self) -> None:
+        """Drop all connections. Runs go on; the host ends by itself when it has none."""
+        with self._lock:
+            for call in self._calls:
+                with suppress(OSError):
+                    call.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads, which closes it
+            if self._kept is not None:
+                self._kept.close()
+                self._kept = None
+
+    def _call(self, request: wire.Request, seconds: float) -> Any:
+        deadline = time.monotonic() + seconds
+        self.ensure_host()
+        if not self.ready():
+            raise ExecutorUnavailable(_("The trainer is starting; try again in a few seconds."))
+        try:
+            with self._connection(deadline) as connection:
+                connection.settimeout(_left(deadline))
+                connection.sendall(request.model_dump_json().encode() + b"\n")
+                answer = _read(connection, deadline)
+        except TimeoutError as problem:
+            raise ExecutorUnavailable(_("The trainer did not answer in time; try again in a few seconds.")) from problem
+        except (OSError, ValueError) as problem:
+            message = _("The connection to the trainer broke; try again in a few seconds.")
+            raise ExecutorUnavailable(message) from problem
+        if "error" in answer:
+            raise _problem(answer["error"])
+        return answer["result"]
+
+    @contextmanager
+    def _connection(self, deadline: float) -> Iterator[socket.socket]:
+        """A connection of a call's own, which ``close`` breaks."""
+        connection = _open(self._home, self._path, self._version, deadline)
+        try:
+            with self._lock:
+                self._calls.add(connection)
+            yield connection
+        finally:
+            with self._lock:
+                self._calls.discard(connection)
+                connection.close()
+
+
+def _problem(error: dict[str, str]) -> Exception:
+    kinds: dict[str, type[Exception]] = {
+        "invalid": Refused, "not started": RunNotStarted, "interrupted": Interrupted,
+    }  # fmt: skip
+    return kinds.get(error["kind"], ExecutorUnavailable)(error["message"])
+
+
+def _left(deadline: float) -> float:
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
+
+
+def _read(connection: socket.socket, deadline: float) -> dict[str, Any]:
+    """One message. Raises ``OSError`` (``TimeoutError``) or ``ValueError``."""
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        connection.settimeout(_left(deadline))
+        received = connection.recv(65_536)
+        if not received:
+            raise ConnectionResetError
+        data += received
+    message = json.loads(data)
+    if not isinstance(message, dict):
+        raise ValueError("not an object")
+    return message
+
+
+def _open(home: Path, path: Path, version: str, deadline: float) -> socket.socket:
+    """A connection whose greeting was the right one. Raises ``OSError`` or ``ValueError``."""
+    wire.check_socket_folder(home, path)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(_left(deadline))
+        connection.connect(os.fspath(path))
+        greeting = _read(connection, deadline)
+        if not wire.peer_is_this_user(connection) or (greeting["protocol"], greeting["version"]) != (
+            wire.PROTOCOL,
+            version,
+        ):
+            raise ValueError("another program or version answers")
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,1 @@
+"""The index in SQLite and what is read from run folders."""

@@ -1,0 +1,267 @@
+"""The answers of a run for its test images: reading them from the run folder, filtering, sorting, counting.
+
+Verdicts over several runs live in ``app.compare.comparison``; the files are written by the trainer. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+from weakref import WeakValueDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from app.statistics import CalibrationError, calibration_error
+from trainer.i18n import _
+from trainer.run_folder import RunFolder
+
+Sort = Literal["index", "confidence", "-confidence", "worst"]
+SORTS: tuple[Sort, ...] = get_args(Sort)
+_known_labels: WeakValueDictionary[bytes, NDArray[np.int64]] = WeakValueDictionary()
+_NUM_CLASSES = 2**16  # a class is stored as uint16
+_MOST_CONFIDENCE = 1.001  # rounding may lift a probability a little above 1
+_CACHED_FILES = 256  # 50 runs of a comparison with their repeats; an epoch of 10,000 images is 70 kB
+
+
+class PredictionsError(ValueError):
+    """The answers of a run can't be read; the text is a sentence for people."""
+
+
+class PredictionsMissing(PredictionsError):
+    """There are no answers for this epoch: it is not complete yet, or its file was removed."""
+
+
+class PredictionsDamaged(PredictionsError):
+    """The file is there, but its content is not what a run writes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a run answered after one epoch. The arrays are read-only and shared between callers."""
+
+    labels: NDArray[np.int64]  # [N], true classes
+    predicted: NDArray[np.uint16]  # [N]
+    confidence: NDArray[np.float32]  # [N], probability of the predicted class, 0..1
+    correct: NDArray[np.bool_]  # [N]
+
+    @property
+    def num_images(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_correct(self) -> int:
+        return int(self.correct.sum())
+
+    @cached_property
+    def calibration(self) -> CalibrationError | None:
+        """How far confidence and accuracy are apart; None without images."""
+        return calibration_error(self.confidence, self.correct) if self.num_images else None
+
+
+def load(folder: RunFolder, epoch: int) -> Predictions:
+    """The answers of ``folder``'s run after ``epoch`` (from 1).
+
+    Raises ``PredictionsMissing`` or ``PredictionsDamaged``.
+    """
+    labels, answers = _stamp(folder.labels_path, epoch), _stamp(folder.predictions_path(epoch), epoch)
+    return _load(labels, answers)
+
+
+def load_log_probabilities(folder: RunFolder, epoch: int) -> NDArray[np.float16] | None:
+    """``log_probabilities`` [N, K] as stored, or None where the run kept none for this epoch. Not cached: it is large.
+
+    Raises ``PredictionsMissing`` or ``PredictionsDamaged``.
+    """
+    path = folder.predictions_path(epoch)
+    _stamp(path, epoch)
+    return _tensors(path, ["log_probabilities"], required=False).get("log_probabilities")
+
+
+def load_correct(folder: RunFolder, epoch: int) -> NDArray[np.bool_]:
+    """Which images were right [N], for who goes through all epochs of a run: nothing but labels is cached.
+
+    Raises ``PredictionsMissing`` or ``PredictionsDamaged``.
+    """
+    labels = _labels(_stamp(folder.labels_path, epoch))
+    path = _stamp(folder.predictions_path(epoch), epoch).path
+    predicted = _tensors(path, ["predicted"])["predicted"]
+    if predicted.shape != labels.shape:
+        raise _damaged(path, f"{predicted.shape}, {labels.shape}")
+    return np.asarray(predicted == labels)
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """A version of a file: another stamp is another content."""
+
+    path: Path
+    modified: int  # nanoseconds
+    size: int  # bytes
+
+
+def _stamp(path: Path, epoch: int) -> _Stamp:
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise PredictionsMissing(
+            _(
+                "There are no test answers for epoch {epoch}. It is not complete, or its file {name} was removed."
+            ).format(epoch=epoch, name=path.name)
+        ) from None
+    except OSError as error:
+        raise _damaged(path, error.strerror) from None
+    return _Stamp(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=_CACHED_FILES)
+def _load(labels_file: _Stamp, answers_file: _Stamp) -> Predictions:
+    labels = _labels(labels_file)
+    path = answers_file.path
+    tensors = _tensors(path, ["predicted", "confidence"])
+    predicted, confidence = tensors["predicted"], tensors["confidence"]
+    if predicted.dtype != np.uint16 or confidence.dtype != np.float32:
+        raise _damaged(path, f"{predicted.dtype}, {confidence.dtype}")
+    if not predicted.shape == confidence.shape == labels.shape:
+        raise _damaged(path, f"{predicted.shape}, {confidence.shape}, {labels.shape}")
+    if not np.all((confidence >= 0) & (confidence <= _MOST_CONFIDENCE)):  # NaN is neither
+        raise _damaged(path, "confidence")
+    result = Predictions(labels, predicted, confidence, predicted == labels)
+    for array in vars(result).values():
+        array.setflags(write=False)
+    return result
+
+
+@lru_cache(maxsize=_CACHED_FILES)
+def _labels(file: _Stamp) -> NDArray[np.int64]:
+    try:
+        labels = np.load(file.path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise _damaged(file.path, error) from None
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "ui":
+        raise _damaged(file.path, getattr(labels, "dtype", type(labels).__name__))
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < _NUM_CLASSES:
+        raise _damaged(file.path, f"{labels.min()} … {labels.max()}")
+    return _shared(labels.astype(np.int64))
+
+
+def _shared(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Labels that were read before in place of equal ones: all runs on a data set have the same."""
+    return _known_labels.setdefault(hashlib.sha256(labels.tobytes()).digest(), labels)
+
+
+def _tensors(path: Path, names: list[str], *, required: bool = True) -> dict[str, NDArray[Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            known = set(file.keys())
+            if required and not known.issuperset(names):
+                raise _damaged(path, ", ".join(sorted(set(names) - known)))
+            return {name: file.get_tensor(name) for name in names if name in known}
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, detail: object) -> PredictionsDamaged:
+    return PredictionsDamaged(
+        _("The test answers in {name} are damaged ({detail}). Resume the run, or train it again.").format(
+            name=path.name, detail=detail
+        )
+    )
+
+
+# Questions -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PredictionQuery:
+    """Which answers, in which order; None means any."""
+
+    correct: bool | None = None
+    label: int | None = None
+    predicted: int | None = None
+    min_confidence: float | None = None
+    sort: Sort = "index"
+    limit: int = 100
+    offset: int = 0
+
+
+class Answer(BaseModel):
+    """One test image and what the run took it for."""
+
+    index: int
+    label: int
+    predicted: int
+    confidence: float
+
+
+class AnswerPage(BaseModel):
+    """``total`` counts all answers that fit, ``items`` holds those of the page.
+
+    ``num_correct`` counts all right answers of the epoch, whatever fits; ``defect`` is a sentence where the run's log gives
+    another number.
+    """
+
+    total: int
+    items: list[Answer]
+    num_correct: int
+    defect: str = ""
+
+
+def query(predictions: Predictions, wanted: PredictionQuery) -> AnswerPage:
+    """The answers that fit ``wanted``, sorted, ties by index. Raises ``ValueError`` for an unknown sort."""
+    chosen = _order(predictions, np.flatnonzero(_mask(predictions, wanted)), wanted.sort)
+    page = chosen[wanted.offset : wanted.offset + wanted.limit]
+    items = [
+        Answer(
+            index=int(i), label=int(predictions.labels[i]), predicted=int(predictions.predicted[i]),
+            confidence=float(predictions.confidence[i]),
+        )
+        for i in page
+    ]  # fmt: skip
+    return AnswerPage(total=len(chosen), items=items, num_correct=predictions.num_correct)
+
+
+def _mask(predictions: Predictions, wanted: PredictionQuery) -> NDArray[np.bool_]:
+    mask = np.ones(predictions.num_images, dtype=np.bool_)
+    if wanted.correct is not None:
+        mask &= predictions.correct == wanted.correct
+    if wanted.label is not None:
+        mask &= predictions.labels == wanted.label
+    if wanted.predicted is not None:
+        mask &= predictions.predicted == wanted.predicted
+    if wanted.min_confidence is not None:
+        mask &= predictions.confidence >= wanted.min_confidence
+    return mask
+
+
+def _order(predictions: Predictions, indices: NDArray[np.intp], sort: str) -> NDArray[np.intp]:
+    """``indices`` (rising) in the wanted order; stable sorts keep ties by index."""
+    confidence, correct = predictions.confidence[indices], predictions.correct[indices]
+    match sort:
+        case "index":
+            return indices
+        case "confidence":
+            return indices[np.argsort(confidence, kind="stable")]
+        case "-confidence":
+            return indices[np.argsort(-confidence, kind="stable")]
+        case "worst":  # surely wrong first, surely right last
+            return indices[np.lexsort((np.where(correct, confidence, -confidence), correct))]
+    raise ValueError(_("Must be one of {values}. You typed {typed}.").format(values=", ".join(SORTS), typed=sort))
+
+
+def confusion_matrix(predictions: Predictions, num_classes: int) -> NDArray[np.int64]:
+    """Counts [K, K]: row = true class, column = predicted class.
+
+    Raises ``ValueError`` where a class is not below ``num_classes``.
+    """
+    labels, predicted = predictions.labels, predictions.predicted.astype(np.int64)
+    if predictions.num_images and max(labels.max(), predicted.max()) >= num_classes:
+        raise PredictionsDamaged(_("An answer names a class that the data set does not have. Train the run again."))
+    counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes).astype(np.int64)

@@ -1,0 +1,1 @@
+"""Faster ways to calculate the same."""

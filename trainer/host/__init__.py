@@ -1,0 +1,1 @@
+"""The trainer host: a warm process that forks a child for each run."""
