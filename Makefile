@@ -12,7 +12,7 @@ help:
 	@echo "make serve  serve on http://127.0.0.1:8000, starting again when the code changes"
 	@echo "make test   set up and run all tests"
 	@echo "make check  style, types, import contracts"
-	@echo "make bench  the benchmarks, about two and a half hours; writes docs/benchmarks.md (ARGS=--quick goes through them in a few steps)"
+	@echo "make bench  the benchmarks, about two and a half hours; writes docs/lab/benchmarks.md (ARGS=--quick goes through them in a few steps)"
 
 demo: $(VENV)/ready
 	@$(BIN)/runoff demo $(ARGS)

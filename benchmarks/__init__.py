@@ -1,1 +1,1 @@
-"""Benchmarks: ``python -m benchmarks.speed`` runs them all, ``make bench`` also writes docs/benchmarks.md."""
+"""Benchmarks: ``python -m benchmarks.speed`` runs them all, ``make bench`` also writes docs/lab/benchmarks.md."""

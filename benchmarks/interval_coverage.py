@@ -1,7 +1,8 @@
 """Which interval and which test to trust: how often each interval of app.statistics holds the truth, four candidates for
 the paired difference, and how often equally good nets and recipes are called different.
 
-Prints the tables of docs/statistics.md. Run ``python -m benchmarks.interval_coverage`` (three or four minutes on one core).
+Prints the tables of docs/lab/intervals.md and docs/lab/seeds.md. Run ``python -m benchmarks.interval_coverage`` (three
+or four minutes on one core).
 The methods that lost live here only; the one that won is ``app.statistics.paired_interval``.
 """
 

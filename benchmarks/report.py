@@ -1,4 +1,4 @@
-"""Results as a page and a picture: docs/benchmarks.md and docs/images/benchmarks.svg are written from here only."""
+"""Results as a page and a picture: docs/lab/benchmarks.md and docs/lab/benchmarks.svg are written from here only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-PICTURE = "images/benchmarks.svg"
+PICTURE = "benchmarks.svg"
 
 
 @dataclass
@@ -99,7 +99,7 @@ the longest in brackets. Seconds hold for the machine named; ratios carry furthe
 
 
 def page(results: Iterable[Result]) -> str:
-    """The Markdown of docs/benchmarks.md."""
+    """The Markdown of docs/lab/benchmarks.md."""
     results = [*results]
     parts = [_INTRODUCTION, f"![How many times as fast as the notebook's loop]({PICTURE})\n", _summary(results)]
     return "\n".join(parts + [_section(result) for result in results])
@@ -166,7 +166,7 @@ def picture(results: Iterable[Result]) -> str:
     return "\n".join([*lines, "</svg>\n"])
 
 
-def write(docs: Path, results: Mapping[str, Result]) -> None:
-    """Write the page and its picture below ``docs``."""
-    (docs / PICTURE).write_text(picture(results.values()), encoding="utf-8")
-    (docs / "benchmarks.md").write_text(page(results.values()), encoding="utf-8")
+def write(folder: Path, results: Mapping[str, Result]) -> None:
+    """Write the page and its picture into ``folder``."""
+    (folder / PICTURE).write_text(picture(results.values()), encoding="utf-8")
+    (folder / "benchmarks.md").write_text(page(results.values()), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Run the benchmarks: ``python -m benchmarks.speed``. ``make bench`` also writes docs/benchmarks.md and its picture.
+"""Run the benchmarks: ``python -m benchmarks.speed``. ``make bench`` also writes docs/lab/benchmarks.md and its picture.
 
 ``--only fc,cnn`` measures these only. With ``--write`` each result replaces its predecessor in benchmarks/results.json as
 soon as it is there, and the page is written from that file at the end; ``--only= --write`` measures nothing and writes the
@@ -27,6 +27,7 @@ from trainer.datasets.errors import DatasetError
 QUICK_CASES = [name for name in CASES if name not in ("cnn", "lenet", "vgg", "memory", "false-alarms")]
 _QUIET = 0.1  # part of the cores; with more, threads wait for each other and ratios say little
 RESULTS = ROOT / "benchmarks" / "results.json"
+PAGES = ROOT / "docs" / "lab"
 ORDER = ["fc", "cnn", "lenet", "vgg", "cnn-target", "lenet-target", "vgg-target", "vgg-run", "sweep", "share", "memory",
          "recording", "equal", "start_latency", "compare_many", "at_scale"]  # fmt: skip
 
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--repeats", type=int, choices=range(1, 100), metavar="N", help="of each timing (3 or 7)")
     result.add_argument("--home", type=Path, help="a RUNOFF_HOME for benchmarks that is kept, with its data sets")
     result.add_argument("--runs", type=Path, nargs="+", default=[], metavar="DIR", help="folders of finished vgg runs")
-    result.add_argument("--write", action="store_true", help="keep the results and write docs/benchmarks.md")
+    result.add_argument("--write", action="store_true", help="keep the results and write docs/lab/benchmarks.md")
     return result
 
 
@@ -119,8 +120,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         except DatasetError as error:
             raise SystemExit(f"{error} {error.advice}") from None
     if options.write:
-        report.write(ROOT / "docs", ordered(_kept()))
-        print(f"Written: {ROOT / 'docs' / 'benchmarks.md'}")
+        report.write(PAGES, ordered(_kept()))
+        print(f"Written: {PAGES / 'benchmarks.md'}")
 
 
 if __name__ == "__main__":

@@ -359,7 +359,6 @@ def test_results_are_kept_and_written_in_the_page_s_order(tmp_path: Path) -> Non
     kept = speed.ordered(report.read_results(path))
     assert kept == RESULTS
     assert [*kept] == ["fc", "lenet-target", "start_latency"]
-    (tmp_path / "images").mkdir()
     report.write(tmp_path, kept)
     assert (tmp_path / "benchmarks.md").read_text(encoding="utf-8").startswith("# Benchmarks")
     assert (tmp_path / report.PICTURE).exists()
