@@ -241,7 +241,7 @@ def recipe_interval(
     Seeds alone ignore that other test images would move all of them together. So the wider is taken of the seeds' t
     interval and one whose squared error adds ``image_squared_error`` (variance over images of the mean per-image
     difference, / n), with Satterthwaite's degrees of freedom. Its p is the larger of the two: it is at most 1 - level
-    just when the wider interval excludes zero. A two-way crossed design: docs/statistics.md has the simulation.
+    just when the wider interval excludes zero. A two-way crossed design: docs/lab/seeds.md has the simulation.
     """
     added = test.squared_error + image_squared_error
     df = satterthwaite([test.squared_error, image_squared_error], [test.df, max(num_images - 1, 1)])
@@ -335,7 +335,7 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, level: float = 
     Interval: normal, from the variance over images of "right minus confidence" with the sign of its bin, and Wilson's
     term for few errors. Its lower end is 0 where the bins do not contradict exact confidences, p > (1 - level) / 2: chi-square
     of D. W. Hosmer, S. Lemeshow (1980), Commun. Stat. A 9, 1043-1069. (That an error of 0 needs a rule of its own:
-    A Confidence Interval for the Expected Calibration Error, arXiv:2408.08998.) Coverage: docs/statistics.md.
+    A Confidence Interval for the Expected Calibration Error, arXiv:2408.08998.) Coverage: docs/lab/intervals.md.
     Raises ``ValueError`` without images.
     """
     sure, right = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)

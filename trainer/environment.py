@@ -24,7 +24,7 @@ from trainer.failures import DeviceMissing, PrecisionUnsupported
 from trainer.i18n import _
 
 # Memory order of the weights: channels last is faster for every net with convolutions on a CPU, once pooling comes before
-# ReLU, and for the nets with many channels in bfloat16 on a GPU (docs/speed.md has the figures).
+# ReLU, and for the nets with many channels in bfloat16 on a GPU (docs/lab/training-on-a-cpu.md has the figures).
 _CHANNELS_LAST = ("cnn", "lenet", "vgg", "vgg16")
 _NORMED = ("vgg", "vgg16")  # and with 3 x 3 convolutions
 _FUSED = ("cnn", "lenet")
