@@ -182,7 +182,7 @@ def _train(
 
 def _show_links(url: str, started: Mapping[str, Any]) -> None:
     """Where the runs of a sweep are seen together."""
-    from app.store.queries import MAX_COMPARED
+    from app.compare.load import MAX_COMPARED
 
     sys.stderr.write(f"{_('All together')}: {url}/sweeps/{started['id']}\n")
     if len(started["runs"]) <= MAX_COMPARED:

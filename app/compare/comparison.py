@@ -27,7 +27,6 @@ from app.compare.verdicts import (
     Text,
     Verdict,
     best_of_note,
-    defect_of,
     evidence,
     family_note,
     group_summary,
@@ -42,6 +41,7 @@ from app.compare.verdicts import (
 )
 from app.runs.sweeps import without_seed
 from app.schemas import AccuracyCost
+from app.store.predictions import defect_of
 from trainer.config import FIELDS, MODELS
 from trainer.i18n import _, ngettext
 

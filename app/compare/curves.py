@@ -16,9 +16,9 @@ from app.draw import charts
 from app.draw.charts import EpochPoint, RunCurve
 from app.schemas import EpochOut
 from app.statistics import t_quantile, wilson_interval
+from app.store.thinning import thin
 from trainer.i18n import _
 
-MOST_POINTS = 500  # of one line
 MOST_DETAILED = 8  # curves beside which bands and training losses can still be told apart
 LARGEST_SMOOTHING = 0.99
 Axis = Literal["epoch", "seconds", "images", "flops"]
@@ -59,19 +59,6 @@ def points_of(epochs: Sequence[EpochOut]) -> list[EpochPoint]:
 
 
 # Numbers -------------------------------------------------------------------------------------------------------------
-
-
-def thin(values: Sequence[float], most: int = MOST_POINTS) -> list[int]:
-    """Indices of at most ``most`` values: the lowest and highest of each stretch of equal length, and both ends."""
-    if len(values) <= most:
-        return list(range(len(values)))
-    stretches, inner = max((most - 2) // 2, 1), len(values) - 2
-    kept = [0]
-    for number in range(stretches):
-        part = range(1 + number * inner // stretches, 1 + (number + 1) * inner // stretches)
-        if part:
-            kept += sorted({min(part, key=values.__getitem__), max(part, key=values.__getitem__)})
-    return [*kept, len(values) - 1][:most]
 
 
 def smoothed(values: Sequence[float], weight: float) -> list[float]:

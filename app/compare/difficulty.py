@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from app.compare.load import epoch_at
 from app.state import Runoff
 from app.statistics import majority_vote, paired_interval, wilson_interval
-from app.store import predictions, queries
+from app.store import predictions
 from app.store.predictions import PredictionsError, PredictionsMissing
 from app.store.tables import Run
 from trainer.i18n import _
@@ -259,7 +260,7 @@ def load(state: Runoff, runs: Sequence[Run], at: str = "last") -> tuple[Difficul
 
 
 def _answers(state: Runoff, run: Run, at: str) -> tuple[int, predictions.Predictions]:
-    epoch = queries.epoch_at(run, at)
+    epoch = epoch_at(run, at)
     if epoch is None:
         raise PredictionsMissing(_("It has no finished epoch yet."))
     return epoch, predictions.load(RunFolder(state.settings.runs / run.id), epoch)

@@ -20,6 +20,7 @@ from app.compare import curves
 from app.compare import view as compare_parts
 from app.compare import walls as compare_images
 from app.compare.comparison import Comparison
+from app.compare.load import LoadedComparison
 from app.compare.verdicts import equivalence_text, level_text, p_text, plain_points
 from app.compare.view import ConfigRow, Focus, PairTable, ShownRun
 from app.compare.walls import ClassTable, SharedTile
@@ -30,7 +31,6 @@ from app.state import Runoff
 from app.store import predictions, queries
 from app.store.images import image_png
 from app.store.predictions import Predictions, PredictionsError
-from app.store.queries import LoadedComparison
 from app.store.tables import Run
 from app.web import templating
 from trainer.i18n import _, ngettext

@@ -318,16 +318,6 @@ def best_of_note(name: str, num_runs: int, accuracy: float, optimism: float) -> 
     )
 
 
-def defect_of(epoch: int, counted: int, num_images: int, reported: int | None) -> str:
-    """Said where the stored answers do not give the count in the run's log; "" where they do, or none is known."""
-    if reported is None or reported == counted:
-        return ""
-    return _(
-        "Defect of this run: its stored answers of epoch {epoch} give {counted} of {n} right, its log says {reported}. "
-        "What is shown is counted from the answers. Train the run again."
-    ).format(epoch=epoch, counted=f"{counted:,}", n=f"{num_images:,}", reported=f"{reported:,}")
-
-
 def equivalence_text(p: float, margin: float) -> str:
     """The test behind "too small to matter"."""
     return _("Equivalence within ±{margin} points (two one-sided tests): {p}").format(

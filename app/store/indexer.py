@@ -158,7 +158,7 @@ def summarize(session: Session, run: Run) -> None:
 
 
 def _defect(epoch: Epoch) -> dict[str, Any]:
-    """The arguments of ``verdicts.defect_of``: the sentence is made in the reader's language."""
+    """The arguments of ``predictions.defect_of``: the sentence is made in the reader's language."""
     return {
         "epoch": epoch.epoch, "counted": epoch.test_correct, "num_images": epoch.test_total,
         "reported": epoch.logged_correct,

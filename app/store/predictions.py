@@ -175,6 +175,16 @@ def _damaged(path: Path, detail: object) -> PredictionsDamaged:
     )
 
 
+def defect_of(epoch: int, counted: int, num_images: int, reported: int | None) -> str:
+    """A sentence where the stored predictions do not give the count in the run's log, else ""."""
+    if reported is None or reported == counted:
+        return ""
+    return _(
+        "Defect of this run: its stored answers of epoch {epoch} give {counted} of {n} right, its log says {reported}. "
+        "What is shown is counted from the answers. Train the run again."
+    ).format(epoch=epoch, counted=f"{counted:,}", n=f"{num_images:,}", reported=f"{reported:,}")
+
+
 # Questions -----------------------------------------------------------------------------------------------------------
 
 

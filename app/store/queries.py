@@ -1,4 +1,4 @@
-"""What pages and API read: rows as JSON, filters, files of a run, the inputs of a comparison. Writes nothing."""
+"""What pages and API read: rows as JSON, filters, files of a run. Writes nothing."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ from typing import Any
 from sqlalchemy import ColumnElement, String, func, type_coerce
 from sqlmodel import Session, col, select
 
-from app.compare.comparison import ComparedRun, CompareError, Comparison, compare
-from app.compare.curves import thin
-from app.compare.verdicts import DEFAULT_MARGIN, defect_of
 from app.errors import NotFound, Refused
 from app.schemas import EpochOut, FileOut, RunError, RunOut, RunProgress, StepList
-from app.state import Runoff
 from app.statistics import wilson_interval
 from app.store import epochs as cost
 from app.store import search
-from app.store.predictions import Predictions, PredictionsError, load
+from app.store.predictions import Predictions, defect_of, load
 from app.store.tables import STATUSES, Epoch, Run
+from app.store.thinning import thin
 from trainer.config import FieldProblem
-from trainer.i18n import N_, _, ngettext
+from trainer.i18n import N_, _
 from trainer.run_folder import RunFolder, iter_valid_events
 
 
@@ -103,6 +100,11 @@ def sweep_runs(session: Session, sweep_id: str) -> list[Run]:
     if not found:
         raise NotFound(_("There is no sweep {id}. Its runs may have been deleted.").format(id=sweep_id[:40]))
     return found
+
+
+def runs_of_groups(session: Session, groups: Sequence[str]) -> list[Run]:
+    """All repeats of several groups, oldest first."""
+    return list(session.exec(select(Run).where(col(Run.group).in_(groups)).order_by(col(Run.created_at))).all())
 
 
 def run_out(run: Run) -> RunOut:
@@ -306,122 +308,3 @@ def defect_of_answers(session: Session, run: Run, epoch: int | None, answers: Pr
     reported = func.coalesce(Epoch.logged_correct, Epoch.test_correct)
     found = session.exec(select(reported).where(Epoch.run_id == run.id, Epoch.epoch == epoch)).first()
     return defect_of(epoch, answers.num_correct, answers.num_images, found)
-
-
-# Comparing -----------------------------------------------------------------------------------------------------------
-
-MAX_COMPARED = 50
-
-
-def runs_to_compare(session: Session, run_ids: Sequence[str]) -> list[Run]:
-    """The runs of a comparison in URL order, each once. Raises ``NotFound`` that names those that don't exist."""
-    ids = list(dict.fromkeys(run_ids))
-    if len(ids) > MAX_COMPARED:
-        message = _("At most {limit} runs can be compared at once. Choose fewer.").format(limit=MAX_COMPARED)
-        raise Refused.fields([FieldProblem(field="run", message=message)])
-    found = {run.id: run for run in session.exec(select(Run).where(col(Run.id).in_(ids))).all()}
-    missing = [run_id[:40] for run_id in ids if run_id not in found]
-    if missing:
-        raise NotFound(
-            ngettext(
-                "There is no run {ids}. It may have been deleted.", "There are no runs {ids}. They may have been deleted.",
-                len(missing),
-            ).format(ids=", ".join(missing))
-        )  # fmt: skip
-    return [found[run_id] for run_id in ids]
-
-
-def epoch_at(run: Run, at: str) -> int | None:
-    """The epoch that ``at`` (last, best or a number) means for the run; None before it has one. Raises ``Refused``."""
-    if at == "last":
-        return run.epochs_done or None
-    if at == "best":
-        return run.best_epoch
-    if at.isascii() and at.isdigit() and 0 < int(at[:9]) <= run.epochs_done:
-        return int(at)
-    if at.isascii() and at.isdigit() and not run.epochs_done:
-        return None
-    message = _("Must be last, best or an epoch that every run has; {name} has {count}. You typed {typed}.").format(
-        name=run.name, count=run.epochs_done, typed=at[:20]
-    )
-    raise Refused.fields([FieldProblem(field="at", message=message)])
-
-
-@dataclass(frozen=True)
-class LoadedComparison:
-    """A comparison with the runs and the epochs that it was made of, all in one order."""
-
-    runs: list[Run]
-    epochs: list[list[EpochOut]]
-    comparison: Comparison
-
-
-def load_comparison(
-    state: Runoff, session: Session, shown: Sequence[Run], at: str = "last", base: str | None = None,
-    margin: float = DEFAULT_MARGIN,
-) -> LoadedComparison:  # fmt: skip
-    """Compare runs and their recipes. Raises ``Refused``, ``PredictionsError``."""
-    folder = state.settings.runs
-    epochs = epochs_of_runs(session, shown)
-    compared = [_compared(folder, run, epoch_at(run, at), epochs[run.id]) for run in shown]
-    groups = _repeats(session, folder, compared, at)
-    try:
-        comparison = compare(compared, groups, base=base, margin=margin, at=at)
-    except CompareError as error:
-        raise Refused(str(error)) from None
-    return LoadedComparison(list(shown), [epochs[run.id] for run in shown], comparison)
-
-
-def _compared(runs: Path, run: Run, epoch: int | None, epochs: Sequence[EpochOut]) -> ComparedRun:
-    """A run shown, with its answers and its spending up to ``epoch``. Raises ``PredictionsError`` that names the run."""
-    try:
-        answers = load(RunFolder(runs / run.id), epoch) if epoch else None
-    except PredictionsError as error:
-        raise type(error)(f"{run.name or run.id}: {error}") from None
-    spent = next((one for one in epochs if one.epoch == epoch), None)
-    return ComparedRun(
-        id=run.id, name=run.name, config=run.config, group=run.group, seed=run.seed, epoch=epoch,
-        test_fingerprint=run.test_fingerprint or "", status=run.status, created_at=run.created_at,
-        finished_at=run.finished_at, sweep=run.sweep,
-        labels=answers.labels if answers else None, predicted=answers.predicted if answers else None,
-        calibration=answers.calibration if answers else None, reported_correct=spent.reported_correct if spent else None,
-        num_parameters=run.num_parameters, epochs_done=epoch or 0, images_seen=(epoch or 0) * (run.num_train or 0),
-        train_seconds=spent.train_seconds if spent else 0.0,
-    )  # fmt: skip
-
-
-def _repeats(session: Session, runs: Path, shown: Sequence[ComparedRun], at: str) -> dict[str, list[ComparedRun]]:
-    """All runs of the groups shown, the finished ones with their answers unless these can't be read."""
-    known = {(run.id, run.epoch): run for run in shown}
-    # an unfinished run must not take its repeats back to its epoch, while another recipe is read at its end
-    ended = [run for run in shown if at != "last" or run.status == "finished"]
-    epochs = {run.group: None for run in shown} | {run.group: run.epoch for run in reversed(ended)}
-    groups: dict[str, list[ComparedRun]] = {}
-    for run in runs_of_groups(session, list(epochs)):
-        wanted = run.best_epoch if at == "best" else _epoch_within(run, epochs[run.group])
-        epoch = wanted if run.status == "finished" else None
-        groups.setdefault(run.group, []).append(known.get((run.id, epoch)) or _repeat(runs, run, epoch))
-    return groups
-
-
-def _repeat(runs: Path, run: Run, epoch: int | None) -> ComparedRun:
-    try:
-        answers = load(RunFolder(runs / run.id), epoch) if epoch else None
-    except PredictionsError:
-        answers = None
-    return ComparedRun(
-        id=run.id, name=run.name, config=run.config, group=run.group, seed=run.seed, epoch=epoch if answers else None,
-        test_fingerprint=run.test_fingerprint or "", status=run.status, created_at=run.created_at,
-        finished_at=run.finished_at, sweep=run.sweep,
-        labels=answers.labels if answers else None, predicted=answers.predicted if answers else None,
-    )  # fmt: skip
-
-
-def runs_of_groups(session: Session, groups: Sequence[str]) -> list[Run]:
-    """All repeats of several groups, oldest first."""
-    return list(session.exec(select(Run).where(col(Run.group).in_(groups)).order_by(col(Run.created_at))).all())
-
-
-def _epoch_within(run: Run, epoch: int | None) -> int | None:
-    """``epoch`` where the run has it, else its newest one."""
-    return epoch if epoch and epoch <= run.epochs_done else run.epochs_done or None

@@ -13,6 +13,7 @@ from scipy import stats
 from app.compare import curves
 from app.compare.curves import Repeats, View
 from app.draw.charts import EpochPoint, RunCurve
+from app.store.thinning import thin
 
 
 def point(epoch: int, accuracy: float, loss: float = 0.5, flops: float | None = 1e9) -> EpochPoint:
@@ -34,12 +35,12 @@ def lines(figure: dict[str, Any]) -> list[dict[str, Any]]:
 def test_thinning_keeps_extremes_and_ends() -> None:
     values = [math.sin(i / 50) for i in range(10_000)]
     values[4321], values[77] = 9.0, -9.0
-    kept = curves.thin(values, 500)
+    kept = thin(values, 500)
     assert len(kept) <= 500
     assert kept == sorted(set(kept))
     assert {0, 77, 4321, 9999} <= set(kept)
-    assert curves.thin([1.0, 2.0, 3.0], 3) == [0, 1, 2]
-    assert curves.thin([], 3) == []
+    assert thin([1.0, 2.0, 3.0], 3) == [0, 1, 2]
+    assert thin([], 3) == []
 
 
 def test_smoothing_starts_at_the_first_value() -> None:

@@ -12,6 +12,7 @@ from app.compare import curves, report
 from app.compare import view as compare_parts
 from app.compare import walls as compare_images
 from app.compare.comparison import Comparison
+from app.compare.load import MAX_COMPARED, LoadedComparison, load_comparison, runs_to_compare
 from app.compare.verdicts import DEFAULT_MARGIN
 from app.compare.walls import ClassDifference
 from app.errors import Refused
@@ -26,7 +27,7 @@ from trainer.i18n import _
 router = APIRouter(tags=["compare"])
 
 Runs = Annotated[
-    list[str], Query(min_length=1, max_length=queries.MAX_COMPARED, description="run id, several times")
+    list[str], Query(min_length=1, max_length=MAX_COMPARED, description="run id, several times")
 ]  # fmt: skip
 At = Annotated[str, Query(description="last, best or an epoch")]
 Base = Annotated[str | None, Query(description="compare all others with this run only")]
@@ -60,8 +61,8 @@ def compare_runs(
     classes: Annotated[bool, Query(description="whether by_class has the differences of each class")] = False,
 ) -> Response:  # fmt: skip
     """Compare runs; a pair's difference is the accuracy of ``a`` minus that of ``b``."""
-    shown = queries.runs_to_compare(session, run)
-    loaded = queries.load_comparison(state, session, shown, at, base, margin)
+    shown = runs_to_compare(session, run)
+    loaded = load_comparison(state.settings.runs, session, shown, at, base, margin)
     target = accuracy or cost.highest_of_all(loaded.epochs)
     found = CompareOut(
         **{name: getattr(loaded.comparison, name) for name in Comparison.model_fields},
@@ -73,7 +74,7 @@ def compare_runs(
     return Response(found.model_dump_json(), media_type="application/json")  # once: 1,225 pairs take a while
 
 
-def _by_class(state: Runoff, loaded: queries.LoadedComparison) -> list[ByClass]:
+def _by_class(state: Runoff, loaded: LoadedComparison) -> list[ByClass]:
     answers = {
         run.id: queries.predictions_of(state.settings.runs, run, one.epoch)
         for run, one in zip(loaded.runs, loaded.comparison.answers, strict=True)
@@ -94,15 +95,15 @@ def pairs_csv(
     state: State, session: Reading, run: Runs, at: At = "last", base: Base = None, margin: Margin = DEFAULT_MARGIN
 ) -> Response:
     """The pairs of a comparison as CSV, one line each."""
-    shown = queries.runs_to_compare(session, run)
-    loaded = queries.load_comparison(state, session, shown, at, base, margin)
+    shown = runs_to_compare(session, run)
+    loaded = load_comparison(state.settings.runs, session, shown, at, base, margin)
     return _csv(report.pairs_csv(loaded.comparison), "runoff-pairs.csv")
 
 
 @router.get("/compare/epochs.csv", response_class=Response)
 def epochs_csv(session: Reading, run: Runs) -> Response:
     """The epochs of all runs as CSV, one line each."""
-    shown = queries.runs_to_compare(session, run)
+    shown = runs_to_compare(session, run)
     epochs = queries.epochs_of_runs(session, shown)
     return _csv(report.epochs_csv(shown, [epochs[one.id] for one in shown]), "runoff-epochs.csv")
 
@@ -122,12 +123,12 @@ def make_report(
     over: Annotated[Literal["runs", "seeds"], Query(description="single runs, or means over repeats")] = "runs",
 ) -> HTMLResponse:  # fmt: skip
     """The comparison as a report to print: one HTML file that needs nothing else."""
-    shown = queries.runs_to_compare(session, run)
+    shown = runs_to_compare(session, run)
     if len(shown) < 2:
         problem = FieldProblem(field="run", message=_("A report needs two runs or more. Name another one."))
         raise Refused.fields([problem])
     base = base or compare_parts.base_of([one.id for one in shown], "")
-    loaded = queries.load_comparison(state, session, shown, at, base, margin)
+    loaded = load_comparison(state.settings.runs, session, shown, at, base, margin)
     view = curves.View(x, smooth, loss == "log")
     made = report.make_report(
         state, session, loaded, base=base, at=at, pair=pair, view=view, over_seeds=over == "seeds"

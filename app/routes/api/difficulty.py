@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from app.compare import difficulty
 from app.compare.difficulty import ClassDifficulty, Difficulty, Interval, LeftOut
+from app.compare.load import MAX_COMPARED, runs_to_compare
 from app.errors import Conflict
-from app.store import queries
 from app.web.deps import Reading, State
 from trainer.i18n import _
 
@@ -79,14 +79,12 @@ class DifficultyOut(BaseModel):
 def difficulty_over_runs(
     state: State,
     session: Reading,
-    run: Annotated[
-        list[str], Query(min_length=1, max_length=queries.MAX_COMPARED, description="run id, several times")
-    ],
+    run: Annotated[list[str], Query(min_length=1, max_length=MAX_COMPARED, description="run id, several times")],
     at: Annotated[str, Query(description="last, best or an epoch")] = "last",
     limit: Annotated[int, Query(ge=1, le=1000, description="images in each list at most")] = 100,
 ) -> DifficultyOut:
     """Test images that are wrong in all runs, disputed among them or forgotten over epochs; accuracy of their majority vote."""
-    found, left_out = difficulty.load(state, queries.runs_to_compare(session, run), at)
+    found, left_out = difficulty.load(state, runs_to_compare(session, run), at)
     if found is None:
         raise Conflict(_("None of these runs has stored answers yet: {reason}").format(reason=left_out[0].reason))
     return _out(found, left_out, limit)

@@ -17,6 +17,7 @@ from app.compare import curves, verdicts
 from app.compare import view as parts
 from app.compare import walls as compare_images
 from app.compare.comparison import USEFUL_SEEDS, BudgetRow, Comparison, Pair, Recipe, accuracy_rows
+from app.compare.load import MAX_COMPARED, load_comparison, runs_to_compare
 from app.compare.view import Focus, ShownRun
 from app.compare.walls import SharedTile
 from app.errors import Refused
@@ -29,7 +30,6 @@ from app.store import epochs as cost
 from app.store import predictions, queries
 from app.store.database import reading
 from app.store.predictions import Predictions, PredictionsError
-from app.store.queries import MAX_COMPARED
 from app.store.tables import ACTIVE, Run
 from app.web import templating
 from app.web.deps import Reading, State
@@ -278,7 +278,7 @@ class PickPage:
 @router.get("/compare")
 def show(request: Request, state: State, session: Reading, query: Annotated[CompareQuery, Query()]) -> Response:
     """The comparison, or a choice of runs where fewer than two are named."""
-    found = queries.runs_to_compare(session, query.ids)
+    found = runs_to_compare(session, query.ids)
     version = ".".join([*(str(run.version) for run in found), queries.data_version(session)])
     unchanged = templating.unchanged(request, version)
     if unchanged:
@@ -297,7 +297,7 @@ def show(request: Request, state: State, session: Reading, query: Annotated[Comp
 @router.get("/compare/figures/{figure}.json")
 def figure(session: Reading, figure: curves.Figure, query: Annotated[CompareQuery, Query()]) -> Response:
     """The curves of all runs for plotly.js."""
-    found = queries.runs_to_compare(session, query.ids)
+    found = runs_to_compare(session, query.ids)
     repeats = queries.runs_of_groups(session, [run.group for run in found]) if query.over == "seeds" else []
     epochs = queries.epochs_of_runs(session, [*found, *repeats])
     return JSONResponse(curves.figure(figure, *parts.curves_of(found, epochs, repeats), query.view))
@@ -309,7 +309,7 @@ def add_repeats(
     further: Annotated[int, Form(ge=1, le=_MOST_FURTHER)], back: Annotated[str, Form(pattern=r"^/compare\?")] = "/runs",
 ) -> Response:  # fmt: skip
     """Start the seeds that both recipes lack; back to the comparison, which shows what comes of them."""
-    found = queries.runs_to_compare(session, [a, b])
+    found = runs_to_compare(session, [a, b])
     if len({run.group for run in found}) < 2:
         raise Refused(
             _("These are repeats of one recipe. Choose runs of two recipes, or add repeats on the runs page.")
@@ -351,7 +351,7 @@ def _margin(query: CompareQuery) -> tuple[float, str]:
 def _page(state: Runoff, session: Session, query: CompareQuery, found: Sequence[Run]) -> ComparePage:
     margin, problem = _margin(query)
     base = parts.base_of(query.ids, query.base)
-    loaded = queries.load_comparison(state, session, found, query.at, base, margin)
+    loaded = load_comparison(state.settings.runs, session, found, query.at, base, margin)
     comparison, shown = loaded.comparison, parts.shown_runs(loaded)
     focus = parts.focus(comparison, shown, query.pair)
     a, b = focus.a, focus.b

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from app.compare import difficulty
 from app.compare.difficulty import SIDES, ClassDifficulty, Difficulty, Interval, LeftOut
+from app.compare.load import runs_to_compare
 from app.routes.pages.run import Images, header_from, images_of
 from app.runs.sweeps import common_name
 from app.state import Runoff
@@ -165,7 +166,7 @@ class DifficultyPage:
 @router.get("/difficulty")
 def show(request: Request, state: State, session: Reading, query: Annotated[DifficultyQuery, Query()]) -> Response:
     """Which images are hard for these runs."""
-    found = queries.runs_to_compare(session, query.ids)
+    found = runs_to_compare(session, query.ids)
     version = ".".join([*(str(run.version) for run in found), queries.data_version(session)])
     if same := templating.unchanged(request, version):
         return same

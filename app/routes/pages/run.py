@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field, ValidationError
 from sqlmodel import Session, col, select
 
-from app.compare import curves, verdicts
+from app.compare import curves
 from app.draw import charts
 from app.errors import Refused
 from app.forms.read import value_words
@@ -523,7 +523,7 @@ def _answers(
         return Answers(epoch, 0, 0, problem=str(problem))
     right = found.num_correct
     reported = next((one.reported_correct for one in epochs if one.epoch == epoch), None)
-    defect = verdicts.defect_of(epoch, right, found.num_images, reported)
+    defect = predictions.defect_of(epoch, right, found.num_images, reported)
     answers = Answers(epoch, num_wrong=found.num_images - right, num_right=right, defect=defect)
     if query.tab == "train":
         return replace(answers, train=_train_images(state, run, folder, environment))

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, Field
 
+from app.compare.load import MAX_COMPARED
 from app.draw import sweep as sweep_charts
 from app.draw.small import Scale, scale_of
 from app.forms.read import text_of
@@ -201,7 +202,7 @@ class SweepPage:
 
     @property
     def difficulty_url(self) -> str:
-        return "/difficulty?" + urlencode([("run", run_id) for run_id in self.answered[: queries.MAX_COMPARED]])
+        return "/difficulty?" + urlencode([("run", run_id) for run_id in self.answered[:MAX_COMPARED]])
 
 
 def _text(value: Any) -> str:
