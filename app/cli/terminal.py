@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from app.words import accuracy_with_interval
 from trainer.config import MODELS
 from trainer.i18n import _
 
@@ -83,8 +84,7 @@ def accuracy_of(run: Mapping[str, Any]) -> str:
     """``94.50 (94.04 to 94.93)``: per cent with the 95 % Wilson interval, empty before the first epoch."""
     if run["test_accuracy"] is None:
         return ""
-    low, high = run["test_accuracy_interval"]
-    return f"{100 * run['test_accuracy']:.2f} ({100 * low:.2f} {_('to')} {100 * high:.2f})"
+    return accuracy_with_interval(run["test_accuracy"], run["test_accuracy_interval"])
 
 
 _WIDE = 110  # characters; narrower terminals leave out what the name usually says

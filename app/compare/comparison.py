@@ -34,7 +34,6 @@ from app.compare.verdicts import (
     no_epoch,
     other_images,
     pair_verdict,
-    points,
     recipe_verdict,
     seeds_text,
     too_few_seeds,
@@ -42,6 +41,7 @@ from app.compare.verdicts import (
 from app.runs.sweeps import without_seed
 from app.schemas import AccuracyCost
 from app.store.predictions import defect_of
+from app.words import short_points
 from trainer.config import FIELDS, MODELS
 from trainer.i18n import _, ngettext
 
@@ -516,7 +516,7 @@ def _seeds_say(recipe: Recipe, pair: Pair, groups: Mapping[str, str]) -> str:
         text = _("Here they agree: with {seeds} the recipe {leader} leads by {low} to {high} points.")
     return text.format(
         seeds=seeds_text(recipe.n_a, recipe.n_b), leader=recipe.a_name if leader == recipe.a else recipe.b_name,
-        low=points(low), high=points(high),
+        low=short_points(low), high=short_points(high),
     )  # fmt: skip
 
 

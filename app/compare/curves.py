@@ -17,6 +17,7 @@ from app.draw.charts import EpochPoint, RunCurve
 from app.schemas import EpochOut
 from app.statistics import t_quantile, wilson_interval
 from app.store.thinning import thin
+from app.words import between
 from trainer.i18n import _
 
 MOST_DETAILED = 8  # curves beside which bands and training losses can still be told apart
@@ -193,7 +194,7 @@ def _mean(group: Repeats, series: _Series, view: View, is_log: bool) -> list[dic
     high = [min(m + h, series.bounds[1]) for m, h in zip(mean, half, strict=True)]
     title = _("{name}, mean of {n} seeds").format(name=group.name, n=len(group.runs))
     digits = 2 if series is _ACCURACY else 4
-    text = [charts.between(f"{a:.{digits}f}", f"{b:.{digits}f}") for a, b in zip(low, high, strict=True)]
+    text = [between(f"{a:.{digits}f}", f"{b:.{digits}f}") for a, b in zip(low, high, strict=True)]
     shown = charts.hover(title, f"{series.format} (%{{text}})", view.axis)
     line = charts.trace(group.index, group.name, x, mean, text=text, hovertemplate=shown)
     return [charts.band(group.index, x, low, high), *singles, line]

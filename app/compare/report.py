@@ -21,7 +21,7 @@ from app.compare import view as compare_parts
 from app.compare import walls as compare_images
 from app.compare.comparison import Comparison
 from app.compare.load import LoadedComparison
-from app.compare.verdicts import equivalence_text, level_text, p_text, plain_points
+from app.compare.verdicts import equivalence_text
 from app.compare.view import ConfigRow, Focus, PairTable, ShownRun
 from app.compare.walls import ClassTable, SharedTile
 from app.draw import charts
@@ -33,6 +33,7 @@ from app.store.images import image_png
 from app.store.predictions import Predictions, PredictionsError
 from app.store.tables import Run
 from app.web import templating
+from app.words import level_text, p_text, plain_points
 from trainer.i18n import _, ngettext
 from trainer.run_folder import RunFolder, now
 

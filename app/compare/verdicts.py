@@ -10,53 +10,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from app.words import level_text, p_text, plain_points, points_at_most, rounded_percent, short_points
 from trainer.i18n import _, ngettext
 
 Verdict = Literal["a_better", "b_better", "negligible", "inconclusive", "not_comparable"]
 DEFAULT_MARGIN = 0.005
 ALPHA = 0.05
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-# Numbers -------------------------------------------------------------------------------------------------------------
-
-
-def points(difference: float, *, signed: bool = False) -> str:
-    """A difference of accuracies in points: one decimal, two where one would show 0.0; "−" as minus."""
-    value = abs(difference) * 100
-    text = f"{value:.1f}" if value >= 0.05 or value == 0 else f"{value:.2f}"
-    sign = ("−" if difference < 0 else "+" if difference > 0 else "") if signed else ""
-    return sign + text
-
-
-def bound(difference: float) -> str:
-    """A limit in points with two decimals, never shown smaller than it is."""
-    return f"{math.ceil(round(abs(difference) * 10_000, 6)) / 100:.2f}"
-
-
-def plain_points(difference: float) -> str:
-    """A margin as it was typed: 0.5, 0.25, 1."""
-    return f"{difference * 100:.10g}"
-
-
-def percent(accuracy: float) -> str:
-    return f"{accuracy * 100:.2f} %"
-
-
-def p_text(p: float) -> str:
-    """ "p = 0.052", "p = 1.4 × 10⁻⁸⁶", "p < 10⁻³⁰⁰"; never rounded to the other side of 0.05."""
-    if p < 1e-300:
-        return "p < 10⁻³⁰⁰"
-    if p >= 0.001:
-        digits = next((n for n in (2, 3, 4, 5) if (float(f"{p:.{n}g}") <= ALPHA) == (p <= ALPHA)), 6)
-        return f"p = {p:.{digits}g}" if p < 0.995 else "p = 1.0"
-    mantissa, power = f"{p:.1e}".split("e")
-    return f"p = {mantissa} × 10{str(int(power)).translate(_SUPERSCRIPTS)}"
-
-
-def level_text(level: float) -> str:
-    """The level of an interval, with as many digits as keep it below 100 %: "95 %", "98.33 %", "99.9959 %"."""
-    return f"{level * 100:.{max(4, math.ceil(-math.log10(1 - level)) + 1)}g} %"
 
 
 # Rules ---------------------------------------------------------------------------------------------------------------
@@ -149,20 +108,22 @@ def too_small(farthest: float, *, real: bool) -> str:
     text = _("Real, but too small to matter: at most {points} points apart.") if real else _(
         "Too small to matter: at most {points} points apart."
     )  # fmt: skip
-    return text.format(points=bound(farthest))
+    return text.format(points=points_at_most(farthest))
 
 
 def too_close(a: str, b: str, difference: float) -> str:
     if difference == 0:
         return _("Too close to call: {a} and {b} got equally many right.").format(a=a, b=b)
-    return _("Too close to call: {a} and {b} are {points} points apart.").format(a=a, b=b, points=points(difference))
+    return _("Too close to call: {a} and {b} are {points} points apart.").format(
+        a=a, b=b, points=short_points(difference)
+    )
 
 
 def better(winner: str, loser: str, difference: float, *, nearest: float, margin: float) -> str:
     text = _("{winner} is better than {loser} by {points} points.")
     if nearest < margin:
         text = _("{winner} is better than {loser} by {points} points, perhaps by less than the margin.")
-    return text.format(winner=winner, loser=loser, points=points(difference))
+    return text.format(winner=winner, loser=loser, points=short_points(difference))
 
 
 def _counts(facts: PairFacts) -> str:
@@ -207,7 +168,7 @@ def _pair_says(facts: PairFacts, verdict: Verdict) -> str:
         ).format(n=f"{facts.num_images:,}")
     if verdict in ("negligible", "inconclusive"):
         return _("On images like these the two nets are at most {points} points apart, either way.").format(
-            points=bound(facts.farthest)
+            points=points_at_most(facts.farthest)
         )
     winner = facts.a if verdict == "a_better" else facts.b
     return (
@@ -307,14 +268,14 @@ def best_of_note(name: str, num_runs: int, accuracy: float, optimism: float) -> 
     first = _(
         "{name} is the best of {n} runs on the very images that they were chosen by, so its {accuracy} is optimistic"
     )
-    if points(max(optimism, 0)) == "0.00" or optimism <= 0:
+    if short_points(max(optimism, 0)) == "0.00" or optimism <= 0:
         last = _("; over random halves of the images no drop shows.")
     else:
         last = _(
             ", by about {points} points (chosen on one half of the images, read on the other; 1,000 random halves)."
         )
     return (first + last).format(
-        name=name, n=f"{num_runs:,}", accuracy=percent(accuracy), points=points(max(optimism, 0))
+        name=name, n=f"{num_runs:,}", accuracy=rounded_percent(accuracy), points=short_points(max(optimism, 0))
     )
 
 
@@ -384,12 +345,12 @@ def _recipe_heading(facts: RecipeFacts, verdict: Verdict) -> str:
         if facts.difference == 0:
             return _("Too close to call: over seeds {a} and {b} are level.").format(a=facts.a, b=facts.b)
         text = _("Too close to call: over seeds {a} and {b} are {points} points apart.")
-        return text.format(a=facts.a, b=facts.b, points=points(facts.difference))
+        return text.format(a=facts.a, b=facts.b, points=short_points(facts.difference))
     winner = facts.a if verdict == "a_better" else facts.b
     text = _("{winner} is the better recipe by {points} points.")
     if _nearest(facts.low, facts.high) < facts.margin:
         text = _("{winner} is the better recipe by {points} points, perhaps by less than the margin.")
-    return text.format(winner=winner, points=points(facts.difference))
+    return text.format(winner=winner, points=short_points(facts.difference))
 
 
 def seeds_text(n_a: int, n_b: int) -> str:
@@ -402,7 +363,7 @@ def _recipe_explanation(facts: RecipeFacts) -> str:
     sentences = [seeds_text(facts.n_a, facts.n_b) + _when(facts.epoch_a, facts.epoch_b)]
     sentences.append(
         _("{a} got {mean_a} on average, {b} {mean_b}.").format(
-            a=facts.a, mean_a=percent(facts.mean_a), b=facts.b, mean_b=percent(facts.mean_b)
+            a=facts.a, mean_a=rounded_percent(facts.mean_a), b=facts.b, mean_b=rounded_percent(facts.mean_b)
         )
     )
     sentences.append(
@@ -428,11 +389,11 @@ def _recipe_says(facts: RecipeFacts, verdict: Verdict) -> str:
         winner = facts.a if verdict == "a_better" else facts.b
         return _("Trained again with other seeds, {winner} leads on average by {low} to {high} points.").format(
             winner=winner,
-            low=points(_nearest(facts.low, facts.high)),
-            high=points(max(abs(facts.low), abs(facts.high))),
+            low=short_points(_nearest(facts.low, facts.high)),
+            high=short_points(max(abs(facts.low), abs(facts.high))),
         )
     return _("Trained again with other seeds, the recipes are on average at most {points} points apart.").format(
-        points=bound(max(abs(facts.low), abs(facts.high)))
+        points=points_at_most(max(abs(facts.low), abs(facts.high)))
     )
 
 

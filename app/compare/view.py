@@ -14,11 +14,11 @@ from app.compare import curves, verdicts
 from app.compare.comparison import Answers, Comparison, ConfigDifference, Group, Pair, Recipe, letter
 from app.compare.load import LoadedComparison
 from app.draw import charts
-from app.forms.read import value_words
 from app.runs.sweeps import next_seeds, without_seed
 from app.schemas import EpochOut, RunOut
 from app.store import queries
 from app.store.tables import Run
+from app.words import value_words
 from trainer.config import FIELDS, MODELS
 from trainer.i18n import _, ngettext
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from app.words import axis_number, axis_number_with_prefix, between, signed
 from trainer.i18n import _
 
 MARKS = 8  # colours, markers and dashes; further runs combine them anew, so that 64 differ in colour or marker
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "circle-open", "x", "line-ew-open", "line-ns-open")
 _DASHES = ("solid", "solid", "6px,3px", "6px,3px", "2px,3px", "2px,3px", "8px,3px,2px,3px", "8px,3px,2px,3px")
 _LINE_CLASSES = ("", "", "dash", "dash", "dot", "dot", "dashdot", "dashdot")
-MINUS = "−"
 _CHARACTER = 5.8  # width of a character in a chart, about
 
 
@@ -140,22 +140,6 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
     return [round(number * step, 10) for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def plain(value: float) -> str:
-    """A number of an axis: no trailing zeros, thousands with commas."""
-    return f"{round(value):,}" if abs(value) >= 1000 else f"{value:.6g}".replace("-", MINUS)
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """A difference with its sign: +4.83, −0.01, 0.00."""
-    text = f"{abs(value):.{digits}f}"
-    return text if not float(text) else ("+" if value > 0 else MINUS) + text
-
-
-def between(low: str, high: str) -> str:
-    """An interval in words."""
-    return _("{low} to {high}").format(low=low, high=high)
-
-
 def _scale(domain: tuple[float, float], place: tuple[float, float]) -> Callable[[float], float]:
     (a, b), (x, y) = domain, place
     return lambda value: x + (value - a) / ((b - a) or 1.0) * (y - x)
@@ -214,7 +198,7 @@ def _schedule(
     for value in marks:
         parts += [
             _path(f"M{_n(left)} {_n(y(value))}H{_n(right)}", "grid"),
-            _text(left - 6, y(value) + 3.5, plain(value), "end"),
+            _text(left - 6, y(value) + 3.5, axis_number(value), "end"),
         ]
     parts.append(_path(f"M{_n(left)} {_n(bottom)}H{_n(right)}", "axis"))
     steps = _epoch_ticks(per_epoch, total, 5 if width > 400 else 3)
@@ -294,7 +278,7 @@ class ForestRow:
 def forest_plot(rows: Sequence[ForestRow], *, margin: float, left: str, right: str, level: float = 0.95) -> Pair:
     """Differences around zero with the margin (in points); ``left`` and ``right`` name the run that each side favours."""
     label = _("difference with {level} % interval: {rows} points").format(
-        level=plain(level * 100), rows="; ".join(f"{row.title} {row.words()}" for row in rows)
+        level=axis_number(level * 100), rows="; ".join(f"{row.title} {row.words()}" for row in rows)
     )
     sides = (_("{name} better").format(name=left), _("{name} better").format(name=right))
     return Pair(_forest_wide(rows, margin, sides, label), _forest_narrow(rows, margin, sides, label))
@@ -318,7 +302,7 @@ def _forest_frame(
     domain = _forest_domain(rows, margin)
     parts = [_rect(x(-margin), 16, x(margin) - x(-margin), bottom - 16, "margin")]
     for value in ticks(*domain, count):
-        digits = plain(value) if value <= 0 else "+" + plain(value)
+        digits = axis_number(value) if value <= 0 else "+" + axis_number(value)
         parts += [_path(f"M{_n(x(value))} 16V{_n(bottom)}", "grid"), _text(x(value), bottom + 14, digits, "mid")]
     parts.append(_path(f"M{_n(x(0))} 16V{_n(bottom)}", "zero"))
     return [*parts, *_sides(sides, x(0), width)]
@@ -336,7 +320,7 @@ def _sides(sides: tuple[str, str], zero: float, width: float) -> list[Markup]:
 
 
 def _forest_key(margin: float, x: float, y: float) -> list[Markup]:
-    text = _("±{margin}: too small to matter").format(margin=plain(margin))
+    text = _("±{margin}: too small to matter").format(margin=axis_number(margin))
     return [_rect(x, y - 9, 11, 11, "margin"), _text(x + 16, y, text)]
 
 
@@ -405,7 +389,10 @@ def _seeds(rows: Sequence[SeedRow], width: float, caption: str, label: str, css:
     x = _scale(domain, (left, right))
     parts: list[Markup] = []
     for value in ticks(*domain, 7 if wide else 5):
-        parts += [_path(f"M{_n(x(value))} 6V{_n(bottom)}", "grid"), _text(x(value), bottom + 14, plain(value), "mid")]
+        parts += [
+            _path(f"M{_n(x(value))} 6V{_n(bottom)}", "grid"),
+            _text(x(value), bottom + 14, axis_number(value), "mid"),
+        ]
     parts.append(_text(right, bottom + 30, caption, "end"))
     for number, row in enumerate(rows):
         named = replace(row, name=_cut(row.name, left - 10))
@@ -609,11 +596,11 @@ def figure_drawing(figure: dict[str, Any], label: str, *, width: float = 520, he
         if y.low <= value <= y.high:
             parts += [
                 _path(f"M{_n(left)} {_n(y.at(value))}H{_n(right)}", "grid"),
-                _text(left - 6, y.at(value) + 3.5, plain(value), "end"),
+                _text(left - 6, y.at(value) + 3.5, axis_number(value), "end"),
             ]
     parts.append(_path(f"M{_n(left)} {_n(bottom)}H{_n(right)}", "axis"))
     x_ticks = _whole_ticks(figure["layout"]["xaxis"], x) or ticks(x.low, x.high, 6)
-    parts += [_text(x.at(value), bottom + 15, short(value), "mid") for value in x_ticks]
+    parts += [_text(x.at(value), bottom + 15, axis_number_with_prefix(value), "mid") for value in x_ticks]
     parts.append(_text(right, bottom + 32, figure["layout"]["xaxis"]["title"]["text"], "end"))
     drawn = sorted(figure["data"], key=lambda one: "fill" not in one)
     parts += [_drawn_trace(one, x, y) for one in drawn]
@@ -626,14 +613,6 @@ def _whole_ticks(told: dict[str, Any], axis: _Axis) -> list[float]:
         return []
     first, step = told["tick0"], told["dtick"]
     return [float(value) for value in range(first, math.floor(axis.high) + 1, step) if value >= axis.low]
-
-
-def short(value: float) -> str:
-    """A number of an axis with a prefix where it is large: 2k, 1.5T."""
-    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e4)):
-        if abs(value) >= size:
-            return f"{value / (1e3 if prefix == 'k' else size):.4g}{prefix}"
-    return plain(value)
 
 
 def _axis_of(figure: dict[str, Any], name: str, place: tuple[float, float]) -> _Axis:
@@ -695,7 +674,7 @@ class Strips:
     def head(self) -> Drawing:
         """The axis above the rows."""
         parts = [
-            _text(self._x(value), 12, plain(value) if value <= 0 else "+" + plain(value), "mid")
+            _text(self._x(value), 12, axis_number(value) if value <= 0 else "+" + axis_number(value), "mid")
             for value in ticks(self.low, self.high, 4)
         ]
         return Drawing(self.width, 16, _("difference in points"), tuple(parts), "chart diffstrip")

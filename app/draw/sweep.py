@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from app.draw.charts import plain, ticks
+from app.draw.charts import ticks
 from app.runs.sweeps import Level
+from app.words import axis_number
 from trainer.i18n import _
 
 _DIAMOND = 6.0
@@ -140,7 +141,7 @@ def _parallel_wide(axes: Sequence[Axis], paths: Sequence[Path], label: str) -> C
             for text, height in zip(axis.labels, heights, strict=True)
         ]
     marks = ticks(*domain_of([path.accuracy for path in paths]), 6)
-    labels += [Label(xs[-1] + 9, y(value) + 4, plain(value)) for value in marks]
+    labels += [Label(xs[-1] + 9, y(value) + 4, axis_number(value)) for value in marks]
     lines = []
     for path, part in zip(paths, _spread(paths), strict=True):
         points = [
@@ -172,7 +173,7 @@ def _parallel_narrow(axes: Sequence[Axis], paths: Sequence[Path], label: str) ->
         ]
     marks = ticks(*domain, 4)
     labels.append(Label(0, ys[-1] - 8, _("Test accuracy, %"), "ttl"))
-    labels += [Label(x(value), ys[-1] + 15, plain(value), "mid") for value in marks]
+    labels += [Label(x(value), ys[-1] + 15, axis_number(value), "mid") for value in marks]
     lines = []
     for path, part in zip(paths, _spread(paths), strict=True):
         points = [
@@ -206,7 +207,7 @@ def one_factor(title: str, levels: Sequence[Level], domain: tuple[float, float])
     xs = [left + (i + 0.5) * step for i in range(len(levels))]
     marks = ticks(*domain, 5)
     every = math.ceil(len(levels) / _MOST_LABELS)
-    labels = [Label(left - 6, y(value) + 4, plain(value), "end") for value in marks]
+    labels = [Label(left - 6, y(value) + 4, axis_number(value), "end") for value in marks]
     labels += [
         Label(x, bottom + 16, _short(level.label), "mid") for x, level in list(zip(xs, levels, strict=True))[::every]
     ]

@@ -69,13 +69,6 @@ def text_of(value: Any) -> str:
     return str(value)
 
 
-def value_words(value: Any) -> str:
-    """A value of a config as people read it."""
-    if isinstance(value, bool):
-        return _("yes") if value else _("no")
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 # Reading -------------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from app.forms.read import value_words
+from app.words import value_words
 from trainer.config import FIELDS, RunConfig
 from trainer.i18n import _
 

@@ -18,7 +18,6 @@ from sqlmodel import Session, col, select
 
 from app.draw.small import Scale, scale_of
 from app.errors import Refused
-from app.forms.read import value_words
 from app.runs.sweeps import without_seed
 from app.schemas import RunProgress
 from app.statistics import t_interval, wilson_interval
@@ -26,7 +25,7 @@ from app.store import queries, search
 from app.store.queries import RunFilter, conditions_of, order_of, progress_of
 from app.store.search import Field
 from app.store.tables import ENDED, STATUSES, Epoch, Run
-from app.web.templating import compact, number, percent, remaining
+from app.words import compact, number, percent, remaining, value_words
 from trainer.config import FieldProblem
 from trainer.i18n import N_, _, ngettext
 from trainer.run_folder import RunFolder

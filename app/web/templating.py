@@ -6,11 +6,10 @@ What a page shows is a dataclass beside its view; here lives only what all pages
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
-from markupsafe import Markup
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from app import words
 from app.draw import small as drawings
 from trainer.i18n import N_, _, ngettext, translations
 
@@ -34,14 +33,6 @@ UNTIL = "until"  # a parameter that only polling sends: show nothing that came a
 _LOOKED_AT_EVERY = 0.5  # seconds between looks at all static files: a page asks for a dozen
 IMMUTABLE = "public, max-age=31536000, immutable"
 
-MINUS = "−"
-STATUS_WORDS = {
-    "queued": N_("Queued"),
-    "running": N_("Running"),
-    "finished": N_("Finished"),
-    "failed": N_("Failed"),
-    "cancelled": N_("Cancelled"),
-}
 NAVIGATION = (
     ("/runs", N_("Runs")),
     ("/compare", N_("Compare")),
@@ -49,101 +40,6 @@ NAVIGATION = (
     ("/patterns", N_("Patterns")),
     ("/api", N_("API")),
 )
-
-
-# Numbers and times as people read them ---------------------------------------------------------------------------------
-
-
-def number(value: float | None, digits: int = 0) -> str:
-    """``6422`` -> ``6,422``; ``digits`` after the point. Empty for None."""
-    return "" if value is None else f"{value:,.{digits}f}".replace("-", MINUS)
-
-
-def percent(fraction: float | None, digits: int = 2) -> str:
-    """A fraction as per cent without the sign: ``0.9781`` -> ``97.81``. Never rounds an imperfect share up to 100."""
-    if fraction is None:
-        return ""
-    text = f"{100 * fraction:.{digits}f}"
-    if fraction < 1 and text == f"{100:.{digits}f}":
-        text = f"{100 - 10**-digits:.{digits}f}"
-    return text
-
-
-def short_percent(fraction: float) -> str:
-    """A fraction that a person chose as per cent, without idle zeros: ``0.9`` -> ``90``, ``0.978`` -> ``97.8``."""
-    return f"{100 * fraction:.6g}"
-
-
-def points(difference: float | None, digits: int = 2) -> str:
-    """A difference of fractions in percentage points with its sign: ``0.0483`` -> ``+4.83``."""
-    if difference is None:
-        return ""
-    text = f"{100 * difference:+.{digits}f}"
-    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", MINUS)
-
-
-def seconds(value: float | None) -> str:
-    """A duration: ``46.1 s``, ``3 min 55 s``, ``1 h 02 min``."""
-    if value is None:
-        return ""
-    if value < 59.95:
-        return f"{value:.1f} s"
-    whole = round(value)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    whole = round(value / 60)
-    return f"{whole // 60:,} h {whole % 60:02d} min"
-
-
-def whole_seconds(value: float | None) -> str:
-    """A rough duration, for what is only estimated: ``27 s``, ``3 min 55 s``."""
-    return "" if value is None else f"{math.ceil(value)} s" if value <= 59 else seconds(value)
-
-
-def filesize(value: float | None) -> str:
-    """Bytes in decimal units: ``170.5 MB``."""
-    if value is None:
-        return ""
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:,.1f} TB"
-
-
-def flops(value: float | None) -> str:
-    """Floating-point operations with three digits: ``2.31 TFLOP``."""
-    if value is None:
-        return ""
-    for unit in ("", "k", "M", "G", "T", "P"):
-        if value < 999.5:
-            return f"{value:.3g} {unit}FLOP"
-        value /= 1000
-    return f"{value:,.0f} EFLOP"
-
-
-def compact(value: float | None, digits: int = 3) -> str:
-    """A number of unknown size with ``digits`` significant digits: ``0.0213``, ``2.31``, ``1.2e-07``."""
-    return "" if value is None else f"{value:.{digits}g}"
-
-
-def moment(value: str | None, relative: bool = False) -> Markup:
-    """A ``<time>`` element of an ISO 8601 UTC time; the browser shows it in its own time zone (static/live.js)."""
-    if not value:
-        return Markup("")
-    text = value[:16].replace("T", " ") + " UTC"
-    kind = "relative" if relative else "absolute"
-    return Markup('<time datetime="{}" data-time="{}">{}</time>').format(value, kind, text)
-
-
-def seconds_since(value: str | None) -> float:
-    """How long ago an ISO 8601 UTC time was; 0 where there is none."""
-    return (datetime.now(UTC) - datetime.fromisoformat(value)).total_seconds() if value else 0.0
-
-
-def remaining(seconds_left: float | None, estimated_at: str | None) -> float | None:
-    """What is left now of ``seconds_left`` as estimated at a time, never below 0; None where nothing is known."""
-    return None if seconds_left is None else max(0.0, seconds_left - max(0.0, seconds_since(estimated_at)))
 
 
 # Static files ------------------------------------------------------------------------------------------------------------
@@ -190,6 +86,19 @@ class Assets(StaticFiles):
 
 # The environment -----------------------------------------------------------------------------------------------------------
 
+FILTERS: tuple[Callable[..., str], ...] = (
+    words.number,
+    words.percent,
+    words.short_percent,
+    words.points,
+    words.seconds,
+    words.whole_seconds,
+    words.filesize,
+    words.flops,
+    words.compact,
+    words.moment,
+)
+
 
 @pass_context
 def _is_current(context: Context, href: str) -> bool:
@@ -209,13 +118,9 @@ def environment() -> Environment:
         extensions=["jinja2.ext.i18n", "jinja2.ext.do"],
     )
     env.install_gettext_callables(_, ngettext, newstyle=False)  # type: ignore[attr-defined]
-    env.filters |= {
-        "number": number, "percent": percent, "short_percent": short_percent, "points": points, "seconds": seconds,
-        "whole_seconds": whole_seconds,
-        "filesize": filesize, "flops": flops, "compact": compact, "moment": moment,
-    }  # fmt: skip
+    env.filters |= {function.__name__: function for function in FILTERS}
     env.globals |= {
-        "asset": asset, "is_current": _is_current, "status_words": STATUS_WORDS, "navigation": NAVIGATION,
+        "asset": asset, "is_current": _is_current, "status_words": words.STATUS_WORDS, "navigation": NAVIGATION,
         "icon_of": drawings.icon, "strip_of": drawings.strip, "spark_of": drawings.spark, "bars_of": drawings.bars,
     }  # fmt: skip
     return env
@@ -349,12 +254,12 @@ def _way_on(request: Request, status: int) -> tuple[str, str]:
         return "/login", _("Sign in")
     if status in (500, 503):
         return path, _("Try again")
-    for start, href, words in (
+    for start, href, action in (
         ("/datasets", "/datasets", _("Go to the data sets")),
         ("/compare", "/runs", _("Choose runs to compare")),
     ):
         if path.startswith(start) and path != href:
-            return href, words
+            return href, action
     return "/runs", _("Go to the runs")
 
 

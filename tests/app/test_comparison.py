@@ -22,7 +22,7 @@ from app.compare.comparison import (
     letter,
     told_apart,
 )
-from app.compare.verdicts import bound, judge, level_text, p_text, points
+from app.compare.verdicts import judge
 from trainer.config import parse_config
 
 FC: dict[str, Any] = {"model": "fc"}
@@ -619,18 +619,6 @@ def test_budget_words(seconds: list[float | None], verdict: str) -> None:
     assert compare(runs, {}).budget[-1].verdict == verdict
 
 
-# Numbers -------------------------------------------------------------------------------------------------------------
-
-
-def test_numbers_in_words() -> None:
-    assert [p_text(p) for p in (1.0, 0.052, 0.0012, 1.4e-86, 0.0)] == [
-        "p = 1.0", "p = 0.052", "p = 0.0012", "p = 1.4 × 10⁻⁸⁶", "p < 10⁻³⁰⁰",
-    ]  # fmt: skip
-    assert [points(d) for d in (0.0483, -0.0001, 0.0, 0.0006)] == ["4.8", "0.01", "0.0", "0.1"]
-    assert [points(d, signed=True) for d in (0.0483, -0.0001, 0.0)] == ["+4.8", "−0.01", "0.0"]
-    assert [bound(d) for d in (0.00437, -0.005, 0.004301)] == ["0.44", "0.50", "0.44"]
-
-
 # Odd input -----------------------------------------------------------------------------------------------------------
 
 
@@ -654,27 +642,6 @@ def test_unfinished_runs_explain_nothing_by_their_configurations() -> None:
     )
     assert "One factor differs" in compare([replace(short, epoch=5), fc], {}).fairness[-1]
     assert "One factor differs" in compare([replace(short, status="finished"), fc], {}).fairness[-1]  # stopped early
-
-
-@pytest.mark.parametrize(
-    ("p", "words"),
-    [
-        (0.05, "p = 0.05"),
-        (0.0501, "p = 0.0501"),
-        (0.050004, "p = 0.050004"),
-        (0.0499, "p = 0.05"),
-        (0.051, "p = 0.051"),
-    ],
-)
-def test_p_is_not_rounded_to_the_other_verdict(p: float, words: str) -> None:
-    assert p_text(p) == words
-
-
-@pytest.mark.parametrize(
-    ("pairs", "words"), [(1, "95 %"), (3, "98.33 %"), (49, "99.9 %"), (1225, "99.9959 %"), (100_000, "99.99995 %")]
-)
-def test_a_level_is_never_100_per_cent(pairs: int, words: str) -> None:
-    assert level_text(1 - 0.05 / pairs) == words
 
 
 # Names ---------------------------------------------------------------------------------------------------------------

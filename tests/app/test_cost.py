@@ -7,7 +7,6 @@ import pytest
 from app.schemas import EpochOut
 from app.store import epochs as cost
 from app.store.tables import Epoch
-from app.web import templating
 
 
 def epochs(accuracies: list[float], *, num_train: int | None = 100, flops: float | None = 3e9) -> list[EpochOut]:
@@ -93,11 +92,3 @@ def test_what_is_no_accuracy_is_said(typed: str) -> None:
         None,
         f"The accuracy must be above 0 and at most 100 %. You typed {typed}.",
     )
-
-
-def test_flops_in_words() -> None:
-    values = [None, 0, 38_496, 999.4e6, 999.6e6, 2.314e12, 5e21]
-    assert [templating.flops(value) for value in values] == [
-        "", "0 FLOP", "38.5 kFLOP", "999 MFLOP", "1 GFLOP", "2.31 TFLOP", "5,000 EFLOP",
-    ]  # fmt: skip
-    assert [templating.short_percent(value) for value in (0.9, 0.978, 0.9999, 1.0)] == ["90", "97.8", "99.99", "100"]

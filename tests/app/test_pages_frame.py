@@ -17,63 +17,6 @@ from app.web import templating
 TEMPLATES = sorted(path.relative_to(templating.TEMPLATES).as_posix() for path in templating.TEMPLATES.rglob("*.html"))
 
 
-# Numbers and times ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("fraction", "text"),
-    [(0.9781, "97.81"), (0.0, "0.00"), (1.0, "100.00"), (0.99999, "99.99"), (None, ""), (0.845, "84.50")],
-)
-def test_percent(fraction: float | None, text: str) -> None:
-    assert templating.percent(fraction) == text
-
-
-@pytest.mark.parametrize(
-    ("difference", "text"), [(0.0483, "+4.83"), (-0.0138, "−1.38"), (-0.00001, "0.00"), (0.0, "0.00")]
-)
-def test_points(difference: float, text: str) -> None:
-    assert templating.points(difference) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(46.12, "46.1 s"), (0.04, "0.0 s"), (59.96, "1 min 00 s"), (235, "3 min 55 s"), (3599.9, "1 h 00 min"), (3720, "1 h 02 min"),
-     (90_000, "25 h 00 min"), (None, "")],
-)  # fmt: skip
-def test_seconds(value: float | None, text: str) -> None:
-    assert templating.seconds(value) == text
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.2, "1 s"), (27, "27 s"), (59, "59 s"), (60, "1 min 00 s"), (None, "")])
-def test_whole_seconds(value: float | None, text: str) -> None:
-    assert templating.whole_seconds(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (170_498_071, "170.5 MB"), (2.5e12, "2.5 TB")]
-)
-def test_filesize(value: float, text: str) -> None:
-    assert templating.filesize(value) == text
-
-
-def test_numbers_have_thousands_commas() -> None:
-    assert templating.number(6422) == "6,422"
-    assert templating.number(None) == ""
-    assert templating.number(1234.567, 1) == "1,234.6"
-
-
-def test_a_moment_is_utc_until_the_browser_makes_it_local() -> None:
-    assert templating.moment("2026-03-01T10:20:30.123Z") == (
-        '<time datetime="2026-03-01T10:20:30.123Z" data-time="absolute">2026-03-01 10:20 UTC</time>'
-    )
-    assert templating.moment(None) == ""
-
-
-def test_what_is_left_is_never_below_zero() -> None:
-    assert templating.remaining(5.0, "2020-01-01T00:00:00.000Z") == 0.0
-    assert templating.remaining(None, "2020-01-01T00:00:00.000Z") is None
-
-
 # Drawings ---------------------------------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,7 @@ from app.store.predictions import Predictions, PredictionsError
 from app.store.tables import ACTIVE, Run
 from app.web import templating
 from app.web.deps import Reading, State
+from app.words import p_text, short_percent
 from trainer.i18n import _
 
 router = APIRouter()
@@ -231,7 +232,7 @@ class ComparePage:
         return self.classes[number] if number < len(self.classes) else str(number)
 
     def p_words(self, p: float) -> str:
-        return verdicts.p_text(p)
+        return p_text(p)
 
     def equivalence_words(self, p: float) -> str:
         return verdicts.equivalence_text(p, self.comparison.margin)
@@ -400,7 +401,7 @@ def _to_accuracy(typed: str, epochs: Sequence[Sequence[EpochOut]], names: Sequen
     if accuracy is None:
         return ToAccuracy(None, [], [], typed, problem)
     costs = [cost.to_accuracy(one, accuracy) for one in epochs]
-    shown = typed if problem else templating.short_percent(accuracy)
+    shown = typed if problem else short_percent(accuracy)
     by_run = [one.epoch is not None for one in costs]
     return ToAccuracy(accuracy, accuracy_rows(costs, names), by_run, shown, problem)
 

@@ -22,6 +22,7 @@ from app.store import queries
 from app.store.tables import Run
 from app.web import templating
 from app.web.deps import Reading, State
+from app.words import filesize
 from trainer.config import FieldProblem
 from trainer.datasets import catalogue
 from trainer.datasets.catalogue import Dataset
@@ -147,7 +148,7 @@ class DatasetsPage:
 def _work_of(work: DatasetWork) -> Work:
     error = work.error or {}
     share = work.done / work.total if work.total else None
-    total = templating.filesize(work.total) if work.unit == "bytes" else f"{work.total:,}"
+    total = filesize(work.total) if work.unit == "bytes" else f"{work.total:,}"
     words = {
         "download": _("Downloading {total}") if work.total else _("Downloading"),
         "cache": _("Preparing {total} images") if work.total else _("Preparing the images"),

@@ -15,7 +15,6 @@ from sqlmodel import Session, col, select
 from app.compare import curves
 from app.draw import charts
 from app.errors import Refused
-from app.forms.read import value_words
 from app.runs import commands as runs
 from app.schemas import AccuracyCost, EpochOut, FileOut, RunChange, RunOut
 from app.state import Runoff
@@ -25,6 +24,7 @@ from app.store.predictions import PredictionQuery, Predictions, PredictionsError
 from app.store.tables import ACTIVE, Run
 from app.web import templating
 from app.web.deps import Reading, State
+from app.words import between, number, percent, remaining, seconds, seconds_since, short_percent, value_words
 from trainer import measurements
 from trainer.config import MODELS, FieldProblem, RunConfig, problems_of
 from trainer.datasets import catalogue
@@ -360,8 +360,8 @@ def _page(state: Runoff, session: Session, run: Run, query: RunQuery, place: int
     epochs = queries.epochs_out(session, run)
     return RunPage(
         run=run, out=out, query=query, path=path, stats=_stats(run, out),
-        left=templating.remaining(run.seconds_left, run.updated_at),
-        seconds_so_far=templating.seconds_since(run.started_at) if run.status == "running" else 0.0,
+        left=remaining(run.seconds_left, run.updated_at),
+        seconds_so_far=seconds_since(run.started_at) if run.status == "running" else 0.0,
         place_in_queue=place, next_seed=_next_seed(session, run), classes=list(run.class_names), images=images,
         answers=_answers(state, run, folder, query, path, environment, epochs), config=_config(run),
         first_images=None if run.epochs_done else _train_images(state, run, folder, environment),
@@ -393,11 +393,10 @@ def images_of(state: Runoff, run: Run, split: str, fingerprint: str | None = Non
 
 
 def _stats(run: Run, out: RunOut) -> list[Stat]:
-    number, percent = templating.number, templating.percent
     stats = []
     if run.test_accuracy is not None:
         interval = out.test_accuracy_interval
-        beside = _("{low} to {high}").format(low=percent(interval[0]), high=percent(interval[1])) if interval else ""
+        beside = between(percent(interval[0]), percent(interval[1])) if interval else ""
         stats.append(Stat(_("Test accuracy"), f"{percent(run.test_accuracy)} %", beside))
     if run.validation_accuracy is not None:
         stats.append(Stat(_("Validation accuracy"), f"{percent(run.validation_accuracy)} %"))
@@ -414,7 +413,7 @@ def _stats(run: Run, out: RunOut) -> list[Stat]:
         stats.append(Stat(_("Parameters"), number(run.num_parameters)))
     if run.train_seconds:
         speed = _("{n} images/s").format(n=number(run.images_per_second)) if run.images_per_second else ""
-        stats.append(Stat(_("Time"), templating.seconds(run.train_seconds), speed))
+        stats.append(Stat(_("Time"), seconds(run.train_seconds), speed))
     return stats
 
 
@@ -480,7 +479,7 @@ def _to_accuracy(typed: str, epochs: Sequence[EpochOut]) -> ToAccuracy:
     wanted, problem = cost.typed_accuracy(typed)
     if wanted is not None and all(one.accuracy != wanted for one in costs):
         costs = sorted([*costs, cost.to_accuracy(epochs, wanted)], key=lambda one: one.accuracy)
-    return ToAccuracy(costs, typed if wanted is None else templating.short_percent(wanted), problem)
+    return ToAccuracy(costs, typed if wanted is None else short_percent(wanted), problem)
 
 
 def _speed(state: Runoff, run: Run, epochs: Sequence[EpochOut], environment: dict[str, Any]) -> Speed | None:

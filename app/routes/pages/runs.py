@@ -39,6 +39,7 @@ from app.store.search import SearchError
 from app.store.tables import STATUSES, Run
 from app.web import templating
 from app.web.deps import Reading, State
+from app.words import STATUS_WORDS
 from trainer.config import FieldProblem
 from trainer.i18n import _, ngettext
 
@@ -185,7 +186,7 @@ class RunsPage:
         """What the filters ask for, in words, for the sentence that nothing matches."""
         query, wishes = self.query, []
         named = {
-            _("the status {value}"): _(templating.STATUS_WORDS.get(query.status, "")).lower(),
+            _("the status {value}"): _(STATUS_WORDS.get(query.status, "")).lower(),
             _("the data set {value}"): query.dataset, _("the model {value}"): query.model, _("the tag {value}"): query.tag,
             _("the sweep {value}"): query.sweep, _("the group {value}"): query.group, _("the words {value}"): query.q,
         }  # fmt: skip
