@@ -86,9 +86,22 @@ def test_every_page_is_linked() -> None:
 
 @each_page
 def test_named_files_exist(page: Path) -> None:
-    pattern = re.compile(r"^(?:app|trainer|tests|scripts|static|templates|docs|benchmarks|\.ci)/[\w./-]+$")
-    named = {word for code in spoken_code(page) for word in code.split() if pattern.match(word)}
+    """Every path that begins with a folder of the repository, whether in code, in a link or in plain text."""
+    folders = r"(?:app|trainer|tests|scripts|static|templates|docs|benchmarks|\.ci)"
+    text = re.sub(r"https?://\S+", "", page.read_text(encoding="utf-8"))
+    named = {path.rstrip("./") for path in re.findall(rf"(?<![\w./-]){folders}/[\w./-]*\w/?", text)}
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_the_architecture_names_every_module() -> None:
+    """Each module and package directly below ``app`` and ``trainer``, with its path."""
+    parts = [part for package in ("app", "trainer") for part in (ROOT / package).iterdir()]
+    modules = [part for part in parts if part.suffix == ".py" and part.name != "__init__.py"]
+    packages = [part for part in parts if (part / "__init__.py").exists()]
+    text = text_of("docs/architecture.md")
+    names = [str(module.relative_to(ROOT)) for module in modules]
+    names += [f"{package.relative_to(ROOT)}/" for package in packages]
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
 
 
 @each_page
