@@ -101,7 +101,8 @@ def test_the_architecture_names_every_module() -> None:
     text = text_of("docs/architecture.md")
     names = [str(module.relative_to(ROOT)) for module in modules]
     names += [f"{package.relative_to(ROOT)}/" for package in packages]
-    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+    missing = [name for name in sorted(names) if f"`{name}`" not in text]
+    assert missing == [], "add these to the tables of docs/architecture.md"
 
 
 @each_page
