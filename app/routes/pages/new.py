@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 from starlette.datastructures import FormData
 
 from app.draw import charts
@@ -18,6 +18,7 @@ from app.errors import Refused
 from app.forms import read as forms
 from app.routes.pages.run import header_from
 from app.runs import commands as runs
+from app.runs.estimate import Estimate, estimate
 from app.runs.executors import ExecutorUnavailable
 from app.runs.executors import Refused as NotDescribed
 from app.schemas import SweepIn
@@ -86,15 +87,6 @@ class FormWarning:
     text: str
     fix: str = ""
     fix_words: str = ""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """How long the runs will take, in words; ``seconds`` None where nothing like it has run."""
-
-    seconds: float | None
-    each: float | None
-    num_epochs: int  # that the estimate rests on
 
 
 @dataclass(frozen=True)
@@ -434,8 +426,9 @@ def _summary(
             FormError(_("Many runs"), _("Tick that you mean to start {n} runs.").format(n=f"{count:,}"), "confirmed")
         ]
     counts = queries.status_counts(session)
+    configs = [run.config for run in plan.runs] if plan else []
     return Summary(
-        count=count, sentence=forms.sentence(sweep) if sweep else "", estimate=_estimate(state, session, plan),
+        count=count, sentence=forms.sentence(sweep) if sweep else "", estimate=estimate(session, state.settings.home, configs),
         num_ahead=counts["queued"] + counts["running"], errors=errors, warnings=_warnings(plan, sweep),
         needs_tick=needs_tick, ticked=ticked,
         same_as=forms.same_as(sweep, typed.preset) if sweep and not problems else None,
@@ -466,38 +459,3 @@ def _warnings(plan: runs.Plan | None, sweep: SweepIn | None) -> list[FormWarning
             )
         )
     return said
-
-
-def _estimate(state: Runoff, session: Session, plan: runs.Plan | None) -> Estimate:
-    """From the epochs of earlier runs with the same data set, net and width: their seconds per image."""
-    if plan is None:
-        return Estimate(None, None, 0)
-    total, num_epochs = 0.0, 0
-    rates: dict[tuple[str, str, int], tuple[float, int]] = {}
-    for run in plan.runs:
-        config = run.config
-        key = (config.dataset, config.model, resolved_width(config))
-        if key not in rates:
-            rates[key] = _seconds_per_image(session, *key)
-            num_epochs += rates[key][1]
-        dataset = catalogue.get_dataset(state.settings.home, config.dataset)
-        if not rates[key][1] or not dataset.num_train:
-            return Estimate(None, None, 0)
-        total += rates[key][0] * config.epochs * _num_trained(config, dataset)
-    return Estimate(total, total / len(plan.runs), num_epochs)
-
-
-def _seconds_per_image(session: Session, dataset: str, model: str, width: int) -> tuple[float, int]:
-    """Seconds of training and testing by trained image, and how many epochs say so; the newest 20 runs at most."""
-    query = (
-        select(Run)
-        .where(Run.dataset == dataset, Run.model == model, col(Run.epochs_done) > 0)
-        .order_by(col(Run.created_at).desc())
-        .limit(100)
-    )
-    default = MODELS[model].default_width
-    found = [run for run in session.exec(query) if run.num_train and (run.config.get("width") or default) == width]
-    known = found[:20]
-    images = sum(run.epochs_done * (run.num_train or 0) for run in known)
-    seconds = sum(run.train_seconds + run.evaluation_seconds for run in known)
-    return (seconds / images if images else 0.0), sum(run.epochs_done for run in known)
