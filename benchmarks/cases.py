@@ -42,10 +42,10 @@ def equal_results(bench: Bench) -> Iterator[Result]:
         raw[model] = found
     yield Result(
         "equal", "Equal results in float32",
-        "the intervals of the differences hold zero" if all_agree else "an interval does not hold zero",
-        f"{len(seeds)} seeds a side",
-        sentence="Test accuracy after the notebook's recipe. A seed draws other numbers on the two sides, so their means "
-        "are compared, by Welch's interval at 95 %.",
+        "all intervals of the differences contain zero" if all_agree else "an interval excludes zero",
+        f"{len(seeds)} seeds per side",
+        sentence="Test accuracy with the notebook's recipe. The same seed gives other random numbers on each side, so the "
+        "means are compared, with Welch's interval at 95 %.",
         head=["net", "side", "mean", "standard deviation, points", "all seeds", "Runoff minus notebook, points"],
         rows=rows, raw=raw,
     )  # fmt: skip

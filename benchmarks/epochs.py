@@ -40,8 +40,8 @@ def epoch_and_test(model: str, bench: Bench) -> Iterator[Result]:
 
 def _thread_words(one_thread: Sequence[float], runoff: Sequence[float]) -> str:
     return (
-        f"Against a notebook's loop that is held to one thread it is {times(ratio_of(one_thread, runoff))}; the ratio "
-        "above is that against the loop as a notebook runs it. Cores that Runoff leaves free train a second run."
+        f"The notebook's loop uses all cores. Against the same loop on one thread, Runoff is "
+        f"{times(ratio_of(one_thread, runoff))}. Cores that Runoff leaves free can train a second run."
     )
 
 
@@ -69,9 +69,8 @@ def vgg_epoch(bench: Bench) -> Iterator[Result]:
     yield Result(
         "vgg", f"{TITLES['vgg']}, one epoch and test", times(ratio), f"{bench.plan.repeats} each",
         sentence=f"The notebook's recipe with its augmentation. Both sides train {loop_of(raw['Runoff'][0])['steps']:,} "
-        f"steps from the beginning of an epoch, which is scaled to the epoch's {num_train:,} images, and answer all "
-        "test images.",
-        head=["side", "threads", "precision", "seconds", "images/s in training", "seconds of the test"],
+        f"steps from the beginning of an epoch, scaled to its {num_train:,} images, and test on all test images.",
+        head=["side", "threads", "precision", "seconds", "images/s in training", "test, seconds"],
         rows=[
             [side, *_how(measured), spread(seconds[side]), spread([_rate(loop_of(one)) for one in measured]),
              spread(each(measured, "test_seconds"))]
@@ -104,11 +103,10 @@ def memory(bench: Bench) -> Iterator[Result]:
     yield Result(
         "memory", "Peak memory of VGG training", f"{percent(peaks['Runoff'] / peaks['notebook loop'], 0)} of the notebook's",
         "1 each",
-        sentence=f"Training and test. The process and its children together (proportional set size: a page that n of "
-        f"them share counts as 1/n, and a file that is mapped counts), looked at 4 times a second. Runoff trains a whole "
-        f"epoch, the notebook's loop {count(steps, 'step')}; its images lie in memory from the beginning. The ratio is "
-        "that of the engine alone; a server adds the web process and the trainer host, which stay the same for any "
-        "number of runs.",
+        sentence="Training and test. The process with its children, sampled 4 times a second (proportional set size: a page "
+        "shared by n processes counts as 1/n, and mapped files count). Runoff trains a whole epoch, the notebook's loop "
+        f"{count(steps, 'step')}, with its images in memory from the beginning. The ratio is that of the engine alone. A "
+        "server adds the web process and the trainer host, whose size does not depend on the number of runs.",
         head=["side", "MB"],
         rows=[[side, number(peak)] for side, peak in peaks.items()],
         raw=raw,
@@ -134,12 +132,12 @@ def matmul_share(bench: Bench) -> Iterator[Result]:
     yield Result(
         "share", "VGG training, share of the matrix product's rate", percent(statistics.median(shares), 0),
         f"{bench.plan.repeats}",
-        sentence=f"Training with augmentation: {number(loops[0]['flops_per_image'] / 1e9)} GFLOP an image, which is 6 x "
+        sentence=f"Training with augmentation: {number(loops[0]['flops_per_image'] / 1e9)} GFLOP per image, which is 6 x "
         f"the multiply-adds of the forward pass, in {precision}, threads: {threads}. The product is the best of 1,024, "
         f"2,048 and 4,096 square (each the median of its rounds) in the same precision and process, timed every {every} "
-        "steps while training stands still. The FLOPs are nominal: a convolution by Winograd's method needs fewer "
+        "steps while training is paused. The FLOPs are nominal: a convolution by Winograd's method needs fewer "
         "multiplications, so the share can be above 100 %.",
-        head=["repeat", "training, GFLOP/s", "matrix product, GFLOP/s", "its side", "its fastest round", "share"],
+        head=["repeat", "training, GFLOP/s", "matrix product, GFLOP/s", "its size", "its fastest round", "share"],
         rows=[
             [str(place), number(gflops), number(loop["matmul"]["gflops"]), f"{loop['matmul']['size']:,}",
              number(loop["matmul"]["fastest"]), percent(share, 1)]

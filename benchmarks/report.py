@@ -83,18 +83,18 @@ def count(number_of: int, noun: str) -> str:
 _INTRODUCTION = """\
 # Benchmarks
 
-This page and its picture are written by `make bench`. Every ratio compares two sides that were timed in the same run on
-the same machine, taking turns, each in a fresh process.
+`make bench` writes this page and its picture. Every ratio compares two sides that were timed on the same machine, taking
+turns, each time in a fresh process.
 
-- **Notebook loop** is `benchmarks/notebook_loop.py`: nets and loops as a teaching notebook has them, with torchvision's
-  data sets, PIL transforms per image and a `DataLoader`, in float32, with PyTorch's own number of threads. CIFAR-10 is
-  decoded beforehand and kept in memory.
-- **Runoff** is its engine with the precision and the threads that the product chooses, without server and run folder
-  unless a section says otherwise.
+- **Notebook loop** is `benchmarks/notebook_loop.py`: nets and loops as in a teaching notebook, with torchvision's data
+  sets, PIL transforms for each image and a `DataLoader`, in float32, with PyTorch's default number of threads. CIFAR-10
+  is decoded beforehand and kept in memory.
+- **Runoff** is its engine with the precision and the number of threads that Runoff chooses, without server and run
+  folder unless a section says otherwise.
 
-Both train on all images of an epoch and test on all test images, the short last batches included; a comparison in which one
-side did less is refused. Opening the data is outside the clock on both sides. Times are medians, with the shortest and
-the longest in brackets. Seconds hold for the machine named; ratios carry further.
+Both train on all images of an epoch and test on all test images, including the short last batches; if one side did less
+work, the comparison fails. The time to open the data is not counted on either side. Times are medians, with the shortest
+and the longest in parentheses. Seconds are valid for the machine named; ratios are more general.
 """
 
 

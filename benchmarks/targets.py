@@ -34,7 +34,7 @@ def time_to_accuracy(model: str, preset: str, bench: Bench) -> Iterator[Result]:
         model, preset, each(notebook, "seconds"), fast, target,
         repeats=f"{repeats} of the notebook, {len(fast)} of Runoff",
         sentence=f"{percent(target)} is the test accuracy of the notebook's recipe after {count(epochs, 'epoch')} (mean "
-        "over its seeds), and its time is that of the whole training and one test.",
+        "over its seeds); its time is that of the whole training and one test.",
         notebook_row=[accuracies(each(notebook, "accuracy")), str(epochs)],
         raw={_NOTEBOOK: notebook, "Runoff": fast, "target": target},
     )  # fmt: skip
@@ -51,7 +51,7 @@ def vgg_target(bench: Bench) -> Iterator[Result]:
     yield _reached(
         "vgg", preset, _notebook_seconds(bench, raw[_NOTEBOOK]), raw[preset], VGG_TARGET, repeats=f"{bench.plan.repeats} each",
         sentence=f"{percent(VGG_TARGET, 1)} is the test accuracy of the notebook's recipe after {NOTEBOOK_EPOCHS} epochs, "
-        f"measured once; its time is that of those epochs and one test, scaled from {count(steps, 'step')} of training "
+        f"measured once; its time is that of these epochs and one test, scaled from {count(steps, 'step')} of training "
         "before each of Runoff's trainings. The preset was chosen on these test images with seed 0; the seeds here are 1 "
         f"to {bench.plan.repeats}.",
         notebook_row=[f"{percent(VGG_TARGET, 1)}, once", str(NOTEBOOK_EPOCHS)],
@@ -79,8 +79,8 @@ def _reached(
         f"{model}-target", f"{TITLES[model]}, time to {percent(target)}",
         f"not reached in {len(fast) - len(reached)} of {len(fast)} trainings" if ratio is None else times(ratio),
         repeats,
-        sentence=f"{sentence} Runoff's time is that until the end of the first epoch whose test reaches it, with the "
-        "tests of all epochs so far.",
+        sentence=f"{sentence} Runoff's time ends with the first epoch whose test reaches this accuracy, and includes "
+        "the tests of all epochs until then.",
         head=["side", "seconds to the accuracy", "test accuracy at the end", "epochs"],
         rows=[
             [_NOTEBOOK, spread(notebook), *notebook_row],
@@ -132,11 +132,11 @@ def _vgg_run(bench: Bench, name: str, folder: RunFolder, notebook: Sequence[floa
         f"{to_target}; {percent(last)} in {percent(end / budget, 0)} of the notebook's time",
         f"accuracies 1, timings {len(notebook)} of the notebook and {len(rates)} of Runoff",
         sentence=f"One run with seed {config.seed}, read from its folder; the accuracy is that of its last epoch. The "
-        f"notebook's side is {NOTEBOOK_EPOCHS} epochs and one test, scaled from the steps timed above, and reaches "
-        f"{percent(VGG_TARGET, 1)} at its end. Runoff's seconds count training and a test after every epoch at the rate "
-        "measured now on full images, for epochs on smaller ones as well; by the run's own clock it was "
-        f"{number(_by_its_clock(logged))} s with saving.",
-        head=["side", f"seconds to {percent(VGG_TARGET, 1)}", "seconds in all", "test accuracy at the end", "images/s"],
+        f"notebook's side is {NOTEBOOK_EPOCHS} epochs and one test, scaled from the steps timed above; it reaches "
+        f"{percent(VGG_TARGET, 1)} at the end. Runoff's time is training and a test after every epoch, at the rate "
+        "measured now on full-size images, also for the epochs on smaller ones. By the run's own clock it took "
+        f"{number(_by_its_clock(logged))} s, with saving.",
+        head=["side", f"seconds to {percent(VGG_TARGET, 1)}", "seconds in total", "test accuracy at the end", "images/s"],
         rows=[
             ["notebook loop", spread(notebook), spread(notebook), percent(VGG_TARGET, 1), "as above"],
             ["Runoff", "not reached" if reached is None else number(reached), number(end), percent(last), spread(rates)],

@@ -40,9 +40,9 @@ def sweep(bench: Bench) -> Iterator[Result]:
     yield Result(
         "sweep", f"A sweep of {count(repeats, 'FC run')} through the server", times(ratio), f"{bench.plan.repeats} each",
         sentence=f"From `POST /sweeps` until the API says that the last of the {count(repeats, 'run')} is finished, with "
-        "run folders, checkpoints and index, on a server that has trained one run before. The notebook's side is as many "
-        "loops one after the other in one process that has its data open.",
-        head=["side", "seconds in all", "seconds a run"],
+        "run folders, checkpoints and index, on a server that has trained one run before. The notebook's side runs as "
+        "many loops one after the other, in one process that has its data open.",
+        head=["side", "seconds in total", "seconds per run"],
         rows=[[side, spread(values), spread([value / repeats for value in values])] for side, values in seconds.items()],
         ratio=ratio, raw=raw,
     )  # fmt: skip
@@ -107,12 +107,12 @@ def recording(bench: Bench) -> Iterator[Result]:
     fsync = fsync_seconds(bench.home / "runs")
     yield Result(
         "recording", "Cost of recording, CNN on MNIST", "; ".join(costs), "see the table",
-        sentence="From the event `started` to `finished`: the engine alone in a fresh process, and a run of a server that "
-        "writes its folder, indexes it and serves one open run page, which asks every second and loads its figures and "
-        "pictures. Saving is the checkpoint and the answers of an epoch, each synced to disk: a file of 64 KiB written, "
-        f"synced, renamed and its folder synced takes {1000 * statistics.median(fsync):.1f} ms here "
+        sentence="From the event `started` to `finished`: the engine alone in a fresh process, and a run on a server that "
+        "indexes it and serves one open run page, which polls every second and loads its figures and pictures. Saving is "
+        "the checkpoint and the predictions of an epoch, each synced to disk. Writing a file of 64 KiB, syncing it, "
+        f"renaming it and syncing its folder takes {1000 * statistics.median(fsync):.1f} ms here "
         f"(median of {len(fsync)}).",
-        head=["epochs", "n", "engine, seconds", "product, seconds", "cost", "saving, seconds an epoch",
+        head=["epochs", "n", "engine, seconds", "product, seconds", "cost", "saving, seconds per epoch",
               "requests of the page"],
         rows=rows, raw={**raw, "fsync": fsync},
     )  # fmt: skip
