@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo serve test check bench clean
+.PHONY: demo serve test check format bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make serve  serve on http://127.0.0.1:8000, starting again when the code changes"
 	@echo "make test   set up and run all tests"
 	@echo "make check  style, types, import contracts"
+	@echo "make format writes Python, templates, CSS and JavaScript in the project's format"
 	@echo "make bench  the benchmarks, about two and a half hours; writes docs/lab/benchmarks.md (ARGS=--quick goes through them in a few steps)"
 
 demo: $(VENV)/ready
@@ -28,6 +29,12 @@ check: $(VENV)/ready-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+format: $(VENV)/ready-dev
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/djlint --reformat --quiet templates
+	@$(BIN)/oxfmt static
 
 bench: $(VENV)/ready-dev
 	@$(BIN)/python -m benchmarks.speed $(or $(ARGS),--write)
