@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,11 @@ from app.store.tables import Epoch, Run
 from trainer.run_folder import RunFolder
 
 CLASSES = ["zero", "one", "two"]
+
+
+def joined(html: str) -> str:
+    """HTML without its line breaks and indentation: nothing is left of them beside a tag, one space within it or in text."""
+    return re.sub(r"(?<=>)\s*\n\s*|\s*\n\s*(?=<)", "", re.sub(r"(?<=[^>\s])\s*\n\s*(?=[^<\s])", " ", html))
 
 
 class FakeExecutor:

@@ -18,7 +18,7 @@ from app.routes.pages.run import heat_of
 from app.store.database import reading, writing
 from app.store.predictions import Predictions
 from app.store.tables import Epoch, Run
-from tests.app.page_answers import FakeExecutor, give_answers
+from tests.app.page_answers import FakeExecutor, give_answers, joined
 from trainer.config import config_hash, group_hash, parse_config
 from trainer.run_folder import RunFolder
 
@@ -176,7 +176,7 @@ def test_configuration_differs_in_the_model(site: Client, two: tuple[Run, Run]) 
 def test_fewer_than_two_runs_are_a_choice(site: Client, two: tuple[Run, Run], add_run: Any) -> None:
     assert "Choose two runs or more." in page(site)
     fresh = add_run("fresh", status="queued")
-    text = page(site, two[0])
+    text = joined(page(site, two[0]))
     assert f'value="{two[0].id}" autocomplete="off" checked' in text
     assert "Choose what to compare CNN seed 0 with." in text
     assert "no finished epoch yet" in text
@@ -359,7 +359,7 @@ def part(text: str, name: str) -> str:
 
 
 def test_the_cost_of_the_accuracy_that_all_reached(site: Client, two: tuple[Run, Run]) -> None:
-    text = page(site, *two)
+    text = joined(page(site, *two))
     assert 'name="to" type="text" inputmode="decimal" value="50"' in text
     words = part(text, "to-accuracy")
     assert "To 50 % CNN FC" in words

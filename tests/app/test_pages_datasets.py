@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from app.routes.pages.datasets import suggested_name
+from tests.app.page_answers import joined
 from trainer.datasets import catalogue, worker
 
 Client = Any
@@ -79,7 +80,7 @@ def test_sets_that_are_not_here(site: Client) -> None:
 
 def test_a_ready_set(site: Client, digits: catalogue.Dataset, add_run: Any) -> None:
     add_run(dataset="digits")
-    text = site.get("/datasets").text
+    text = joined(site.get("/datasets").text)
     assert "1 ready" in text
     assert "1,437 train, 360 test" in text
     assert 'width="320" height="128"' in text  # the sheet of samples, unscaled

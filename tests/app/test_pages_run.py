@@ -13,7 +13,7 @@ from sqlalchemy import text as sql
 from app.routes.pages import run as run_page
 from app.store.database import reading, writing
 from app.store.tables import Run
-from tests.app.page_answers import FakeExecutor, give_answers
+from tests.app.page_answers import FakeExecutor, give_answers, joined
 from trainer import measurements
 from trainer.run_folder import write_json
 
@@ -128,7 +128,7 @@ def test_tiles_in_each_order(site: Client, answered: Run, monkeypatch: pytest.Mo
     assert tiles("") == [1, 5]
     assert tiles("?show=all&order=index") == [0, 1, 2, 3, 4, 5]
     assert tiles("?show=all") == [1, 5, 0, 2, 3, 4]
-    text = page(site, answered)
+    text = joined(page(site, answered))
     assert f'src="/images/mnist/{"f" * 64}/test/1.png" width="56" height="56"' in text
 
 
@@ -228,7 +228,7 @@ def test_time_to_accuracy(site: Client, answered: Run) -> None:
 
 
 def test_an_accuracy_can_be_asked_for(site: Client, answered: Run) -> None:
-    text = page(site, answered, "?to=0.99&tab=matrix")
+    text = joined(page(site, answered, "?to=0.99&tab=matrix"))
     assert "99 % not reached" in words_of(text)
     assert 'value="99" size="4"' in text
     assert '<input type="hidden" name="tab" value="matrix"><label class="row tight" for="to">' in text

@@ -19,6 +19,7 @@ from app.store.database import reading, writing
 from app.store.queries import RunFilter
 from app.store.search import SearchError, condition, fields
 from app.store.tables import Epoch, Run
+from tests.app.page_answers import joined
 
 Client = Any
 
@@ -46,7 +47,7 @@ def test_without_runs_the_page_says_how_to_begin(site: Client) -> None:
 
 def test_no_match_names_the_filters_and_clears_them(site: Client, add_run: Any) -> None:
     add_run("CNN")
-    text = site.get("/runs?tag=permuted&status=failed").text
+    text = joined(site.get("/runs?tag=permuted&status=failed").text)
     assert "Nothing has the status failed and the tag permuted." in text
     assert 'href="/runs" hx-get="/runs">Clear filters' in text
 
@@ -237,7 +238,7 @@ def test_counts_of_statuses_follow_the_other_filters(site: Client, add_run: Any)
     add_run("a", model="fc")
     add_run("b", model="fc", status="failed", error={"error": "", "message": "", "advice": ""}, learning_rate=0.1)
     add_run("c")
-    text = site.get("/runs?model=fc&status=failed").text
+    text = joined(site.get("/runs?model=fc&status=failed").text)
     assert re.search(r"All&nbsp;<span class=\"count\">2<", text)
     assert re.search(r"Finished&nbsp;<span class=\"count\">1<", text)
     assert re.search(r"aria-current=\"true\">Failed&nbsp;<span class=\"count\">1<", text)
@@ -502,9 +503,8 @@ def test_columns_that_cannot_be_shown(site: Client, query: str) -> None:
 
 def test_clearing_the_filters_keeps_the_columns(site: Client, add_run: Any) -> None:
     add_run("CNN")
-    assert (
-        'href="/runs?columns=seed" hx-get="/runs?columns=seed">Clear filters'
-        in site.get("/runs?columns=seed&q=zz").text
+    assert 'href="/runs?columns=seed" hx-get="/runs?columns=seed">Clear filters' in joined(
+        site.get("/runs?columns=seed&q=zz").text
     )
 
 
