@@ -69,7 +69,9 @@ document.addEventListener("formdata", ({ target, formData }) => {
 
 /** Whether letters typed now belong to a field. */
 export function isTyping(event) {
-  const inField = event.target.matches?.('input:not([type="checkbox"], [type="radio"], [type="range"]), select, textarea, [contenteditable]');
+  const inField = event.target.matches?.(
+    'input:not([type="checkbox"], [type="radio"], [type="range"]), select, textarea, [contenteditable]',
+  );
   return inField || event.ctrlKey || event.metaKey || event.altKey;
 }
 
@@ -90,7 +92,8 @@ document.addEventListener("keydown", (event) => {
 let around = []; // ids of what holds the focus, from the inside out
 document.addEventListener("htmx:before:swap", () => {
   around = [];
-  for (let at = document.activeElement; at && at !== document.body; at = at.parentElement) if (at.id) around.push(at.id);
+  for (let at = document.activeElement; at && at !== document.body; at = at.parentElement)
+    if (at.id) around.push(at.id);
 });
 document.addEventListener("htmx:after:swap", () => {
   if (document.activeElement && document.activeElement !== document.body) return;

@@ -18,25 +18,45 @@ function painted(trace) {
   const made = { ...trace, line: { ...trace.line, color: hue } };
   if (fill) return { ...made, fillcolor: colour(color, fill) };
   const open = String(trace.marker.symbol).endsWith("open") || trace.marker.symbol === "x";
-  made.marker = { ...trace.marker, color: hue, line: { ...trace.marker.line, color: open ? hue : colour("surface") } };
+  made.marker = {
+    ...trace.marker,
+    color: hue,
+    line: { ...trace.marker.line, color: open ? hue : colour("surface") },
+  };
   return made;
 }
 
 function axis(own) {
   const faint = colour("ink-2");
   return {
-    gridcolor: colour("line"), linecolor: colour("line-strong"), zeroline: false, tickfont: { size: 11, color: faint },
-    automargin: true, showline: false, ...own, title: { ...own.title, font: { size: 11, color: faint }, standoff: 6 },
+    gridcolor: colour("line"),
+    linecolor: colour("line-strong"),
+    zeroline: false,
+    tickfont: { size: 11, color: faint },
+    automargin: true,
+    showline: false,
+    ...own,
+    title: { ...own.title, font: { size: 11, color: faint }, standoff: 6 },
   };
 }
 
 function layout(own) {
   return {
-    ...own, autosize: true, height: 230, showlegend: false, margin: { l: 44, r: 14, t: 10, b: 40 },
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    ...own,
+    autosize: true,
+    height: 230,
+    showlegend: false,
+    margin: { l: 44, r: 14, t: 10, b: 40 },
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("ink") },
-    hoverlabel: { bgcolor: colour("surface"), bordercolor: colour("line-strong"), font: { color: colour("ink"), size: 12 } },
-    xaxis: axis({ showgrid: false, showline: true, ...own.xaxis }), yaxis: axis(own.yaxis ?? {}),
+    hoverlabel: {
+      bgcolor: colour("surface"),
+      bordercolor: colour("line-strong"),
+      font: { color: colour("ink"), size: 12 },
+    },
+    xaxis: axis({ showgrid: false, showline: true, ...own.xaxis }),
+    yaxis: axis(own.yaxis ?? {}),
   };
 }
 

@@ -29,7 +29,8 @@ document.addEventListener("formdata", ({ target, formData }) => {
 // What a number of a table chose comes into sight.
 document.addEventListener("htmx:after:swap", ({ detail: { ctx } }) => {
   const images = document.getElementById("images");
-  if (images && ctx?.sourceElement?.closest?.(".pairs, .cm, #classes")) images.scrollIntoView({ block: "start" });
+  if (images && ctx?.sourceElement?.closest?.(".pairs, .cm, #classes"))
+    images.scrollIntoView({ block: "start" });
 });
 
 // From one field that differs to the next: by the buttons, and within the table by n and p or the arrows.
@@ -52,10 +53,14 @@ document.addEventListener("click", (event) => {
   goToDifference(Number(link.dataset.step));
 });
 // Before the keys that hold on the whole page: n is "new run" elsewhere.
-document.addEventListener("keydown", (event) => {
-  const step = STEPS[event.key];
-  if (!step || isTyping(event) || !event.target.closest?.("#config")) return;
-  goToDifference(step);
-  event.preventDefault();
-  event.stopPropagation();
-}, true);
+document.addEventListener(
+  "keydown",
+  (event) => {
+    const step = STEPS[event.key];
+    if (!step || isTyping(event) || !event.target.closest?.("#config")) return;
+    goToDifference(step);
+    event.preventDefault();
+    event.stopPropagation();
+  },
+  true,
+);

@@ -6,7 +6,11 @@ const form = () => document.querySelector("form[data-upload]");
 
 function suggestedName(fileName) {
   const stem = fileName.replace(/\.(zip|tar|tgz|tar\.gz)$/i, "");
-  return stem.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 64);
+  return stem
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, "-")
+    .replace(/^-+|-+$/g, "")
+    .slice(0, 64);
 }
 
 function megabytes(bytes) {
@@ -65,7 +69,9 @@ function send(sent) {
   const words = sent.dataset.sending.replace("{name}", document.getElementById("import-file").files[0].name);
   request.open("POST", sent.action);
   request.setRequestHeader("Accept", "text/html");
-  request.upload.addEventListener("progress", ({ loaded, total }) => showProgress(total ? loaded / total : 0, words));
+  request.upload.addEventListener("progress", ({ loaded, total }) =>
+    showProgress(total ? loaded / total : 0, words),
+  );
   request.addEventListener("load", () => {
     showProgress(null);
     const fine = request.status < 400;

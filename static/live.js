@@ -52,14 +52,19 @@ function words(seconds) {
 function countDown(element) {
   const { left, over } = element.dataset;
   let known = deadlines.get(element);
-  if (known?.left !== left) deadlines.set(element, (known = { left, at: performance.now() + 1000 * Number(left) }));
+  if (known?.left !== left)
+    deadlines.set(element, (known = { left, at: performance.now() + 1000 * Number(left) }));
   const seconds = (known.at - performance.now()) / 1000;
   const text = seconds > 0 ? element.dataset.words.replace("{time}", words(seconds)) : over;
   if (element.textContent !== text) element.textContent = text;
 }
 
 // Times are written in the browser's own zone; the exact one is in the title.
-const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60]];
+const UNITS = [
+  ["day", 86400],
+  ["hour", 3600],
+  ["minute", 60],
+];
 
 function localTime(element) {
   const language = document.documentElement.lang;
@@ -70,7 +75,10 @@ function localTime(element) {
   if (element.dataset.time === "relative") {
     const seconds = (at - Date.now()) / 1000;
     const [unit, size] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? ["second", 1];
-    text = new Intl.RelativeTimeFormat(language, { numeric: "auto" }).format(Math.round(seconds / size), unit);
+    text = new Intl.RelativeTimeFormat(language, { numeric: "auto" }).format(
+      Math.round(seconds / size),
+      unit,
+    );
   }
   if (element.title !== exact) element.title = exact;
   if (element.textContent !== text) element.textContent = text;
@@ -84,7 +92,10 @@ function tick() {
 // What a page marks with data-announce is read out politely, at most every ten seconds.
 let announced = "";
 setInterval(() => {
-  const text = (document.querySelector("main [data-announce]") ?? document.getElementById("top-status"))?.innerText.replace(/\s+/g, " ").trim() ?? "";
+  const text =
+    (document.querySelector("main [data-announce]") ?? document.getElementById("top-status"))?.innerText
+      .replace(/\s+/g, " ")
+      .trim() ?? "";
   if (announced && text && text !== announced) document.getElementById("announcer").textContent = text;
   announced = text;
 }, ANNOUNCE_MS);
@@ -92,7 +103,11 @@ setInterval(() => {
 window.htmx.registerExtension("runoff", {
   // a time that did not change keeps the words that the browser gave it
   htmx_before_morph_node: (_element, { oldNode, newNode }) =>
-    !(oldNode instanceof HTMLTimeElement && newNode instanceof HTMLTimeElement && oldNode.dateTime === newNode.dateTime),
+    !(
+      oldNode instanceof HTMLTimeElement &&
+      newNode instanceof HTMLTimeElement &&
+      oldNode.dateTime === newNode.dateTime
+    ),
 });
 document.addEventListener("htmx:after:swap", tick);
 tick();

@@ -9,9 +9,13 @@ function follow() {
   if (text && atEnd) text.scrollTop = text.scrollHeight;
 }
 
-document.addEventListener("scroll", ({ target }) => {
-  if (target === log()) atEnd = target.scrollHeight - target.scrollTop - target.clientHeight < 24;
-}, true);
+document.addEventListener(
+  "scroll",
+  ({ target }) => {
+    if (target === log()) atEnd = target.scrollHeight - target.scrollTop - target.clientHeight < 24;
+  },
+  true,
+);
 
 /** Marks the lines that hold the words, and shows the first of them. */
 function search() {

@@ -5,7 +5,8 @@ import { showToast } from "./toasts.js";
 const MOST_COMPARED = 50; // as many as the server compares at once
 const ticks = () => [...document.querySelectorAll(".c-tick [name=run]")];
 const chosen = () => ticks().filter((tick) => tick.checked);
-const words = (element, n) => (n === 1 ? element.dataset.one : element.dataset.many).replace("{n}", n.toLocaleString("en-US"));
+const words = (element, n) =>
+  (n === 1 ? element.dataset.one : element.dataset.many).replace("{n}", n.toLocaleString("en-US"));
 const ids = (list, what) => [...new Set(list.flatMap((tick) => what(tick).split(",").filter(Boolean)))];
 
 let everything = null; // ids of all runs that match, over all pages, once they were asked for
@@ -37,7 +38,8 @@ function showSelection() {
   }
   document.getElementById("all-matching").value = everything?.join(",") ?? "";
   const archived = new URLSearchParams(location.search).get("archived") === "true";
-  for (const button of bar.querySelectorAll("[data-when]")) button.hidden = (button.dataset.when === "archived") !== archived;
+  for (const button of bar.querySelectorAll("[data-when]"))
+    button.hidden = (button.dataset.when === "archived") !== archived;
   if (bar.hidden) return;
   const more = bar.querySelector("[data-all-matching]");
   const matching = Number(document.querySelector("[data-matching]").dataset.matching);
@@ -49,7 +51,8 @@ function showSelection() {
   const names = nameAll(list, everything ? all.length : list.length, text.dataset.others);
   bar.querySelector("[data-names]").textContent = names;
   text.textContent = text.dataset.words.replace("{names}", names);
-  for (const element of document.querySelectorAll("#delete-dialog [data-one], #tag-dialog [data-one]")) element.textContent = words(element, all.length);
+  for (const element of document.querySelectorAll("#delete-dialog [data-one], #tag-dialog [data-one]"))
+    element.textContent = words(element, all.length);
 
   const compare = bar.querySelector("[data-compare]");
   const enough = comparable.length >= 2 && comparable.length <= MOST_COMPARED;
@@ -92,14 +95,16 @@ document.addEventListener("htmx:after:swap", ({ detail: { ctx } }) => {
   showSelection();
 });
 document.addEventListener("htmx:finally:request", ({ detail: { ctx } }) => {
-  if (ctx.sourceElement.matches?.("form[data-closes]") && ctx.response?.status < 400) ctx.sourceElement.closest("dialog").close();
+  if (ctx.sourceElement.matches?.("form[data-closes]") && ctx.response?.status < 400)
+    ctx.sourceElement.closest("dialog").close();
 });
 
 // j and k walk down and up the rows, x ticks the row that has the focus, Esc clears the ticks.
 function walk(step) {
   const rows = [...document.querySelectorAll("[data-row]")];
   const at = rows.indexOf(document.activeElement?.closest?.("[data-row]"));
-  const row = rows[at < 0 ? (step > 0 ? 0 : rows.length - 1) : Math.min(rows.length - 1, Math.max(0, at + step))];
+  const row =
+    rows[at < 0 ? (step > 0 ? 0 : rows.length - 1) : Math.min(rows.length - 1, Math.max(0, at + step))];
   row?.querySelector(".c-name a.strong")?.focus();
   row?.scrollIntoView({ block: "nearest" });
 }
@@ -137,7 +142,8 @@ function keep(name, value) {
 
 const COLUMNS = "runoff-columns";
 const boxes = () => [...document.querySelectorAll("#columns-form [name=columns]")];
-const shownColumns = () => new URLSearchParams(location.search).getAll("columns").join(",").split(",").filter(Boolean);
+const shownColumns = () =>
+  new URLSearchParams(location.search).getAll("columns").join(",").split(",").filter(Boolean);
 
 function tickColumns(names) {
   for (const box of boxes()) box.checked = names.length ? names.includes(box.value) : "usual" in box.dataset;
@@ -151,7 +157,14 @@ document.addEventListener("click", ({ target }) => {
 document.addEventListener("submit", ({ target }) => {
   if (target.id !== "columns-form") return;
   const isUsual = boxes().every((box) => box.checked === "usual" in box.dataset);
-  keep(COLUMNS, isUsual ? [] : boxes().filter((box) => box.checked).map((box) => box.value));
+  keep(
+    COLUMNS,
+    isUsual
+      ? []
+      : boxes()
+          .filter((box) => box.checked)
+          .map((box) => box.value),
+  );
 });
 
 /** An address that names no columns gets those that were chosen last. */
@@ -170,7 +183,9 @@ const LEFT_OUT = ["page", "until"];
 
 function keptViews() {
   const views = kept(VIEWS, []);
-  return Array.isArray(views) ? views.filter((view) => typeof view?.name === "string" && typeof view?.search === "string") : [];
+  return Array.isArray(views)
+    ? views.filter((view) => typeof view?.name === "string" && typeof view?.search === "string")
+    : [];
 }
 
 function viewLine(view) {
@@ -184,7 +199,10 @@ function viewLine(view) {
   Object.assign(remove, { type: "button", className: "btn quiet small push", textContent: "×" });
   remove.setAttribute("aria-label", list.dataset.remove.replace("{name}", view.name));
   remove.addEventListener("click", () => {
-    keep(VIEWS, keptViews().filter((other) => other.name !== view.name));
+    keep(
+      VIEWS,
+      keptViews().filter((other) => other.name !== view.name),
+    );
     listViews();
     document.getElementById("view-name").focus();
   });
@@ -206,7 +224,12 @@ document.addEventListener("submit", (event) => {
   for (const name of LEFT_OUT) address.delete(name);
   const view = { name: field.value.trim(), search: address.toString() };
   if (!view.name) return;
-  keep(VIEWS, [...keptViews().filter((other) => other.name !== view.name), view].sort((a, b) => a.name.localeCompare(b.name)));
+  keep(
+    VIEWS,
+    [...keptViews().filter((other) => other.name !== view.name), view].sort((a, b) =>
+      a.name.localeCompare(b.name),
+    ),
+  );
   field.value = "";
   listViews();
 });

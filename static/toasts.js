@@ -3,7 +3,10 @@ const LIFE = 8000;
 const leaving = new WeakMap();
 
 function element(name, attributes = {}) {
-  const made = document.createElementNS(name === "svg" || name === "use" ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml", name);
+  const made = document.createElementNS(
+    name === "svg" || name === "use" ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml",
+    name,
+  );
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   return made;
 }

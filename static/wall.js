@@ -38,7 +38,14 @@ document.addEventListener("keydown", (event) => {
   if (at < 0) return;
   const columns = tiles.findIndex((tile) => tile.offsetTop > tiles[0].offsetTop);
   const wide = columns < 0 ? tiles.length : columns;
-  const to = { ArrowRight: at + 1, ArrowLeft: at - 1, ArrowDown: at + wide, ArrowUp: at - wide, Home: 0, End: tiles.length - 1 };
+  const to = {
+    ArrowRight: at + 1,
+    ArrowLeft: at - 1,
+    ArrowDown: at + wide,
+    ArrowUp: at - wide,
+    Home: 0,
+    End: tiles.length - 1,
+  };
   if (!(event.key in to)) return;
   tiles[to[event.key]]?.focus();
   event.preventDefault();
@@ -58,7 +65,11 @@ const ONE_STOP = ".wall, .cm, [role=tablist]";
 
 function keepOneStop(group) {
   const links = [...group.querySelectorAll("a")];
-  const isStop = [(link) => link === document.activeElement, (link) => link.matches("[aria-current], [aria-selected=true]"), () => true];
+  const isStop = [
+    (link) => link === document.activeElement,
+    (link) => link.matches("[aria-current], [aria-selected=true]"),
+    () => true,
+  ];
   const stop = isStop.map((wanted) => links.find(wanted)).find(Boolean);
   for (const link of links) link.tabIndex = link === stop ? 0 : -1;
 }
