@@ -38,7 +38,7 @@ from trainer.i18n import _, ngettext
 from trainer.run_folder import RunFolder, now
 
 _MOST_PICTURES = 24  # of each kind
-_SHEETS = ("tokens.css", "app.css", "report.css")
+_SHEETS = (*templating.STYLE_SHEETS, "report.css")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 

@@ -33,6 +33,11 @@ UNTIL = "until"  # a parameter that only polling sends: show nothing that came a
 _LOOKED_AT_EVERY = 0.5  # seconds between looks at all static files: a page asks for a dozen
 IMMUTABLE = "public, max-age=31536000, immutable"
 
+# In the order of the cascade: where two rules weigh the same, the later sheet wins.
+STYLE_SHEETS = (
+    "tokens.css",
+    *(f"css/{name}.css" for name in ("base", "layout", "forms", "tables", "charts", "images", "compare", "runs")),
+)
 NAVIGATION = (
     ("/runs", N_("Runs")),
     ("/compare", N_("Compare")),
@@ -120,9 +125,16 @@ def environment() -> Environment:
     env.install_gettext_callables(_, ngettext, newstyle=False)  # type: ignore[attr-defined]
     env.filters |= {function.__name__: function for function in FILTERS}
     env.globals |= {
-        "asset": asset, "is_current": _is_current, "status_words": words.STATUS_WORDS, "navigation": NAVIGATION,
-        "icon_of": drawings.icon, "strip_of": drawings.strip, "spark_of": drawings.spark, "bars_of": drawings.bars,
-    }  # fmt: skip
+        "asset": asset,
+        "is_current": _is_current,
+        "status_words": words.STATUS_WORDS,
+        "navigation": NAVIGATION,
+        "style_sheets": STYLE_SHEETS,
+        "icon_of": drawings.icon,
+        "strip_of": drawings.strip,
+        "spark_of": drawings.spark,
+        "bars_of": drawings.bars,
+    }
     return env
 
 

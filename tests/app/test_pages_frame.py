@@ -59,12 +59,12 @@ def test_bars_of_no_images_and_long_names() -> None:
 
 
 def test_assets_carry_the_content_hash_and_are_kept_for_ever(site: Any) -> None:
-    address = templating.asset("app.css")
-    assert re.fullmatch(r"/static/[0-9a-f]{12}/app\.css", address)
+    address = templating.asset("css/base.css")
+    assert re.fullmatch(r"/static/[0-9a-f]{12}/css/base\.css", address)
     assert site.get(address).headers["Cache-Control"] == templating.IMMUTABLE
     for other in (
-        "/static/app.css",
-        "/static/000000000000/app.css",
+        "/static/css/base.css",
+        "/static/000000000000/css/base.css",
     ):  # an old page after an upgrade still finds its file
         answer = site.get(other)
         assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-cache")

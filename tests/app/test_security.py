@@ -25,7 +25,16 @@ def locked(home: Path) -> Iterator[TestClient]:
         yield client
 
 
-PATHS = ["/api/v1/runs", "/api/v1/nothing", "/runs", "/nothing", "/static/app.css", "/static/no.css", "/healthz", "/"]
+PATHS = [
+    "/api/v1/runs",
+    "/api/v1/nothing",
+    "/runs",
+    "/nothing",
+    "/static/css/base.css",
+    "/static/no.css",
+    "/healthz",
+    "/",
+]
 
 
 @pytest.mark.parametrize("path", PATHS)
