@@ -24,7 +24,7 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
     fi
 
 COPY . .
-RUN pip install --quiet --no-deps --editable . && python -m compileall -q app trainer && rm -f needed.txt
+RUN pip install --quiet --no-deps .
 
 FROM debian:bookworm-slim
 RUN apt-get update \
@@ -33,7 +33,6 @@ RUN apt-get update \
  && useradd --uid 1000 --home-dir /data --shell /usr/sbin/nologin runoff \
  && install -d -o runoff -g runoff -m 700 /data
 COPY --from=build /opt/runoff /opt/runoff
-COPY --from=build /app /app
 ENV PATH=/opt/runoff/bin:$PATH PYTHONUNBUFFERED=1 RUNOFF_HOME=/data RUNOFF_HOST=0.0.0.0 RUNOFF_PORT=8000
 USER runoff
 WORKDIR /data

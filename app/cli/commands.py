@@ -17,10 +17,13 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+import trainer
+from app import resources
 from app.cli.client import Client, ClientError, find_server
 from app.settings import Settings, SettingsError, load_settings
 from trainer.config import FIELDS, ConfigError, FieldProblem, problems_of
 from trainer.i18n import _, ngettext
+from trainer.interpreter import python_command
 from trainer.run_folder import RunFolder, read_events
 
 app = typer.Typer(
@@ -89,12 +92,19 @@ def serve(
     )
     if settings.required_token() and not settings.token:
         typer.echo(_("Others can reach this address, so a token is needed: runoff token prints it."))
-    root = Path(__file__).parents[2]
+    if reload:
+        os.environ["PYTHONSAFEPATH"] = "1"  # for the child in which uvicorn serves: as -P in python_command
     uvicorn.run(
         "app.main:create_app", factory=True, host=settings.host, port=settings.port, reload=reload, log_level="warning",
-        reload_dirs=[str(root / "app"), str(root / "trainer"), str(root / "templates")] if reload else None,
+        reload_dirs=_watched() if reload else None,
         timeout_graceful_shutdown=2, timeout_keep_alive=30,
     )  # fmt: skip
+
+
+def _watched() -> list[str]:
+    """The folders whose changes restart a server with ``--reload``."""
+    packages = [resources.PACKAGE, Path(trainer.__file__).parent]
+    return [str(path) for path in [*packages, resources.folder("templates")]]
 
 
 def _check_port(settings: Settings) -> None:
@@ -273,8 +283,9 @@ def _local_events(folder: RunFolder, labels: Mapping[str, Any]) -> Iterator[dict
 
     The folder is announced when the process has its lock, so that a running server does not start it as well.
     """
-    command = [sys.executable, "-m", "trainer", str(folder.path)]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    child = subprocess.Popen(
+        python_command("trainer", str(folder.path)), stdout=subprocess.DEVNULL, start_new_session=True
+    )
     offset = seq = 0
     announced = False
     while True:

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from app.runs.executors.local import LocalExecutor
 from app.settings import Settings
 from trainer.config import config_hash, parse_config
 from trainer.i18n import _
+from trainer.interpreter import python_command
 
 DOWNLOAD_SECONDS = 10.0
 _START_SECONDS = 60.0
@@ -63,7 +63,7 @@ def _serving(settings: Settings, leave: bool) -> Iterator[tuple[Client, bool]]:
         return
     port = _free_port(settings.host, settings.port)
     environment = os.environ | {"RUNOFF_HOME": str(settings.home), "RUNOFF_PORT": str(port)}
-    server = subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], env=environment)
+    server = subprocess.Popen(python_command("app.cli", "serve"), env=environment)
     try:
         yield _wait_for(settings, server), True
     except KeyboardInterrupt:

@@ -22,13 +22,12 @@ from jinja2.runtime import Context
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from app import words
+from app import resources, words
 from app.draw import small as drawings
 from trainer.i18n import N_, _, ngettext, translations
 
-ROOT = Path(__file__).resolve().parents[2]
-TEMPLATES = ROOT / "templates"
-STATIC = ROOT / "static"
+TEMPLATES = resources.folder("templates")
+STATIC = resources.folder("static")
 UNTIL = "until"  # a parameter that only polling sends: show nothing that came after it
 _LOOKED_AT_EVERY = 0.5  # seconds between looks at all static files: a page asks for a dozen
 IMMUTABLE = "public, max-age=31536000, immutable"

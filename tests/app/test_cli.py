@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +147,25 @@ def test_a_dead_server_is_not_found(home: Path) -> None:
     with pytest.raises(client.ClientError, match="does not answer"):
         gone.run("x")
     gone.close()
+
+
+def test_a_server_that_reloads_protects_its_child(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "uvicorn.run", lambda _app, **options: served.update(options, safe=os.environ["PYTHONSAFEPATH"])
+    )
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)
+    assert run_main(monkeypatch, capsys, "serve", "--port", str(free_port()), "--reload")[0] == 0
+    assert served["safe"] == "1"
+    assert [Path(folder).name for folder in served["reload_dirs"]] == ["app", "trainer", "templates"]
+    assert all(Path(folder).is_dir() for folder in served["reload_dirs"])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from trainer.datasets.errors import DatasetError, UnknownDataset
 from trainer.datasets.facts import KNOWN, NAME, KnownSet
 from trainer.events import Progress
 from trainer.i18n import _
+from trainer.interpreter import python_command
 
 __all__ = ["DatasetError", "UnknownDataset", "check_name", "find_known", "import_images", "prepare"]
 
@@ -89,7 +89,7 @@ def import_images(
 def _relay(home: Path, name: str, arguments: list[str], on_start: OnStart | None) -> Generator[Progress, None, None]:
     environment = {key: value for key, value in os.environ.items() if key != "RUNOFF_TOKEN"}
     child = subprocess.Popen(
-        [sys.executable, "-m", "trainer.datasets", *arguments],
+        python_command("trainer.datasets", *arguments),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env={**environment, "RUNOFF_HOME": str(home)},
     )  # fmt: skip
     try:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from trainer.interpreter import python_command
 from trainer.run_folder import RunFolder
 from trainer.wire import Describe, Devices, Measure, Predict, Request, Start, error, parse_request
 
@@ -69,9 +70,9 @@ def spawn(request: Request) -> Child:
         with tempfile.TemporaryFile() as file:
             file.write(request.model_dump_json().encode())
             file.seek(0)
-            command = [sys.executable, "-m", "trainer.host.child", str(writing)]
+            command = python_command("trainer.host.child", str(writing))
             actions = [(os.POSIX_SPAWN_DUP2, file.fileno(), 0)]
-            pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
+            pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
     except OSError:
         os.close(reading)
         raise

@@ -11,7 +11,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Any
 from app.runs.executors import ExecutorUnavailable, Interrupted, Refused, RunNotStarted
 from trainer import wire
 from trainer.i18n import _
+from trainer.interpreter import python_command
 from trainer.run_folder import RunFolder
 
 GREETING_SECONDS = 1.0
@@ -39,7 +39,7 @@ class LocalExecutor:
 
     def __init__(self, home: Path, *, command: list[str] | None = None) -> None:
         self._home = home.resolve()
-        self._command = command or [sys.executable, "-m", "trainer.host"]
+        self._command = command or python_command("trainer.host")
         self._lock = threading.Lock()
         self._kept: socket.socket | None = None
         self._calls: set[socket.socket] = set()  # connections that wait for an answer
