@@ -1,13 +1,18 @@
-"""Single images of a data set as PNG, for the walls of a page. Reads the pixel cache; Pillow and numpy are imported lazily."""
+"""Single images of a data set: their addresses on a page, and their pixels as PNG.
+
+Reads the pixel cache. Pillow and numpy are imported when first needed.
+"""
 
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from app.errors import NotFound
+from app.store.tables import Run
 from trainer.datasets import catalogue
 from trainer.i18n import _
 
@@ -16,6 +21,60 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SplitName = Literal["train", "test"]
+_TILE, _DETAIL = 56, 200  # pixels of a page, about
+
+
+# Addresses -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Images:
+    """Where the images of a split are, and how large they are.
+
+    ``zoom`` is the factor that makes tiles of about 56 pixels, ``zoom_detail`` that for an opened image of about 200.
+    """
+
+    dataset: str
+    fingerprint: str
+    split: SplitName
+    height: int
+    width: int
+    permutation: int | None = None  # seed of the permutation of the pixels that the run saw
+
+    @property
+    def zoom(self) -> int:
+        return max(1, round(_TILE / max(self.height, self.width)))
+
+    @property
+    def zoom_detail(self) -> int:
+        return max(1, round(_DETAIL / max(self.height, self.width)))
+
+    def src(self, index: int) -> str:
+        return f"/images/{self.dataset}/{self.fingerprint}/{self.split}/{index}.png"
+
+    def permuted_src(self, index: int) -> str:
+        return f"{self.src(index)}?permutation={self.permutation}"
+
+
+def images_of(home: Path, run: Run, split: SplitName, fingerprint: str | None = None) -> Images | None:
+    """The images that the run saw; None where the data set is not on this machine, or has changed since.
+
+    ``fingerprint`` is that of the training images, which the index does not hold.
+    """
+    try:
+        dataset = catalogue.get_dataset(home, run.dataset)
+    except catalogue.UnknownDataset:
+        return None
+    known = dataset.test_fingerprint if split == "test" else dataset.train_fingerprint
+    wanted = run.test_fingerprint if split == "test" else fingerprint
+    if not known or known != wanted or not dataset.image_shape:
+        return None
+    permutation = run.config.get("permutation_seed") if run.config.get("permute_pixels") else None
+    _channels, height, width = dataset.image_shape
+    return Images(run.dataset, known, split, height, width, permutation)
+
+
+# Pixels --------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=16)

@@ -263,15 +263,3 @@ def _order(predictions: Predictions, indices: NDArray[np.intp], sort: str) -> ND
         case "worst":  # surely wrong first, surely right last
             return indices[np.lexsort((np.where(correct, confidence, -confidence), correct))]
     raise ValueError(_("Must be one of {values}. You typed {typed}.").format(values=", ".join(SORTS), typed=sort))
-
-
-def confusion_matrix(predictions: Predictions, num_classes: int) -> NDArray[np.int64]:
-    """Counts [K, K]: row = true class, column = predicted class.
-
-    Raises ``ValueError`` where a class is not below ``num_classes``.
-    """
-    labels, predicted = predictions.labels, predictions.predicted.astype(np.int64)
-    if predictions.num_images and max(labels.max(), predicted.max()) >= num_classes:
-        raise PredictionsDamaged(_("An answer names a class that the data set does not have. Train the run again."))
-    counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes).astype(np.int64)

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from sqlmodel import select
 
 from app.compare import view as parts
-from app.compare import walls as compare_images
-from app.routes.pages.run import heat_of
+from app.compare import walls
+from app.compare.confusion_matrix import matrix_difference
 from app.store.database import reading, writing
 from app.store.predictions import Predictions
 from app.store.tables import Epoch, Run
@@ -331,21 +331,21 @@ def answers(predicted: list[int], confidence: list[float]) -> Predictions:
 
 def test_the_surest_wrong_answer_comes_first() -> None:
     a, b = answers([0, 0, 1, 0], [0.9, 0.9, 0.9, 0.9]), answers([1, 1, 0, 0], [0.5, 0.8, 0.7, 0.6])
-    assert compare_images.separating(a, b, "a", None, None).tolist() == [1, 2, 0]
-    assert compare_images.separating(a, b, "wrong", None, None).tolist() == [3]
-    assert compare_images.separating(a, b, "all", 1, 0).tolist() == [3, 2]
+    assert walls.separating(a, b, "a", None, None).tolist() == [1, 2, 0]
+    assert walls.separating(a, b, "wrong", None, None).tolist() == [3]
+    assert walls.separating(a, b, "all", 1, 0).tolist() == [3, 2]
 
 
 def test_matrix_difference_says_whom_a_cell_favours() -> None:
     a, b = answers([0, 0, 1, 1], [1] * 4), answers([0, 1, 1, 1], [1] * 4)
-    found = compare_images.matrix_difference(a, b, (0, 1), 2, heat_of)
+    found = matrix_difference(a, b, (0, 1), 2)
     assert [[cell.difference for cell in row] for row in found] == [[1, -1], [0, 0]]
     assert {cell.favours for cell in found[0]} == {0}
 
 
 def test_classes_worst_for_the_first_run_first() -> None:
     a, b = answers([0, 0, 0, 1], [1] * 4), answers([0, 1, 1, 1], [1] * 4)
-    table = compare_images.class_table(a, b, (0, 1), 2)
+    table = walls.class_table(a, b, (0, 1), 2)
     assert [(row.label, row.a, row.b, row.difference, row.count) for row in table.rows] == [
         (1, 0.5, 1.0, -0.5, 2), (0, 1.0, 0.5, 0.5, 2),
     ]  # fmt: skip

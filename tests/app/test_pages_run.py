@@ -12,6 +12,7 @@ from sqlalchemy import text as sql
 
 from app.routes.pages import run as run_page
 from app.store.database import reading, writing
+from app.store.images import Images
 from app.store.tables import Run
 from tests.app.page_answers import FakeExecutor, give_answers, joined
 from trainer import measurements
@@ -120,7 +121,7 @@ def test_without_the_images_the_page_says_so(site: Client, answered: Run) -> Non
 
 
 def test_tiles_in_each_order(site: Client, answered: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_page, "images_of", lambda *_all: run_page.Images("mnist", "f" * 64, "test", 28, 28))
+    monkeypatch.setattr(run_page, "images_of", lambda *_all: Images("mnist", "f" * 64, "test", 28, 28))
 
     def tiles(query: str) -> list[int]:
         return [int(number) for number in re.findall(r'id="tile-(\d+)"', page(site, answered, query))]

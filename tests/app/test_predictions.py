@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from app.compare.confusion_matrix import confusion_matrix
 from app.store import predictions
 from app.store.predictions import PredictionQuery, Predictions, PredictionsDamaged, PredictionsMissing, Sort
 from trainer.run_folder import RunFolder
@@ -116,9 +117,9 @@ def test_every_sort_keeps_all_and_ties_by_index(rows: list[tuple[int, int, float
 
 def test_confusion_matrix(folder: RunFolder) -> None:
     found = predictions.load(folder, 1)
-    assert predictions.confusion_matrix(found, 3).tolist() == [[1, 1, 0], [0, 1, 1], [1, 0, 1]]
+    assert confusion_matrix(found, 3).tolist() == [[1, 1, 0], [0, 1, 1], [1, 0, 1]]
     with pytest.raises(PredictionsDamaged, match="class"):
-        predictions.confusion_matrix(found, 2)
+        confusion_matrix(found, 2)
 
 
 def test_missing_epoch(folder: RunFolder) -> None:

@@ -13,15 +13,14 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 from sqlmodel import Session, col, select
 
-from app.compare import curves, verdicts
+from app.compare import confusion_matrix, curves, verdicts, walls
 from app.compare import view as parts
-from app.compare import walls as compare_images
 from app.compare.comparison import USEFUL_SEEDS, BudgetRow, Comparison, Pair, Recipe, accuracy_rows
 from app.compare.load import MAX_COMPARED, load_comparison, runs_to_compare
 from app.compare.view import Focus, ShownRun
 from app.compare.walls import SharedTile
 from app.errors import Refused
-from app.routes.pages.run import MOST_CLASSES_IN_MATRIX, Images, header_from, heat_of, images_of
+from app.routes.pages.run import header_from
 from app.runs import commands as runs
 from app.schemas import EpochOut, RunOut
 from app.state import Runoff
@@ -29,6 +28,7 @@ from app.statistics import t_interval
 from app.store import epochs as cost
 from app.store import predictions, queries
 from app.store.database import reading
+from app.store.images import Images, images_of
 from app.store.predictions import Predictions, PredictionsError
 from app.store.tables import ACTIVE, Run
 from app.web import templating
@@ -37,7 +37,7 @@ from app.words import p_text, short_percent
 from trainer.i18n import _
 
 router = APIRouter()
-FIRST_TILES, MORE_TILES, MOST_TILES = 30, 100, 1030
+TILES = walls.Steps(first=30)
 SMOOTHING = (0.0, 0.5, 0.8, 0.9, 0.95)  # what the page offers
 _MOST_FURTHER = 100
 _SMALLEST_MARGIN = 0.0001  # points
@@ -62,7 +62,7 @@ class CompareQuery(BaseModel):
     side: Literal["a", "b", "wrong", "right", "all"] = "a"
     label: int | None = Field(None, ge=0, le=65_535)
     predicted: int | None = Field(None, ge=0, le=65_535)
-    shown: int = Field(FIRST_TILES, ge=1, le=MOST_TILES)
+    shown: int = Field(TILES.first, ge=1, le=TILES.most)
     image: int | None = Field(None, ge=0)
 
     @property
@@ -103,8 +103,8 @@ class Evidence:
     detail: SharedTile | None
     previous: int | None
     next: int | None
-    matrix: list[list[compare_images.DifferenceCell]]
-    classes: compare_images.ClassTable
+    matrix: list[list[confusion_matrix.DifferenceCell]]
+    classes: walls.ClassTable
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class LegendLine:
 
 
 @dataclass(frozen=True)
-class ComparePage:
+class ComparePage(walls.NamesClasses):
     """Variables of compare.html."""
 
     query: CompareQuery
@@ -160,7 +160,7 @@ class ComparePage:
     def url(self, **changes: Any) -> str:
         """A link within the page; whatever changes what is listed begins at the first tiles, with no image open."""
         if not changes.keys() & {"image", "shown", "x", "margin", "to", "smooth", "loss", "over", "value", "config"}:
-            changes = {"image": None, "shown": FIRST_TILES, **changes}
+            changes = {"image": None, "shown": TILES.first, **changes}
         return self.query.url(**changes)
 
     def fields(self, *asked: str) -> list[tuple[str, str]]:
@@ -223,13 +223,6 @@ class ComparePage:
     def same_colour(self) -> bool:
         """Whether the two runs in focus share a colour, so that something else must tell them apart."""
         return self.a.colour == self.b.colour
-
-    @property
-    def long_names(self) -> bool:
-        return any(len(name) > 3 for name in self.classes)
-
-    def class_name(self, number: int) -> str:
-        return self.classes[number] if number < len(self.classes) else str(number)
 
     def p_words(self, p: float) -> str:
         return p_text(p)
@@ -366,7 +359,8 @@ def _page(state: Runoff, session: Session, query: CompareQuery, found: Sequence[
         more=_more(session, a.run, b.run, focus.recipe), has_repeats=has_repeats,
         to_accuracy=_to_accuracy(query.to, loaded.epochs, [one.name for one in shown]),
         legend=_legend(found, {**epochs, **queries.epochs_of_runs(session, missing)}, repeats, query.value),
-        evidence=_evidence(state, query, focus), images=images_of(state, a.run, "test"), classes=list(a.run.class_names),
+        evidence=_evidence(state, query, focus), images=images_of(state.settings.home, a.run, "test"),
+        classes=list(a.run.class_names),
         config=parts.config_rows(shown, comparison, base), offered=_offered(session, found), margin_problem=problem,
         figure_version=".".join(str(run.version) for run in [*found, *repeats]),
     )  # fmt: skip
@@ -451,27 +445,27 @@ def _evidence(state: Runoff, query: CompareQuery, focus: Focus) -> Evidence | No
         mine, other = _answers(state, focus.a), _answers(state, focus.b)
     except PredictionsError:
         return None
-    indices = compare_images.separating(mine, other, query.side, query.label, query.predicted)
+    indices = walls.separating(mine, other, query.side, query.label, query.predicted)
     both = [(focus.a.place, mine), (focus.b.place, other)]
     is_open = query.image is not None and query.image < mine.num_images
     order = indices[: query.shown].tolist()
     at = order.index(query.image) if query.image in order else None
-    size = compare_images.num_classes(focus.a.run.class_names, mine, other)
+    size = walls.num_classes(focus.a.run.class_names, mine, other)
     return Evidence(
-        counts=_counts(mine, other, query), tiles=compare_images.shared_tiles(order, both), total=len(indices),
-        detail=compare_images.shared_tiles([query.image or 0], both)[0] if is_open else None,
-        more=len(indices) > query.shown and query.shown < MOST_TILES, previous=order[at - 1] if at else None,
+        counts=_counts(mine, other, query), tiles=walls.shared_tiles(order, both), total=len(indices),
+        detail=walls.shared_tiles([query.image or 0], both)[0] if is_open else None,
+        more=len(indices) > query.shown and query.shown < TILES.most, previous=order[at - 1] if at else None,
         next=order[at + 1] if at is not None and at + 1 < len(order) else None,
-        matrix=compare_images.matrix_difference(mine, other, focus.places, size, heat_of)
-        if size <= MOST_CLASSES_IN_MATRIX else [],
-        classes=compare_images.class_table(mine, other, focus.places, size),
+        matrix=confusion_matrix.matrix_difference(mine, other, focus.places, size)
+        if size <= confusion_matrix.MOST_CLASSES else [],
+        classes=walls.class_table(mine, other, focus.places, size),
     )  # fmt: skip
 
 
 def _counts(mine: Predictions, other: Predictions, query: CompareQuery) -> dict[str, int]:
     """How many images each tab has."""
-    sides = compare_images.SIDES
-    return {side: len(compare_images.separating(mine, other, side, query.label, query.predicted)) for side in sides}
+    sides = walls.SIDES
+    return {side: len(walls.separating(mine, other, side, query.label, query.predicted)) for side in sides}
 
 
 def _answers(state: Runoff, one: ShownRun) -> Predictions:

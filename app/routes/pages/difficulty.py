@@ -15,16 +15,18 @@ from pydantic import BaseModel, Field
 from app.compare import difficulty
 from app.compare.difficulty import SIDES, ClassDifficulty, Difficulty, Interval, LeftOut
 from app.compare.load import runs_to_compare
-from app.routes.pages.run import Images, header_from, images_of
+from app.compare.walls import Steps, class_name, long_names
+from app.routes.pages.run import header_from
 from app.runs.sweeps import common_name
 from app.state import Runoff
 from app.store import queries
+from app.store.images import Images, images_of
 from app.store.tables import ACTIVE, Run
 from app.web import templating
 from app.web.deps import Reading, State
 
 router = APIRouter()
-FIRST_TILES, MORE_TILES, MOST_TILES = 45, 100, 1045
+TILES = Steps(first=45)
 MOST_NAMED = 8  # runs whose names a class of the opened image lists
 
 
@@ -35,7 +37,7 @@ class DifficultyQuery(BaseModel):
     at: str = "last"
     side: Literal["wrong", "disputed", "forgotten"] | None = None  # the first that has images
     label: int | None = Field(None, ge=0, le=65_535)
-    shown: int = Field(FIRST_TILES, ge=1, le=MOST_TILES)
+    shown: int = Field(TILES.first, ge=1, le=TILES.most)
     image: int | None = Field(None, ge=0)
 
     @property
@@ -122,7 +124,7 @@ class DifficultyPage:
     def url(self, **changes: Any) -> str:
         """A link within the page; whatever changes what is listed begins at the first tiles, with no image open."""
         if not changes.keys() & {"image", "shown"}:
-            changes = {"image": None, "shown": FIRST_TILES, **changes}
+            changes = {"image": None, "shown": TILES.first, **changes}
         return "/difficulty?" + urlencode(self.query.pairs(**changes))
 
     @property
@@ -140,7 +142,10 @@ class DifficultyPage:
 
     @property
     def long_names(self) -> bool:
-        return any(len(name) > 3 for name in self.names)
+        return long_names(self.names)
+
+    def class_name(self, number: int) -> str:
+        return class_name(self.names, number)
 
     @property
     def hidden(self) -> list[tuple[str, str]]:
@@ -155,9 +160,6 @@ class DifficultyPage:
     def api_url(self) -> str:
         pairs = [("run", run.id) for run in self.runs] + ([("at", self.query.at)] if self.query.at != "last" else [])
         return "/api/v1/difficulty?" + urlencode(pairs)
-
-    def class_name(self, number: int) -> str:
-        return self.names[number] if number < len(self.names) else str(number)
 
 
 # Route ---------------------------------------------------------------------------------------------------------------
@@ -189,7 +191,7 @@ def _page(state: Runoff, query: DifficultyQuery, runs: list[Run]) -> DifficultyP
         counts={name: len(indices) for name, indices in sides.items()},
         num_right_in_all=int((found.num_right == len(found.runs)).sum()), num_never_right=int(found.never_right.sum()),
         tiles=[_tile(found, index) for index in shown], detail=_detail(found, query.image, shown), vote=_vote(found),
-        classes=difficulty.by_class(found), names=found.class_names, images=images_of(state, first, "test"),
+        classes=difficulty.by_class(found), names=found.class_names, images=images_of(state.settings.home, first, "test"),
     )  # fmt: skip
 
 

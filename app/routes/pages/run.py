@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -12,7 +13,9 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field, ValidationError
 from sqlmodel import Session, col, select
 
-from app.compare import curves
+from app.compare import curves, walls
+from app.compare.confusion_matrix import Matrix, matrix_of
+from app.compare.walls import NamesClasses, Steps, Wall
 from app.draw import charts
 from app.errors import Refused
 from app.runs import commands as runs
@@ -20,6 +23,7 @@ from app.schemas import AccuracyCost, EpochOut, FileOut, RunChange, RunOut
 from app.state import Runoff
 from app.store import epochs as cost
 from app.store import predictions, queries
+from app.store.images import Images, images_of
 from app.store.predictions import PredictionQuery, Predictions, PredictionsError, Sort
 from app.store.tables import ACTIVE, Run
 from app.web import templating
@@ -32,13 +36,11 @@ from trainer.i18n import _
 from trainer.run_folder import RunFolder, read_json
 
 router = APIRouter()
-FIRST_TILES, MORE_TILES, MOST_TILES = 45, 100, 1045
-MOST_CLASSES_IN_MATRIX = 40
+TILES = Steps(first=45)
 MOST_EPOCHS_IN_TABLE = 50
 _LOG_BYTES = 16_000
 _CONFIDENCES = (0.5, 0.9, 0.99)
 _VERSIONS = (("torch", "PyTorch"), ("python", "Python"))
-_HEATS = (0.003, 0.008, 0.02, 0.05)  # parts of a class's images at which a cell gets darker
 
 
 class RunQuery(BaseModel):
@@ -51,7 +53,7 @@ class RunQuery(BaseModel):
     predicted: int | None = Field(None, ge=0, le=65_535)
     confidence: float | None = Field(None, ge=0, le=1)
     order: Sort = "worst"
-    shown: int = Field(FIRST_TILES, ge=1, le=MOST_TILES)
+    shown: int = Field(TILES.first, ge=1, le=TILES.most)
     image: int | None = Field(None, ge=0)
     to: str = ""  # one more accuracy whose cost is shown, as ``typed_accuracy`` reads it
 
@@ -105,93 +107,6 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Images:
-    """Where the images of a split are; ``zoom`` makes tiles of about 56 pixels, ``zoom_detail`` of about 200."""
-
-    dataset: str
-    fingerprint: str
-    split: str
-    height: int
-    width: int
-    permutation: int | None = None
-
-    @property
-    def zoom(self) -> int:
-        return max(1, round(56 / max(self.height, self.width)))
-
-    @property
-    def zoom_detail(self) -> int:
-        return max(1, round(200 / max(self.height, self.width)))
-
-    def src(self, index: int) -> str:
-        return f"/images/{self.dataset}/{self.fingerprint}/{self.split}/{index}.png"
-
-    def permuted_src(self, index: int) -> str:
-        return f"{self.src(index)}?permutation={self.permutation}"
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A test image and its answer, with the address that opens it."""
-
-    index: int
-    label: int
-    predicted: int
-    confidence: float
-    href: str
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One class with the probability that the net gave it."""
-
-    name: str
-    probability: float
-    is_label: bool
-    is_answer: bool
-
-
-@dataclass(frozen=True)
-class Detail:
-    """One image, opened."""
-
-    tile: Tile
-    bars: list[Bar]
-    previous: str | None
-    next: str | None
-    close: str
-
-
-@dataclass(frozen=True)
-class Wall:
-    """The answers that fit the filters, as many as are shown."""
-
-    tiles: list[Tile]
-    total: int
-    more: str | None
-    detail: Detail | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A count of the confusion matrix with its heat 0..5 and its link."""
-
-    count: int
-    heat: int
-    href: str
-    is_diagonal: bool
-    current: bool
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Rows are true classes, columns answers. ``largest`` are the most frequent mistakes where a table is too wide."""
-
-    rows: list[list[Cell]]
-    largest: list[tuple[int, int, Cell]]
-
-
-@dataclass(frozen=True)
 class TrainImages:
     """The first training images with their labels."""
 
@@ -216,7 +131,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class RunPage:
+class RunPage(NamesClasses):
     """Variables of run.html."""
 
     run: Run
@@ -250,16 +165,8 @@ class RunPage:
     def url(self, **changes: Any) -> str:
         """A link within the page; whatever changes what is listed begins at the first tiles, with no image open."""
         if not changes.keys() & {"image", "shown"}:
-            changes = {"image": None, "shown": FIRST_TILES, **changes}
+            changes = {"image": None, "shown": TILES.first, **changes}
         return self.query.url(self.path, **changes)
-
-    @property
-    def long_names(self) -> bool:
-        """Whether the names of classes need wide tiles."""
-        return any(len(name) > 3 for name in self.classes)
-
-    def class_name(self, number: int) -> str:
-        return self.classes[number] if number < len(self.classes) else str(number)
 
 
 # Routes --------------------------------------------------------------------------------------------------------------
@@ -355,7 +262,7 @@ def _page(state: Runoff, session: Session, run: Run, query: RunQuery, place: int
     folder = runs.folder_of(state, run.id)
     environment = folder.read_environment() or {}
     path = f"/runs/{run.id}"
-    images = images_of(state, run, "test")
+    images = images_of(state.settings.home, run, "test")
     out = queries.run_out(run)
     epochs = queries.epochs_out(session, run)
     return RunPage(
@@ -376,20 +283,6 @@ def _next_seed(session: Session, run: Run) -> int:
     """The first seed behind those that the run's group has used."""
     seeds = session.exec(select(Run.seed).where(Run.group == run.group)).all()
     return max(seeds, default=run.seed) + 1
-
-
-def images_of(state: Runoff, run: Run, split: str, fingerprint: str | None = None) -> Images | None:
-    """The images that the run saw; None where the data set is not here, or no longer the same."""
-    try:
-        dataset = catalogue.get_dataset(state.settings.home, run.dataset)
-    except catalogue.UnknownDataset:
-        return None
-    known = dataset.test_fingerprint if split == "test" else dataset.train_fingerprint
-    wanted = run.test_fingerprint if split == "test" else fingerprint
-    if not known or known != wanted or not dataset.image_shape:
-        return None
-    permutation = run.config.get("permutation_seed") if run.config.get("permute_pixels") else None
-    return Images(run.dataset, known, split, dataset.image_shape[1], dataset.image_shape[2], permutation)
 
 
 def _stats(run: Run, out: RunOut) -> list[Stat]:
@@ -547,86 +440,20 @@ def _wanted(query: RunQuery) -> PredictionQuery:
 
 
 def _wall(found: Predictions, folder: RunFolder, run: Run, query: RunQuery, epoch: int, path: str) -> Wall:
-    answers = predictions.query(found, _wanted(query))
-    tiles = [
-        Tile(a.index, a.label, a.predicted, a.confidence, query.url(path, image=a.index) + "#detail")
-        for a in answers.items
-    ]
-    more = min(query.shown + MORE_TILES, MOST_TILES)
-    return Wall(
-        tiles=tiles, total=answers.total, detail=_detail(found, folder, run, query, epoch, path, tiles),
-        more=query.url(path, shown=more) if answers.total > query.shown and more > query.shown else None,
-    )  # fmt: skip
-
-
-def _detail(
-    found: Predictions, folder: RunFolder, run: Run, query: RunQuery, epoch: int, path: str, tiles: Sequence[Tile]
-) -> Detail | None:
-    index = query.image
-    if index is None or index >= found.num_images:
-        return None
-    tile = Tile(
-        index, int(found.labels[index]), int(found.predicted[index]), float(found.confidence[index]),
-        query.url(path, image=index),
-    )  # fmt: skip
-    order = [other.index for other in tiles]
-    at = order.index(index) if index in order else None
-    before = tiles[at - 1].href if at else None
-    after = tiles[at + 1].href if at is not None and at + 1 < len(tiles) else None
-    return Detail(tile, _bars(folder, run, epoch, tile), before, after, query.url(path, image=None))
-
-
-def _bars(folder: RunFolder, run: Run, epoch: int, tile: Tile) -> list[Bar]:
-    """The five likeliest classes and the true one; empty where the run kept no probabilities for this epoch."""
-    import numpy as np
-
-    stored = predictions.load_log_probabilities(folder, epoch)
-    if stored is None:
-        return []
-    probabilities = np.exp(stored[tile.index].astype(np.float64))
-    best = [int(number) for number in np.argsort(-probabilities, kind="stable")[:5]]
-    shown = best if tile.label in best else [*best, tile.label]
-    names = run.class_names
-    return [
-        Bar(names[n] if n < len(names) else str(n), float(probabilities[n]), n == tile.label, n == tile.predicted)
-        for n in shown
-    ]
+    bars = partial(walls.bars_of, folder, epoch, run.class_names)
+    return walls.wall_of(found, _wanted(query), query.image, TILES, partial(query.url, path), bars)
 
 
 def _matrix(found: Predictions, run: Run, query: RunQuery, path: str) -> Matrix:
-    size = max(len(run.class_names), int(found.labels.max()) + 1, int(found.predicted.max()) + 1)
-    counts = predictions.confusion_matrix(found, size).tolist()
-    totals = [sum(row) for row in counts]
+    def href(label: int, predicted: int) -> str:
+        return query.url(path, label=label, predicted=predicted, image=None, shown=TILES.first) + "#cell"
 
-    def cell(label: int, predicted: int) -> Cell:
-        count = counts[label][predicted]
-        href = query.url(path, label=label, predicted=predicted, image=None, shown=FIRST_TILES)
-        current = query.label == label and query.predicted == predicted
-        return Cell(count, heat_of(count, totals[label]), href + "#cell", label == predicted, current)
-
-    mistakes = sorted(
-        (
-            (label, answer)
-            for label in range(size)
-            for answer in range(size)
-            if label != answer and counts[label][answer]
-        ),
-        key=lambda place: -counts[place[0]][place[1]],
-    )
-    rows = [[cell(i, j) for j in range(size)] for i in range(size)] if size <= MOST_CLASSES_IN_MATRIX else []
-    return Matrix(rows, [(i, j, cell(i, j)) for i, j in mistakes[:30]] if not rows else [])
-
-
-def heat_of(count: int, total: int) -> int:
-    """0 for nothing, then 1 to 5 by the part of the class's images."""
-    if not count or not total:
-        return 0
-    return 1 + sum(count / total > step for step in _HEATS)
+    return matrix_of(found, walls.num_classes(run.class_names, found), href, (query.label, query.predicted))
 
 
 def _train_images(state: Runoff, run: Run, folder: RunFolder, environment: dict[str, Any]) -> TrainImages | None:
     told = read_json(folder.pictures / "train.json")
-    images = images_of(state, run, "train", environment.get("train_fingerprint"))
+    images = images_of(state.settings.home, run, "train", environment.get("train_fingerprint"))
     if told is None or images is None:
         return None
     items = list(zip(told["indices"], told["labels"], strict=True))
