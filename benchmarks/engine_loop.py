@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from trainer import engine, loader, measurements
-from trainer.config import MODELS, RunConfig, parse_config
-from trainer.cores import num_cores
+from trainer.config import RunConfig, parse_config
+from trainer.cores import threads_for
 from trainer.datasets import catalogue
 from trainer.describe import describe
 from trainer.environment import Environment, apply, machine, precision_key, resolve, resolve_device
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)  # as in notebook_loop: late imports before the clock
     configs = [parse_config(json.loads(text))[0] for text in options.configs]
-    threads = options.threads or min(MODELS[configs[0].model].threads or num_cores(), num_cores())
+    threads = options.threads or threads_for(configs[0].model)
     if options.settle:
         settle(configs[0], options.home, threads)
         print(json.dumps({}))

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainer.config import FIELDS, MODELS, ConfigError, parse_config
-from trainer.cores import num_cores
+from trainer.config import FIELDS, ConfigError, parse_config
+from trainer.cores import threads_for
 from trainer.home import home
 from trainer.i18n import _
 from trainer.presets import PRESETS
@@ -74,7 +74,7 @@ def _train(folder: RunFolder, labels: dict[str, Any] | None = None) -> int:
 
     sys.stdout.write(f"{folder.path}\n")
     attempts = [event["attempt"] for event, _end in iter_valid_events(folder.events_path)]
-    threads = min(MODELS[folder.read_config().model].threads or num_cores(), num_cores())
+    threads = threads_for(folder.read_config().model)
     on_locked = partial(folder.announce, **labels) if labels is not None else None
     status = runtime.execute(folder, max(attempts, default=0) + 1, num_threads=threads, echo=_echo, on_locked=on_locked)
     if status == runtime.ALREADY_RUNNING:

@@ -1,10 +1,12 @@
-"""How many CPU cores there are to use. Imports no torch, so that the scheduler and the trainer count alike."""
+"""CPU cores: how many there are to use, and how many threads suit a net. Imports no torch, so that the scheduler can ask."""
 
 from __future__ import annotations
 
 import math
 import os
 from pathlib import Path
+
+from trainer.config import MODELS
 
 
 def num_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
@@ -15,3 +17,8 @@ def num_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return max(1, min(cores, math.ceil(int(limit) / int(period))))
     except (OSError, ValueError):  # no cgroup, or "max": no quota
         return cores
+
+
+def threads_for(model: str) -> int:
+    """CPU threads that suit a model, by its name; at most as many as there are cores."""
+    return min(MODELS[model].threads or num_cores(), num_cores())

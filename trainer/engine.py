@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer import describe, loader, models, optimizers
+from trainer import describe, loader, models, optimizers, schedule
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.environment import Environment
@@ -103,7 +103,7 @@ def _train_epoch(
     torch.manual_seed(stream_seed(config.seed, "dropout", learner.epoch))
     epoch = loader.training_epoch(config, data, learner.epoch)
     count = len(epoch.labels)
-    rate_of = optimizers.learning_rates(config, config.epochs * loader.steps_per_epoch(config, data))
+    rate_of = schedule.learning_rates(config, config.epochs * loader.steps_per_epoch(config, data))
     losses = torch.empty(loader.steps_per_epoch(config, data), device=data.device)  # read every 100 steps, not each
     predicted = torch.empty(count, dtype=torch.int64, device=data.device)
     checked, seen, rate = 0, 0, 0.0

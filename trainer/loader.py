@@ -25,6 +25,7 @@ from trainer import augment, streaming
 from trainer.config import RunConfig, first_side
 from trainer.datasets import catalogue
 from trainer.randomness import generator
+from trainer.schedule import num_batches, rounded_part
 
 _CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # the teaching notebook's constants
 # Bytes of float32 input made at once, as several batches. What a CPU's caches hold (measured there with 0.1 to 16 MiB:
@@ -179,7 +180,7 @@ def _stratified(rows: Tensor, labels: Tensor, fraction: float, random: torch.Gen
     """
     shuffled = rows[torch.randperm(len(rows), generator=random)]
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
-    count = max(1, round(len(rows) * fraction))
+    count = rounded_part(len(rows), fraction)
     position = torch.arange(len(rows))
     taken = (position + 1) * count // len(rows) > position * count // len(rows)
     return by_class[taken].sort().values, by_class[~taken].sort().values
@@ -312,5 +313,5 @@ def training_epoch(config: RunConfig, data: Data, epoch: int) -> TrainingEpoch:
 
 
 def steps_per_epoch(config: RunConfig, data: Data) -> int:
-    """How many batches an epoch has, the short last one included."""
-    return -(-len(data.train_indices) // config.batch_size)
+    """Batches of one epoch of ``data``, including a short last one."""
+    return num_batches(len(data.train_indices), config.batch_size)

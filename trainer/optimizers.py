@@ -1,9 +1,9 @@
-"""Optimizers, learning-rate schedules as pure functions of the step, and the running mean of weights."""
+"""Optimizers, and the running mean of weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -114,28 +114,6 @@ def _factor(gram: Tensor) -> Tensor:
     factor = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
     factor.diagonal().add_(_A)
     return factor
-
-
-def learning_rates(config: RunConfig, total_steps: int) -> Callable[[int], float]:
-    """The learning rate of each step 1 .. T as a function of the step alone.
-
-    With r the configured rate and t = (step - 1/2) / T:
-
-    - constant: r
-    - cosine: r (1 + cos(pi t)) / 2, from r to almost 0 (Loshchilov and Hutter 2017, without restarts)
-    - one_cycle: r t / p up to p = ``peak_at``, then r (1 - t) / (1 - p): straight lines (Smith and Topin 2018,
-      without the momentum cycle)
-    """
-    rate, peak = config.learning_rate, config.peak_at or 0.25
-
-    def part(step: int) -> float:
-        return (step - 0.5) / total_steps
-
-    if config.schedule == "cosine":
-        return lambda step: rate * (1 + math.cos(math.pi * part(step))) / 2
-    if config.schedule == "one_cycle":
-        return lambda step: rate * min(part(step) / peak, (1 - part(step)) / (1 - peak))
-    return lambda step: rate
 
 
 class WeightAverage:

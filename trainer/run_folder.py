@@ -25,6 +25,11 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
 ID_LENGTH = 10
 
 
+def new_id() -> str:
+    """A random id for a run or a sweep: 10 characters of Crockford's base 32 in lower case."""
+    return "".join(secrets.choice(_ALPHABET) for _character in range(ID_LENGTH))
+
+
 def now() -> str:
     """The time in UTC, ISO 8601 with milliseconds and Z."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -97,7 +102,7 @@ class RunFolder:
         """Claim a new random id by mkdir below ``runs`` and write config.json. It is no run before ``announce``."""
         runs.mkdir(parents=True, exist_ok=True)
         while True:
-            folder = cls(runs / "".join(secrets.choice(_ALPHABET) for _ in range(ID_LENGTH)))
+            folder = cls(runs / new_id())
             try:
                 folder.path.mkdir()
             except FileExistsError:

@@ -43,7 +43,7 @@ from trainer.config import (
 from trainer.datasets import catalogue
 from trainer.i18n import _
 from trainer.presets import PRESETS
-from trainer.run_folder import RunFolder, now
+from trainer.run_folder import RunFolder, new_id, now
 
 MAX_RUNS = 1000
 _TICK_SECONDS = 0.0002  # a fraction of the millisecond in which times are written
@@ -223,7 +223,7 @@ def start_sweep(state: Runoff, sweep: SweepIn, sweep_id: str | None = None) -> S
     With ``sweep_id`` they join a sweep that is there.
     """
     planned = plan(state, sweep)
-    sweep_id = sweep_id or "".join(secrets.choice("0123456789abcdefghjkmnpqrstvwxyz") for _i in range(10))
+    sweep_id = sweep_id or new_id()
     order = sweeps.spread_order([group_hash(item.config) for item in planned.runs], sweep_id)
     runs = _create(state, Plan([planned.runs[i] for i in order], planned.warnings), sweep, sweep_id)
     return SweepOut(id=sweep_id, runs=[run_out(run) for run in runs], warnings=planned.warnings)

@@ -18,8 +18,7 @@ from app.runs.precision import Measuring
 from app.store.database import reading, writing
 from app.store.indexer import Indexer
 from app.store.tables import Run
-from trainer.config import MODELS
-from trainer.cores import num_cores
+from trainer.cores import num_cores, threads_for
 from trainer.events import TERMINAL
 from trainer.run_folder import RunFolder, iter_valid_events
 
@@ -197,11 +196,6 @@ def _has_ended(folder: RunFolder) -> bool:
     for last, _end in iter_valid_events(folder.events_path):  # noqa: B007  (wanted after the loop)
         pass
     return last is not None and last["type"] in TERMINAL
-
-
-def threads_for(model: str) -> int:
-    """CPU threads for a run of this model: what suits its net, at most all cores."""
-    return min(MODELS[model].threads or num_cores(), num_cores())
 
 
 def _candidates(wish: str, accelerators: list[str]) -> list[str]:

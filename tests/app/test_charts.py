@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from app.draw import charts
-from trainer import optimizers
 from trainer.config import RunConfig
+from trainer.schedule import learning_rates
 
 
 def svg(drawing: Any) -> ET.Element:
@@ -38,7 +38,7 @@ def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None
 @pytest.mark.parametrize("total", [1, 7, 938])
 def test_the_schedule_is_the_trainers(schedule: Any, total: int) -> None:
     config = RunConfig(dataset="mnist", model="cnn", schedule=schedule, learning_rate=0.1, peak_at=0.3)
-    expected = optimizers.learning_rates(config, total)
+    expected = learning_rates(config, total)
     points = charts.learning_rates(schedule, 0.1, 0.3, total)
     assert points[0][0] == 1
     assert points[-1][0] == total

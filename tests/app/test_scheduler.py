@@ -19,6 +19,7 @@ from app.store.database import reading, writing
 from app.store.indexer import Indexer
 from app.store.tables import Run
 from tests.app.run_folders import epoch, finish, new_run, say, started
+from trainer import cores
 from trainer.run_folder import RunFolder
 from trainer.wire import Measure
 
@@ -93,7 +94,8 @@ class FakeExecutor:
 def executor(monkeypatch: pytest.MonkeyPatch) -> FakeExecutor:
     executor = FakeExecutor()
     monkeypatch.setattr(RunFolder, "is_alive", lambda folder: folder.id in executor.alive)
-    monkeypatch.setattr(scheduler, "num_cores", lambda: 2)
+    for module in (scheduler, cores):
+        monkeypatch.setattr(module, "num_cores", lambda: 2)
     return executor
 
 

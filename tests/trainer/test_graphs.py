@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer import engine, loader, models, optimizers
+from trainer import engine, loader, models, optimizers, schedule
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.environment import Environment, apply, fastest_ways, resolve, uses_graphs
@@ -213,9 +213,7 @@ def test_the_rate_changes_between_replays(place: Place, make_config: MakeConfig)
 
 def test_nan_in_a_replay_is_named(place: Place, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config()
-    monkeypatch.setattr(
-        optimizers, "learning_rates", lambda config, total: lambda step: torch.inf if step == 5 else 0.01
-    )
+    monkeypatch.setattr(schedule, "learning_rates", lambda config, total: lambda step: torch.inf if step == 5 else 0.01)
     with pytest.raises(NonFiniteLoss, match=r"epoch 1, step 6\."):
         epochs(config, place.data(config), place.environment())
     assert place.num_recorded == 1

@@ -1,4 +1,4 @@
-"""Schedules as functions of the step, and the running mean of weights."""
+"""Optimizers, and the running mean of weights."""
 
 from __future__ import annotations
 
@@ -12,31 +12,6 @@ from trainer import optimizers
 from trainer.config import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
-
-
-def rates(config: RunConfig, steps: int) -> list[float]:
-    rate_of = optimizers.learning_rates(config, steps)
-    return [rate_of(step) for step in range(1, steps + 1)]
-
-
-def test_constant(make_config: MakeConfig) -> None:
-    assert rates(make_config(learning_rate=0.1), 3) == [0.1] * 3
-
-
-def test_cosine_falls_from_the_rate_to_nearly_zero(make_config: MakeConfig) -> None:
-    values = rates(make_config(learning_rate=0.1, schedule="cosine"), 100)
-    assert values == sorted(values, reverse=True)
-    assert values[0] == pytest.approx(0.1, rel=1e-3)
-    assert 0 < values[-1] < 1e-5
-    assert values[49] + values[50] == pytest.approx(0.1)
-
-
-def test_one_cycle_peaks_where_it_should(make_config: MakeConfig) -> None:
-    values = rates(make_config(learning_rate=0.1, schedule="one_cycle", peak_at=0.25), 200)
-    assert values.index(max(values)) in (49, 50)
-    assert max(values) == pytest.approx(0.1, rel=0.01)
-    assert values[0] == pytest.approx(0.001)
-    assert 0 < values[-1] < 1e-3
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "muon"])
