@@ -245,7 +245,7 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: a field of a run. Some have words and drawings of their own (templates/_partials/run_row.html)."""
+    """A column of the table: a field of a run. Some have words and drawings of their own (templates/macros/runs.html)."""
 
     field: Field
 

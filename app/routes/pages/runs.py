@@ -237,7 +237,7 @@ class _View:
 
 @lru_cache(maxsize=KEPT_ROWS)
 def _drawn(row: Row, toggle_url: str, view: _View) -> Markup:
-    macros: Any = templating.environment().get_template("_partials/run_row.html").module
+    macros: Any = templating.environment().get_template("macros/runs.html").module
     return Markup(macros.unit(row, view.scale, toggle_url, view.query, view.columns))
 
 
