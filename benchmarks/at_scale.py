@@ -35,7 +35,8 @@ import uvicorn
 from safetensors.numpy import save_file
 from sqlalchemy import insert
 
-from app.main import create_app, settle_memory
+from app.main import create_app
+from app.server import settle_memory
 from app.settings import Settings
 from app.store.database import make_engine, migrate, writing
 from app.store.tables import Epoch, Run

@@ -84,7 +84,7 @@ def serve(
     tempfile.tempdir = str(uploads)  # large uploads wait beside the data sets, not on a small /tmp
     import uvicorn
 
-    from app.main import lock_home
+    from app.server import lock_home
 
     lock_home(settings).close()
     typer.echo(
@@ -135,7 +135,7 @@ def reindex() -> None:
     if client is not None:
         count = client.call("POST", "/reindex")["runs"]
     else:
-        from app.main import lock_home, make_state
+        from app.server import lock_home, make_state
 
         with lock_home(settings):
             count = make_state(settings).indexer.rebuild()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Problem
 from app.settings import Settings
+from app.web.problems import answer_problem, as_problem
 from trainer.i18n import _
 
 POLICY = "; ".join(
@@ -58,8 +60,6 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        from app.main import answer_problem, as_problem
-
         headers = Headers(scope=scope)
         problem = self._refusal(scope, headers)
         if problem is None:
@@ -89,8 +89,6 @@ class Guard:
         return None
 
     def _has_token(self, headers: Headers) -> bool:
-        from http.cookies import CookieError, SimpleCookie
-
         assert self.token is not None
         scheme, _space, bearer = headers.get("authorization", "").partition(" ")
         try:

@@ -1,6 +1,6 @@
-"""Pages from templates: the environment with its filters, addresses of static files, the answer to "is anything new?".
+"""Pages from templates: the environment and its filters, addresses of static files, and whether a page has changed.
 
-What a page shows is a dataclass beside its view; here lives only what all pages share. No query but the header's counts.
+The variables of a page are a dataclass in the page's module. Here is what all pages share.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import hashlib
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,13 @@ from starlette.types import Scope
 
 from app import resources, words
 from app.draw import small as drawings
+from app.web.frame import Header, header_of
 from trainer.i18n import N_, _, ngettext, translations
 
 TEMPLATES = resources.folder("templates")
 STATIC = resources.folder("static")
-UNTIL = "until"  # a parameter that only polling sends: show nothing that came after it
-_LOOKED_AT_EVERY = 0.5  # seconds between looks at all static files: a page asks for a dozen
+UNTIL = "until"  # a query parameter that only polling sends: show nothing newer
+_SECONDS_BETWEEN_CHECKS = 0.5  # of all static files; a page asks for a dozen of them
 IMMUTABLE = "public, max-age=31536000, immutable"
 
 # In the order of the cascade: where two rules weigh the same, the later sheet wins.
@@ -58,8 +58,11 @@ def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def static_version() -> str:
-    """12 hex digits over the content of all static files. One for all, so that modules can import each other by name."""
-    return _version_at(int(time.monotonic() / _LOOKED_AT_EVERY))
+    """12 hex digits over the content of all static files.
+
+    One version for all files, so that JavaScript modules can import each other by relative name.
+    """
+    return _version_at(int(time.monotonic() / _SECONDS_BETWEEN_CHECKS))
 
 
 @lru_cache(maxsize=1)
@@ -112,7 +115,7 @@ def _is_current(context: Context, href: str) -> bool:
 
 @lru_cache(maxsize=1)
 def environment() -> Environment:
-    """The Jinja environment, made on first use: autoescape everywhere, unknown names are errors, ``_`` as in Python."""
+    """The Jinja environment, made on first use: it escapes everything, and unknown names are errors."""
     env = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -140,51 +143,23 @@ def environment() -> Environment:
 # Pages ---------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Header:
-    """What the header of every page shows of the server."""
-
-    num_running: int = 0
-    num_queued: int = 0
-    device: str = ""
-    known: bool = False  # False on an error page that must not touch the database
-
-
 def language() -> str:
     """The language of the current request as a BCP 47 tag."""
     return translations.get().info().get("language", "en").replace("_", "-")
 
 
 def page_tag(request: Request, version: str) -> str:
-    """The name of a page's state: version of the data, language, URL and static files, never the clock."""
+    """A hash of all that a page depends on: version of the data, language, URL and static files, never the clock."""
     query = urlencode([(name, value) for name, value in request.query_params.multi_items() if name != UNTIL])
     text = "\0".join([version, language(), request.url.path, query, static_version()])
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def unchanged(request: Request, version: str) -> Response | None:
-    """304 where the browser asks again and holds this state of the page; else None. Ask before building the page."""
+    """304 where the browser already has this state of the page, else None. Call it before building the page."""
     if request.headers.get("HX-PTag") == page_tag(request, version):
         return Response(status_code=304, headers={"HX-PTag": page_tag(request, version), "Cache-Control": "no-store"})
     return None
-
-
-def header_of(request: Request) -> Header:
-    """The header's counts and device, by one small query."""
-    from app.store import queries
-    from app.store.database import reading
-
-    state = request.app.state.runoff
-    with reading(state.engine) as session:
-        counts = queries.status_counts(session)
-    return Header(counts.get("running", 0), counts.get("queued", 0), device_title(state), known=True)
-
-
-def device_title(state: Any) -> str:
-    """The devices in a word or two, once the trainer host has named them; never waits for it."""
-    titles = [str(device["title"]) for device in state.executor.known_devices()]
-    gpus = [title for title in titles if not title.startswith("CPU")]
-    return ", ".join(gpus) or next(iter(titles), "")
 
 
 def render(
@@ -200,22 +175,26 @@ def render(
 ) -> Response:
     """A whole page from ``templates/<template>``, which sees ``page`` and the frame's variables.
 
-    ``version`` names the state of the data shown (``queries.data_version``); with it the page keeps itself fresh: about
-    once a second while ``live`` (default: while any run is active). ``refresh`` says what an answer replaces: "main", or
-    "header" only (pages with a form). Without ``version`` nothing is asked again.
+    ``version`` names the state of the data shown (``queries.data_version``). With it the page asks for news about once a
+    second while ``live`` (default: while any run is active), and an answer replaces the part that ``refresh`` names:
+    "main", or only "header" on pages with a form. Without ``version`` the page is never refreshed.
     """
     header = header or header_of(request)
     tag = page_tag(request, version) if version is not None else None
-    html = environment().get_template(template).render(
-        page=page,
-        request=request,
-        path=request.url.path,
-        language=language(),
-        header=header,
-        tag=tag,
-        live=bool(header.num_running or header.num_queued) if live is None else live,
-        refresh=refresh,
-    )  # fmt: skip
+    html = (
+        environment()
+        .get_template(template)
+        .render(
+            page=page,
+            request=request,
+            path=request.url.path,
+            language=language(),
+            header=header,
+            tag=tag,
+            live=bool(header.num_running or header.num_queued) if live is None else live,
+            refresh=refresh,
+        )
+    )
     headers = {"Cache-Control": "no-store"} | ({"HX-PTag": tag} if tag else {})
     return HTMLResponse(html, status_code=status_code, headers=headers)
 
@@ -223,7 +202,7 @@ def render(
 def fragment(
     template: str, status_code: int = 200, headers: dict[str, str] | None = None, **variables: Any
 ) -> Response:
-    """A piece of HTML from a partial template, for what is put into a page that is already there (a toast, a check)."""
+    """A partial template as HTML, to be put into a page that the browser already shows."""
     html = environment().get_template(template).render(language=language(), **variables)
     return HTMLResponse(html, status_code=status_code, headers={"Cache-Control": "no-store"} | (headers or {}))
 
@@ -237,51 +216,9 @@ def toast(
     undo: tuple[str, dict[str, Any]] | None = None,
     status_code: int = 200,
 ) -> Response:
-    """The answer to an action on a page that stays: a line for its corner; the page then asks for news at once.
+    """A message for the corner of the page that is shown, which then asks for news at once.
 
-    ``undo`` is the address and the fields of the request that takes the action back.
+    ``undo`` is the address and the fields of the request that undoes the action.
     """
     variables = {"icon": icon, "message": message, "href": href, "action": action, "undo": undo}
     return fragment("_partials/toast.html", status_code, {"HX-Trigger": "poll-now"}, **variables)
-
-
-# Errors --------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ErrorPage:
-    """Variables of error.html: what happened, and the way on."""
-
-    status: int
-    title: str
-    detail: str
-    action_href: str
-    action: str
-
-
-def _way_on(request: Request, status: int) -> tuple[str, str]:
-    path = request.url.path
-    if status == 401:
-        return "/login", _("Sign in")
-    if status in (500, 503):
-        return path, _("Try again")
-    for start, href, action in (
-        ("/datasets", "/datasets", _("Go to the data sets")),
-        ("/compare", "/runs", _("Choose runs to compare")),
-    ):
-        if path.startswith(start) and path != href:
-            return href, action
-    return "/runs", _("Go to the runs")
-
-
-def wants_toast(request: Request) -> bool:
-    """Whether the answer goes into the corner of a page that stays (an action by htmx), not into a new page."""
-    return request.headers.get("HX-Target") == "div#toasts"
-
-
-def render_error(request: Request, status: int, title: str, detail: str) -> Response:
-    """An error as a page, or as a toast where an action on a page asked. Needs no database."""
-    if wants_toast(request):
-        return toast("alert", detail, status_code=status)
-    page = ErrorPage(status, title, detail, *_way_on(request, status))
-    return render(request, "error.html", page, status_code=status, header=Header())

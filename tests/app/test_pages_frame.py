@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from app.draw.small import bars, scale_of, spark, strip
 from app.web import templating
+from app.web.problems import render_error
 from tests.app.page_answers import joined
 
 TEMPLATES = sorted(path.relative_to(templating.TEMPLATES).as_posix() for path in templating.TEMPLATES.rglob("*.html"))
@@ -141,7 +142,7 @@ def test_programs_get_problem_documents(site: Any) -> None:
 )
 def test_error_pages_offer_a_way_on(status: int, action: str) -> None:
     request = Request({"type": "http", "method": "GET", "path": "/x", "query_string": b"", "headers": []})
-    answer = templating.render_error(request, status, "Title", "It <b>broke</b>.")
+    answer = render_error(request, status, "Title", "It <b>broke</b>.")
     html = bytes(answer.body).decode()
     assert answer.status_code == status
     assert action in html
@@ -152,7 +153,7 @@ def test_error_pages_offer_a_way_on(status: int, action: str) -> None:
 def test_an_error_of_an_action_is_a_toast() -> None:
     headers = [(b"hx-target", b"div#toasts")]
     request = Request({"type": "http", "method": "POST", "path": "/x", "query_string": b"", "headers": headers})
-    answer = templating.render_error(request, 409, "Title", "The run is running.")
+    answer = render_error(request, 409, "Title", "The run is running.")
     assert answer.status_code == 409
     assert bytes(answer.body).decode().lstrip().startswith('<div class="toast"')
 

@@ -20,7 +20,6 @@ from app.compare.load import MAX_COMPARED, load_comparison, runs_to_compare
 from app.compare.view import Focus, ShownRun
 from app.compare.walls import SharedTile
 from app.errors import Refused
-from app.routes.pages.run import header_from
 from app.runs import commands as runs
 from app.schemas import EpochOut, RunOut
 from app.state import Runoff
@@ -33,6 +32,7 @@ from app.store.predictions import Predictions, PredictionsError
 from app.store.tables import ACTIVE, Run
 from app.web import templating
 from app.web.deps import Reading, State
+from app.web.frame import header_from
 from app.words import p_text, short_percent
 from trainer.i18n import _
 

@@ -16,7 +16,6 @@ from app.compare import difficulty
 from app.compare.difficulty import SIDES, ClassDifficulty, Difficulty, Interval, LeftOut
 from app.compare.load import runs_to_compare
 from app.compare.walls import Steps, class_name, long_names
-from app.routes.pages.run import header_from
 from app.runs.sweeps import common_name
 from app.state import Runoff
 from app.store import queries
@@ -24,6 +23,7 @@ from app.store.images import Images, images_of
 from app.store.tables import ACTIVE, Run
 from app.web import templating
 from app.web.deps import Reading, State
+from app.web.frame import header_from
 
 router = APIRouter()
 TILES = Steps(first=45)

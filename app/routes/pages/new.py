@@ -16,7 +16,6 @@ from starlette.datastructures import FormData
 from app.draw import charts
 from app.errors import Refused
 from app.forms import read as forms
-from app.routes.pages.run import header_from
 from app.runs import commands as runs
 from app.runs.estimate import Estimate, estimate
 from app.runs.executors import ExecutorUnavailable
@@ -27,6 +26,7 @@ from app.store import queries
 from app.store.tables import Run
 from app.web import templating
 from app.web.deps import Reading, State
+from app.web.frame import header_from
 from trainer.config import FIELDS, MODELS, FieldProblem, RunConfig, resolved_width
 from trainer.datasets import catalogue
 from trainer.datasets.catalogue import Dataset

@@ -28,6 +28,7 @@ from app.store.predictions import PredictionQuery, Predictions, PredictionsError
 from app.store.tables import ACTIVE, Run
 from app.web import templating
 from app.web.deps import Reading, State
+from app.web.frame import header_from
 from app.words import between, number, percent, remaining, seconds, seconds_since, short_percent, value_words
 from trainer import measurements
 from trainer.config import MODELS, FieldProblem, RunConfig, problems_of
@@ -189,11 +190,6 @@ def show(
     page = _page(state, session, run, query, place)
     header = header_from(state, counts)
     return templating.render(request, "run.html", page, version=version, live=run.status in ACTIVE, header=header)
-
-
-def header_from(state: Runoff, counts: dict[str, int]) -> templating.Header:
-    """The frame's header from counts that were read already: a second connection could wait for a writer, and it for us."""
-    return templating.Header(counts["running"], counts["queued"], templating.device_title(state), known=True)
 
 
 @router.post("/runs/{run_id}/change")

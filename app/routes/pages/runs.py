@@ -15,7 +15,6 @@ from pydantic import BaseModel, Field, ValidationError
 
 from app.draw.small import Scale
 from app.errors import Conflict, NotFound, Problem, Refused
-from app.routes.pages.run import header_from
 from app.runs import commands as runs
 from app.runs.table import (
     DEFAULT_COLUMNS,
@@ -39,6 +38,7 @@ from app.store.search import SearchError
 from app.store.tables import STATUSES, Run
 from app.web import templating
 from app.web.deps import Reading, State
+from app.web.frame import header_from
 from app.words import STATUS_WORDS
 from trainer.config import FieldProblem
 from trainer.i18n import _, ngettext

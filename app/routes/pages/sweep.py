@@ -20,7 +20,6 @@ from app.compare.load import MAX_COMPARED
 from app.draw import sweep as sweep_charts
 from app.draw.small import Scale, scale_of
 from app.forms.read import text_of
-from app.routes.pages.run import header_from
 from app.runs import commands as runs
 from app.runs import sweeps
 from app.runs.sweeps import Factor, Level
@@ -32,6 +31,7 @@ from app.store.predictions import PredictionsError
 from app.store.tables import ACTIVE, STATUSES, Run
 from app.web import templating
 from app.web.deps import Reading, State
+from app.web.frame import header_from
 from trainer.config import RunConfig
 from trainer.i18n import _, ngettext
 from trainer.run_folder import RunFolder

@@ -11,6 +11,7 @@ from fastapi.responses import RedirectResponse
 
 from app.web import templating
 from app.web.deps import State
+from app.web.frame import Header
 from app.web.security import COOKIE
 from trainer.i18n import _
 
@@ -39,7 +40,7 @@ class LoginPage:
 
 def _login_page(request: Request, error: str = "") -> Response:
     return templating.render(
-        request, "login.html", LoginPage(error), status_code=401 if error else 200, header=templating.Header()
+        request, "login.html", LoginPage(error), status_code=401 if error else 200, header=Header()
     )
 
 

@@ -1,0 +1,99 @@
+"""A server's hold on its home: the lock, what a killed server left behind, and the parts that work on it."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from app.datasets import Imports
+from app.runs.executors.local import LocalExecutor
+from app.runs.precision import Measuring
+from app.runs.scheduler import Scheduler
+from app.settings import Settings
+from app.state import Runoff
+from app.store.database import make_engine, migrate
+from app.store.indexer import Indexer
+from trainer.i18n import _
+from trainer.run_folder import write_json
+
+
+class AlreadyRunning(RuntimeError):
+    """Another server uses this home."""
+
+
+def lock_home(settings: Settings) -> IO[bytes]:
+    """Take the home for this server; closing the returned file frees it. Raises ``AlreadyRunning``."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    file = (settings.home / "server.lock").open("ab")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        message = _("A Runoff server is running on {home} already. Use it, or set RUNOFF_HOME to another folder.")
+        raise AlreadyRunning(message.format(home=settings.home)) from None
+    return file
+
+
+def make_state(settings: Settings) -> Runoff:
+    """The parts of a server on its home, with the database migrated. Nothing runs yet."""
+    engine = make_engine(settings.database)
+    migrate(engine)
+    indexer = Indexer(engine, settings.runs)
+    executor = LocalExecutor(settings.home)
+    measuring = Measuring(engine, settings.home, executor) if settings.measure else None
+    return Runoff(
+        settings=settings,
+        engine=engine,
+        executor=executor,
+        indexer=indexer,
+        imports=Imports(settings.home),
+        scheduler=Scheduler(engine, settings.runs, indexer, executor, settings.slots, measuring),
+    )
+
+
+@contextmanager
+def serving(settings: Settings, *, train: bool) -> Iterator[Runoff]:
+    """The parts of a server at work, and their end. With ``train`` false nothing is scheduled. Raises ``AlreadyRunning``."""
+    lock = lock_home(settings)
+    _remove_leftovers(settings)
+    state = make_state(settings)
+    address = settings.home / "server.json"
+    write_json(address, {"url": f"http://{_reachable_host(settings.host)}:{settings.port}"})
+    if train:
+        state.executor.ensure_host()
+        state.scheduler.begin()
+        settle_memory()
+    try:
+        yield state
+    finally:
+        state.scheduler.end()
+        state.imports.end()
+        state.executor.close()
+        state.engine.dispose()
+        address.unlink(missing_ok=True)
+        lock.close()
+
+
+def settle_memory() -> None:
+    """Exempt what exists at the start from garbage collection: scanning all of it delays a page by 0.1 s."""
+    gc.collect()
+    gc.freeze()
+
+
+def _remove_leftovers(settings: Settings) -> None:
+    """Remove what a killed server left unfinished: uploads, and runs that were being deleted."""
+    settings.runs.mkdir(parents=True, exist_ok=True)
+    for path in [settings.home / "uploads", *settings.runs.glob(".deleted-*")]:
+        shutil.rmtree(path, ignore_errors=True)
+    (settings.home / "uploads").mkdir(exist_ok=True)
+
+
+def _reachable_host(host: str) -> str:
+    """The host name by which this machine reaches the server."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

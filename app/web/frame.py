@@ -1,0 +1,46 @@
+"""The header of every page: how many runs are active, and the devices of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from fastapi import Request
+
+from app.state import Runoff
+from app.store import queries
+from app.store.database import reading
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of every page shows of the server."""
+
+    num_running: int = 0
+    num_queued: int = 0
+    device: str = ""
+    known: bool = False  # False on an error page, which must not touch the database
+
+
+def header_of(request: Request) -> Header:
+    """The header for a page that has not read the counts itself: one small query."""
+    state = cast(Runoff, request.app.state.runoff)
+    with reading(state.engine) as session:
+        counts = queries.status_counts(session)
+    return header_from(state, counts)
+
+
+def header_from(state: Runoff, counts: Mapping[str, int]) -> Header:
+    """The header from counts that were read already.
+
+    A second connection could wait for a writer that waits for the first one.
+    """
+    return Header(counts["running"], counts["queued"], device_title(state), known=True)
+
+
+def device_title(state: Runoff) -> str:
+    """The GPUs of this machine, else its CPU; empty until the trainer host has named them. Never waits for it."""
+    titles = [str(device["title"]) for device in state.executor.known_devices()]
+    gpus = [title for title in titles if not title.startswith("CPU")]
+    return ", ".join(gpus) or next(iter(titles), "")

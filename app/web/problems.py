@@ -1,0 +1,118 @@
+"""Errors as answers: which problem an exception is, and whether it is sent as JSON or as a page."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from sqlalchemy.exc import OperationalError
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from app.errors import Conflict, NotFound, Problem, Refused
+from app.store.predictions import PredictionsError, PredictionsMissing
+from app.web import templating
+from app.web.frame import Header
+from trainer.config import field_problems
+from trainer.i18n import _
+
+logger = logging.getLogger(__name__)
+# All other exceptions reach app.web.security.Guard, which adds its headers to the answer.
+HANDLED: tuple[type[Exception], ...] = (
+    Problem,
+    RequestValidationError,
+    HTTPException,
+    PredictionsError,
+    OperationalError,
+    OSError,
+)
+
+
+@dataclass(frozen=True)
+class ErrorPage:
+    """Variables of error.html: what happened, and a link to go on from here."""
+
+    status: int
+    title: str
+    detail: str
+    action_href: str
+    action: str
+
+
+def handle_problems(app: FastAPI) -> None:
+    """Answer the exceptions that routes raise."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        return answer_problem(request.scope, as_problem(error))
+
+    for kind in HANDLED:
+        app.add_exception_handler(kind, handle)
+
+
+def as_problem(error: Exception) -> Problem:
+    """The problem that an exception of a route means to the user. What nobody expected is logged with its traceback."""
+    match error:
+        case Problem():
+            return error
+        case RequestValidationError():
+            return Refused.fields(field_problems(error.errors()))
+        case HTTPException(status_code=404):
+            return NotFound(_("There is nothing at this address."))
+        case HTTPException():
+            return Problem(str(error.detail), status=error.status_code)
+        case PredictionsMissing():
+            return NotFound(str(error))
+        case PredictionsError():
+            return Conflict(str(error))
+        case OperationalError() | OSError():
+            logger.exception("Storage failed.")
+            message = _("The disk or the database could not be used: {reason}. Make room or look at the server's log.")
+            return Problem(message.format(reason=getattr(error, "orig", None) or error), status=503)
+    logger.exception("A route failed.", exc_info=error)
+    return Problem(_("Something in Runoff broke. The server's log says what; please report it."), status=500)
+
+
+def answer_problem(scope: Scope, problem: Problem) -> Response:
+    """The problem as JSON for programs and as a page for browsers."""
+    if _wants_json(scope):
+        body = json.dumps(problem.body())  # ASCII: the sentence may repeat input that UTF-8 can't encode
+        return Response(body, problem.status, media_type="application/problem+json")
+    return render_error(Request(scope), problem.status, problem.title, problem.detail)
+
+
+def _wants_json(scope: Scope) -> bool:
+    return scope["path"].startswith("/api/") or "text/html" not in Headers(scope=scope).get("accept", "")
+
+
+def render_error(request: Request, status: int, title: str, detail: str) -> Response:
+    """An error as a page, or as a toast where an action on a page asked. Needs no database."""
+    if _wants_toast(request):
+        return templating.toast("alert", detail, status_code=status)
+    page = ErrorPage(status, title, detail, *_next_step(request, status))
+    return templating.render(request, "error.html", page, status_code=status, header=Header())
+
+
+def _wants_toast(request: Request) -> bool:
+    """Whether htmx puts the answer into the corner of the page that is shown, not into a new page."""
+    return request.headers.get("HX-Target") == "div#toasts"
+
+
+def _next_step(request: Request, status: int) -> tuple[str, str]:
+    """Address and text of the link on an error page."""
+    path = request.url.path
+    if status == 401:
+        return "/login", _("Sign in")
+    if status in (500, 503):
+        return path, _("Try again")
+    for start, href, action in (
+        ("/datasets", "/datasets", _("Go to the data sets")),
+        ("/compare", "/runs", _("Choose runs to compare")),
+    ):
+        if path.startswith(start) and path != href:
+            return href, action
+    return "/runs", _("Go to the runs")
