@@ -61,6 +61,11 @@ def flops(value: float | None) -> str:
     return f"{value:,.0f} EFLOP"
 
 
+def flops_rate(gigaflops: float | None) -> str:
+    """Billions of floating-point operations a second: ``2.31 TFLOP/s``; empty for None and 0."""
+    return f"{flops(gigaflops * 1e9)}/s" if gigaflops else ""
+
+
 def value_words(value: Any) -> str:
     """A value of a configuration: ``yes`` and ``no`` for booleans, floats without trailing zeros."""
     if isinstance(value, bool):

@@ -158,6 +158,14 @@ class Level:
     accuracies: list[float]
     mean: float | None
 
+    @property
+    def lowest(self) -> float | None:
+        return self.accuracies[0] if self.accuracies else None
+
+    @property
+    def highest(self) -> float | None:
+        return self.accuracies[-1] if self.accuracies else None
+
 
 def levels_of(factor: Factor, results: Sequence[Result]) -> list[Level]:
     """The results by value of the factor, whatever the other fields are."""

@@ -102,6 +102,7 @@ FILTERS: tuple[Callable[..., str], ...] = (
     words.whole_seconds,
     words.filesize,
     words.flops,
+    words.flops_rate,
     words.compact,
     words.moment,
 )

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 from sqlmodel import Session, col, select
 
 from app.compare import curves, walls
 from app.compare.confusion_matrix import Matrix, matrix_of
-from app.compare.walls import NamesClasses, Steps, Wall
+from app.compare.walls import Wall
 from app.draw import charts
 from app.errors import Refused
+from app.routes.pages.run_view import TILES, Answers, RunPage, RunQuery, Speed, Stat, ToAccuracy, TrainImages
 from app.runs import commands as runs
-from app.schemas import AccuracyCost, EpochOut, FileOut, RunChange, RunOut
+from app.schemas import EpochOut, RunChange, RunOut
 from app.state import Runoff
 from app.store import epochs as cost
 from app.store import predictions, queries
-from app.store.images import Images, images_of
-from app.store.predictions import PredictionQuery, Predictions, PredictionsError, Sort
+from app.store.images import images_of
+from app.store.predictions import PredictionQuery, Predictions, PredictionsError
 from app.store.tables import ACTIVE, Run
 from app.web import templating
 from app.web.deps import Reading, State
@@ -37,137 +37,9 @@ from trainer.i18n import _
 from trainer.run_folder import RunFolder, read_json
 
 router = APIRouter()
-TILES = Steps(first=45)
 MOST_EPOCHS_IN_TABLE = 50
 _LOG_BYTES = 16_000
-_CONFIDENCES = (0.5, 0.9, 0.99)
 _VERSIONS = (("torch", "PyTorch"), ("python", "Python"))
-
-
-class RunQuery(BaseModel):
-    """What of the run's page is shown; it stands in the URL, so that Back undoes it and a link shares it."""
-
-    tab: Literal["predictions", "matrix", "train"] = "predictions"
-    epoch: int | None = Field(None, ge=1, le=10_000)
-    show: Literal["wrong", "right", "all"] = "wrong"
-    label: int | None = Field(None, ge=0, le=65_535)
-    predicted: int | None = Field(None, ge=0, le=65_535)
-    confidence: float | None = Field(None, ge=0, le=1)
-    order: Sort = "worst"
-    shown: int = Field(TILES.first, ge=1, le=TILES.most)
-    image: int | None = Field(None, ge=0)
-    to: str = ""  # one more accuracy whose cost is shown, as ``typed_accuracy`` reads it
-
-    def values(self, **changes: Any) -> dict[str, Any]:
-        """The fields with some of them changed; what is at its default stays out."""
-        return self.model_copy(update=changes).model_dump(exclude_defaults=True, exclude_none=True)
-
-    def url(self, path: str, **changes: Any) -> str:
-        """The address with some of it changed."""
-        values = self.values(**changes)
-        return f"{path}?{urlencode(values)}" if values else path
-
-
-# What the page shows -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Stat:
-    """One number of the header card, with what is said beside it."""
-
-    title: str
-    value: str
-    beside: str = ""
-
-
-@dataclass(frozen=True)
-class ToAccuracy:
-    """What training cost up to each accuracy, rising, and what is wrong with the one that was typed."""
-
-    costs: list[AccuracyCost]
-    typed: str  # as the field shows it, in per cent
-    problem: str
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How fast the run trained, over all its epochs. Rates of FLOPs are nominal; None where they were not recorded."""
-
-    seconds: float  # of training
-    evaluation_seconds: float
-    save_seconds: float | None
-    images_per_second: float | None
-    flops_per_image: float | None
-    gflops_per_second: float | None
-    matmul_gflops: float | None  # the best matrix product of this machine, measured as the run calculates
-
-    @property
-    def share(self) -> float | None:
-        """Achieved rate over that of the matrix product; above 1 is possible."""
-        return self.gflops_per_second and self.matmul_gflops and self.gflops_per_second / self.matmul_gflops
-
-
-@dataclass(frozen=True)
-class TrainImages:
-    """The first training images with their labels."""
-
-    images: Images
-    items: list[tuple[int, int]]  # (index, label)
-    permuted: bool
-    augmentation: str
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The part of the page under the tabs."""
-
-    epoch: int
-    num_wrong: int
-    num_right: int
-    wall: Wall | None = None
-    matrix: Matrix | None = None
-    train: TrainImages | None = None
-    problem: str = ""  # why there is nothing to show
-    defect: str = ""  # where the answers do not give the count in the run's log
-
-
-@dataclass(frozen=True)
-class RunPage(NamesClasses):
-    """Variables of run.html."""
-
-    run: Run
-    out: RunOut
-    query: RunQuery
-    path: str
-    stats: list[Stat]
-    left: float | None
-    seconds_so_far: float
-    place_in_queue: int
-    next_seed: int
-    classes: list[str]
-    images: Images | None
-    answers: Answers | None
-    first_images: TrainImages | None  # shown while there are no answers yet
-    config: list[tuple[str, str]]
-    environment: list[tuple[str, str]]
-    precision_reason: str  # why ``auto`` became what it is
-    to_accuracy: ToAccuracy
-    speed: Speed | None  # None before the first epoch
-    epochs: list[EpochOut]  # the newest ones, newest first
-    files: list[FileOut]
-    log: str
-    figure_version: str
-    confidences: Sequence[float] = field(default=_CONFIDENCES)
-
-    @property
-    def name(self) -> str:
-        return self.run.name or self.run.id
-
-    def url(self, **changes: Any) -> str:
-        """A link within the page; whatever changes what is listed begins at the first tiles, with no image open."""
-        if not changes.keys() & {"image", "shown"}:
-            changes = {"image": None, "shown": TILES.first, **changes}
-        return self.query.url(self.path, **changes)
 
 
 # Routes --------------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from app.store.tables import STATUSES, Run
 from app.web import templating
 from app.web.deps import Reading, State
 from app.web.frame import header_from
-from app.words import STATUS_WORDS
+from app.words import STATUS_WORDS, number
 from trainer.config import FieldProblem
 from trainer.i18n import _, ngettext
 
@@ -114,6 +114,36 @@ def _defaults() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Nothing:
+    """Why the table has no rows, and what to do about it."""
+
+    title: str
+    text: str
+    href: str
+    action: str
+
+
+@dataclass(frozen=True)
+class StatusLink:
+    """One part of the choice between statuses."""
+
+    words: str
+    count: int
+    href: str
+    is_current: bool
+
+
+@dataclass(frozen=True)
+class Select:
+    """A list of values to filter by; ``title`` stands for all of them."""
+
+    name: str
+    title: str
+    values: list[str]
+    chosen: str
+
+
+@dataclass(frozen=True)
 class RunsPage:
     """Variables of runs.html."""
 
@@ -125,7 +155,6 @@ class RunsPage:
     num_archived: int
     problem: SearchError | None = None  # why nothing was searched
 
-    statuses = STATUSES
     most_at_once = MOST_AT_ONCE
 
     @property
@@ -143,6 +172,78 @@ class RunsPage:
 
     def is_usual(self, column: Column) -> bool:
         return column.name in DEFAULT_COLUMNS
+
+    @property
+    def kept_fields(self) -> list[tuple[str, str]]:
+        """What the form of filters sends along unseen, as name and value."""
+        query = self.query
+        fields = {
+            "status": query.status,
+            "sweep": query.sweep,
+            "group": query.group,
+            "archived": "true" if query.archived else "",
+            "apart": "true" if query.apart else "",
+            "sort": query.sort if query.sort != DEFAULT_SORT else "",
+            "columns": query.chosen_columns,
+        }
+        return [(name, value) for name, value in fields.items() if value]
+
+    @property
+    def status_links(self) -> list[StatusLink]:
+        """All runs, then each status with how many runs it has."""
+        found = [("", _("All"), self.num_all)]
+        found += [(status, _(STATUS_WORDS[status]), self.table.counts[status]) for status in STATUSES]
+        return [
+            StatusLink(words, count, self.query.url(status=status), status == self.query.status)
+            for status, words, count in found
+        ]
+
+    @property
+    def selects(self) -> list[Select]:
+        """The lists to filter by. What was asked for is offered even where no run has it."""
+        found = [
+            ("dataset", _("Data set"), self.choices["datasets"], self.query.dataset),
+            ("model", _("Model"), self.choices["models"], self.query.model),
+            ("tag", _("Tag"), self.choices["tags"], self.query.tag),
+        ]
+        selects = [
+            Select(name, title, values if not chosen or chosen in values else [*values, chosen], chosen)
+            for name, title, values, chosen in found
+        ]
+        return [select for select in selects if select.values or select.name != "tag"]
+
+    @property
+    def offers_archived(self) -> bool:
+        """Whether the switch to archived runs is shown."""
+        return bool(self.num_archived or self.query.archived)
+
+    @property
+    def matching_words(self) -> str:
+        """How many runs are listed, beside the title."""
+        if self.problem:
+            return ""
+        count = self.table.num_matching
+        if not self.query.is_filtered or self.query.archived:
+            return ngettext("{n} run", "{n} runs", count).format(n=number(count))
+        if self.query.status:
+            return _("{n} of {total} runs").format(n=number(count), total=number(self.num_all))
+        return ngettext("{n} run matches", "{n} runs match", count).format(n=number(count))
+
+    @property
+    def nothing(self) -> Nothing | None:
+        """What stands where the table would be, where it has no rows."""
+        query = self.query
+        if self.problem:
+            text = _("Mend the expression in the search field, or clear it.")
+            return Nothing(_("Nothing was searched"), text, query.url(q=""), _("Clear the search"))
+        if self.table.rows:
+            return None
+        if query.is_filtered or query.page > 1:
+            wishes = self.wishes
+            text = _("Nothing has {wishes}.").format(wishes=wishes) if wishes else _("Nothing is on this page.")
+            return Nothing(_("No run matches"), text, query.cleared_url, _("Clear filters"))
+        text = _("Archived runs are kept, but left out of this list.")
+        return Nothing(_("All runs are archived"), text, query.url(archived=True), _("Show archived runs"))
 
     @property
     def pointed(self) -> str:
@@ -180,6 +281,14 @@ class RunsPage:
     @property
     def last(self) -> int:
         return self.first + len(self.table.rows) - 1
+
+    @property
+    def previous_url(self) -> str:
+        return self.query.url(page=self.query.page - 1) if self.query.page > 1 else ""
+
+    @property
+    def next_url(self) -> str:
+        return self.query.url(page=self.query.page + 1) if self.last < self.table.num_rows else ""
 
     @property
     def wishes(self) -> str:

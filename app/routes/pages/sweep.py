@@ -32,6 +32,7 @@ from app.store.tables import ACTIVE, STATUSES, Run
 from app.web import templating
 from app.web.deps import Reading, State
 from app.web.frame import header_from
+from app.words import number
 from trainer.config import RunConfig
 from trainer.i18n import _, ngettext
 from trainer.run_folder import RunFolder
@@ -41,6 +42,7 @@ DEFAULT_SORT = "-accuracy"
 MOST_REPEATS = 100
 FIRST_ROWS, MORE_ROWS, MOST_ROWS = 50, 200, 10_000
 _COMPARED = 5  # of the best ones
+_LEAST_OPTIMISM = 0.00005  # below this it is shown as 0.00 points
 _NO_VALUE = "none"  # null as a filter in the address
 
 
@@ -64,6 +66,30 @@ class Best:
     num_candidates: int
     by_validation: bool  # chosen by images that its test accuracy does not rest on
     optimism: float | None  # mean drop from the half it was chosen on to the other; None where the answers are gone
+
+    @property
+    def was_chosen(self) -> bool:
+        """Whether it is the best of several on the test images themselves, so that part of its lead is luck."""
+        return self.num_candidates > 1 and not self.by_validation
+
+    @property
+    def optimism_words(self) -> str:
+        """How much of its lead is luck."""
+        n = number(self.num_candidates)
+        if self.optimism is None:
+            return _(
+                "It is the best of {n} on the test images themselves, so part of its lead is luck. How much can't be "
+                "said: the stored answers of some runs are not here."
+            ).format(n=n)
+        if self.optimism > _LEAST_OPTIMISM:
+            return _(
+                "It is the best of {n} on the test images themselves, so part of its lead is luck: on images that did "
+                "not take part in the choice, such a winner's accuracy was {points} points lower."
+            ).format(n=n, points=f"{100 * self.optimism:.2f}")
+        return _(
+            "It is the best of {n} on the test images themselves. Here the choice has hardly helped it: on images that "
+            "did not take part, such a winner did as well."
+        ).format(n=n)
 
 
 @dataclass(frozen=True)
@@ -107,6 +133,11 @@ class SweepPage:
     @property
     def path(self) -> str:
         return f"/sweeps/{self.id}"
+
+    @property
+    def title(self) -> str:
+        count = len(self.runs)
+        return self.name or ngettext("Sweep of {n} run", "Sweep of {n} runs", count).format(n=number(count))
 
     @property
     def counts(self) -> Counter[str]:
@@ -192,16 +223,52 @@ class SweepPage:
         return [Choice(_text(value), factor.words(value)) for value in factor.values]
 
     @property
+    def kept_fields(self) -> list[tuple[str, str]]:
+        """What the form of filters sends along unseen, as name and value."""
+        fields = {
+            "sort": self.query.sort if self.query.sort != DEFAULT_SORT else "",
+            "apart": "true" if self.query.apart else "",
+        }
+        return [(name, value) for name, value in fields.items() if value]
+
+    @property
+    def shown_words(self) -> str:
+        """How many runs the table is about."""
+        total = len(self.runs)
+        if self.num_shown < total:
+            return _("{shown} of {total}").format(shown=number(self.num_shown), total=number(total))
+        return ngettext("{n} run", "{n} runs", total).format(n=number(total))
+
+    def is_best(self, run: Run) -> bool:
+        """Whether the row of the run says that it is the best."""
+        return self.best is not None and self.best.num_candidates > 1 and run.id == self.best.run.id
+
+    @property
+    def no_best_words(self) -> str:
+        """Why there is no best run."""
+        if self.num_active:
+            return _("The best run appears when the first one has finished.")
+        return _("No run of this sweep has finished.")
+
+    @property
+    def more_url(self) -> str:
+        return self.url(shown=self.query.shown + self.num_more)
+
+    @property
     def num_more(self) -> int:
         """How many rows the table can show further at once."""
         return min(MORE_ROWS, max(len(self.rows) - self.query.shown, 0))
 
     @property
     def compare_url(self) -> str:
-        return "/compare?" + urlencode([("run", run_id) for run_id in self.compared])
+        """The best runs side by side; empty where there are fewer than two."""
+        return "/compare?" + urlencode([("run", run_id) for run_id in self.compared]) if len(self.compared) > 1 else ""
 
     @property
     def difficulty_url(self) -> str:
+        """The images that are hard for all of its runs; empty where fewer than two have answers."""
+        if len(self.answered) < 2:
+            return ""
         return "/difficulty?" + urlencode([("run", run_id) for run_id in self.answered[:MAX_COMPARED]])
 
 

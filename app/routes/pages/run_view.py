@@ -1,0 +1,376 @@
+"""What the page of one run shows: its address, its numbers, and the choices between its parts, in words and links."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlencode
+
+from pydantic import BaseModel, Field
+
+from app.compare.confusion_matrix import Matrix
+from app.compare.walls import NamesClasses, Steps, Wall
+from app.schemas import AccuracyCost, EpochOut, FileOut, RunOut
+from app.store.images import Images
+from app.store.predictions import Sort
+from app.store.tables import ACTIVE, Run
+from app.words import number, percent, whole_seconds
+from trainer.i18n import _, ngettext
+
+TILES = Steps(first=45)
+_CONFIDENCES = (0.5, 0.9, 0.99)
+_MOST_CLASSES_OF_NORMAL_SIZE = 14  # of a confusion matrix; of more the letters are smaller
+_MOST_CLASSES_WITH_LONG_NAMES = 5
+
+
+class RunQuery(BaseModel):
+    """What of the run's page is shown; it stands in the URL, so that Back undoes it and a link shares it."""
+
+    tab: Literal["predictions", "matrix", "train"] = "predictions"
+    epoch: int | None = Field(None, ge=1, le=10_000)
+    show: Literal["wrong", "right", "all"] = "wrong"
+    label: int | None = Field(None, ge=0, le=65_535)
+    predicted: int | None = Field(None, ge=0, le=65_535)
+    confidence: float | None = Field(None, ge=0, le=1)
+    order: Sort = "worst"
+    shown: int = Field(TILES.first, ge=1, le=TILES.most)
+    image: int | None = Field(None, ge=0)
+    to: str = ""  # one more accuracy whose cost is shown, as ``typed_accuracy`` reads it
+
+    def values(self, **changes: Any) -> dict[str, Any]:
+        """The fields with some of them changed; what is at its default stays out."""
+        return self.model_copy(update=changes).model_dump(exclude_defaults=True, exclude_none=True)
+
+    def url(self, path: str, **changes: Any) -> str:
+        """The address with some of it changed."""
+        values = self.values(**changes)
+        return f"{path}?{urlencode(values)}" if values else path
+
+
+# What the page shows -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tab:
+    """One of the tabs."""
+
+    name: str
+    words: str
+    href: str
+    is_current: bool
+    count: str = ""
+
+
+@dataclass(frozen=True)
+class ShowLink:
+    """One part of the choice between wrong, right and all predictions."""
+
+    words: str
+    count: int | None
+    href: str
+    is_current: bool
+
+
+@dataclass(frozen=True)
+class Select:
+    """A list to filter by: values with their words. ``title`` stands for all of them."""
+
+    name: str
+    title: str
+    values: list[tuple[Any, str]]
+    chosen: Any
+
+
+@dataclass(frozen=True)
+class Bar:
+    """How far a running run is. Without ``value`` nobody knows."""
+
+    words: str
+    beside: str = ""
+    value: float | None = None
+    max: float = 1
+
+
+@dataclass(frozen=True)
+class Stat:
+    """One number of the header card, with what is said beside it."""
+
+    title: str
+    value: str
+    beside: str = ""
+
+
+@dataclass(frozen=True)
+class ToAccuracy:
+    """What training cost up to each accuracy, rising, and what is wrong with the one that was typed."""
+
+    costs: list[AccuracyCost]
+    typed: str  # as the field shows it, in per cent
+    problem: str
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast the run trained, over all its epochs. Rates of FLOPs are nominal; None where they were not recorded."""
+
+    seconds: float  # of training
+    evaluation_seconds: float
+    save_seconds: float | None
+    images_per_second: float | None
+    flops_per_image: float | None
+    gflops_per_second: float | None
+    matmul_gflops: float | None  # the best matrix product of this machine, measured as the run calculates
+
+    @property
+    def share(self) -> float | None:
+        """Achieved rate over that of the matrix product; above 1 is possible."""
+        return self.gflops_per_second and self.matmul_gflops and self.gflops_per_second / self.matmul_gflops
+
+    @property
+    def share_words(self) -> str:
+        """The share in per cent, to be followed by the rate of the matrix product; empty where it is not known."""
+        share = self.share
+        return _("{percent} % of").format(percent=number(100 * share, 0 if share >= 0.1 else 1)) if share else ""
+
+
+@dataclass(frozen=True)
+class TrainImages:
+    """The first training images with their labels."""
+
+    images: Images
+    items: list[tuple[int, int]]  # (index, label)
+    permuted: bool
+    augmentation: str
+
+    @property
+    def words(self) -> str:
+        """What the pictures are."""
+        count = len(self.items)
+        first = ngettext(
+            "The first {n} training image and its label", "The first {n} training images and their labels", count
+        ).format(n=count)
+        if self.permuted:
+            return f"{first}, " + _(
+                "before and after the permutation of their pixels; the net sees the right one of each pair."
+            )
+        return f"{first}, " + _("as the net sees them but with the normalization undone; no augmentation.")
+
+    @property
+    def is_augmented(self) -> bool:
+        return self.augmentation != "none"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The part of the page under the tabs."""
+
+    epoch: int
+    num_wrong: int
+    num_right: int
+    wall: Wall | None = None
+    matrix: Matrix | None = None
+    train: TrainImages | None = None
+    problem: str = ""  # why there is nothing to show
+    defect: str = ""  # where the answers do not give the count in the run's log
+
+
+@dataclass(frozen=True)
+class RunPage(NamesClasses):
+    """Variables of run.html."""
+
+    run: Run
+    out: RunOut
+    query: RunQuery
+    path: str
+    stats: list[Stat]
+    left: float | None
+    seconds_so_far: float
+    place_in_queue: int
+    next_seed: int
+    classes: list[str]
+    images: Images | None
+    answers: Answers | None
+    first_images: TrainImages | None  # shown while there are no answers yet
+    config: list[tuple[str, str]]
+    environment: list[tuple[str, str]]
+    precision_reason: str  # why ``auto`` became what it is
+    to_accuracy: ToAccuracy
+    speed: Speed | None  # None before the first epoch
+    epochs: list[EpochOut]  # the newest ones, newest first
+    files: list[FileOut]
+    log: str
+    figure_version: str
+
+    @property
+    def name(self) -> str:
+        return self.run.name or self.run.id
+
+    @property
+    def is_active(self) -> bool:
+        return self.run.status in ACTIVE
+
+    @property
+    def can_resume(self) -> bool:
+        return self.run.status in ("failed", "cancelled")
+
+    @property
+    def queue_words(self) -> str:
+        """Where in the queue the run is; empty for one that does not wait."""
+        if self.run.status != "queued":
+            return ""
+        if self.place_in_queue <= 1:
+            return _("First in the queue.")
+        return _("Number {n} in the queue.").format(n=number(self.place_in_queue))
+
+    @property
+    def bar(self) -> Bar | None:
+        """How far the run is, while it is running."""
+        progress = self.out.progress
+        if self.run.status != "running" or progress is None:
+            return None
+        if progress.phase:
+            words = _("downloading") if progress.phase["what"] == "download" else _("preparing the images")
+            total = progress.phase["total"]
+            return Bar(words, value=progress.phase["done"] if total else None, max=total or 1)
+        if not progress.step:
+            return Bar(_("starting"))
+        words = _("epoch {epoch} of {epochs}, step {step} of {steps}").format(
+            epoch=number(progress.epoch),
+            epochs=number(self.run.epochs),
+            step=number(progress.step),
+            steps=number(progress.total_steps),
+        )
+        so_far = _("{time} so far").format(time=whole_seconds(self.seconds_so_far))
+        return Bar(words, so_far if self.left is None else f", {so_far}", progress.fraction)
+
+    @property
+    def epochs_words(self) -> str:
+        """Which epochs the table has."""
+        if len(self.epochs) < self.run.epochs_done:
+            return _("the newest {n} of {total}").format(n=len(self.epochs), total=number(self.run.epochs_done))
+        return _("newest first")
+
+    @property
+    def not_reached_words(self) -> str:
+        """What stands for the cost of an accuracy that the run has not reached."""
+        return _("not reached") if self.run.status == "finished" else _("not reached yet")
+
+    @property
+    def extra_defect(self) -> str:
+        """A defect of the chosen epoch that the header does not name."""
+        defect = self.answers.defect if self.answers else ""
+        return defect if defect != self.out.defect else ""
+
+    @property
+    def is_permuted(self) -> bool:
+        return self.images is not None and self.images.permutation is not None
+
+    # What is under the tabs
+
+    @property
+    def tabs(self) -> list[Tab]:
+        wrong = _("{n} wrong").format(n=number(self.answers.num_wrong)) if self.answers else ""
+        found = [
+            ("predictions", _("Test predictions"), wrong),
+            ("matrix", _("Confusion matrix"), ""),
+            ("train", _("Training images"), ""),
+        ]
+        return [
+            Tab(name, words, self.url(tab=name, label=None, predicted=None), name == self.query.tab, count)
+            for name, words, count in found
+        ]
+
+    @property
+    def kept_fields(self) -> list[tuple[str, Any]]:
+        """What the form of the tabs sends along unseen, as name and value."""
+        query = self.query
+        is_cell = query.tab == "matrix" and query.label is not None and query.predicted is not None
+        fields = {
+            "tab": query.tab if query.tab != "predictions" else None,
+            "show": query.show if query.show != "wrong" else None,
+            "label": query.label if is_cell else None,
+            "predicted": query.predicted if is_cell else None,
+            "to": query.to or None,
+            "image": query.image,
+        }
+        return [(name, value) for name, value in fields.items() if value is not None]
+
+    @property
+    def has_slider(self) -> bool:
+        """Whether the epoch can be chosen."""
+        return self.query.tab != "train" and self.run.epochs_done > 1
+
+    @property
+    def show_links(self) -> list[ShowLink]:
+        assert self.answers is not None
+        found: list[tuple[str, str, int | None]] = [
+            ("wrong", _("Wrong"), self.answers.num_wrong),
+            ("right", _("Right"), self.answers.num_right),
+            ("all", _("All"), None),
+        ]
+        return [ShowLink(words, count, self.url(show=show), show == self.query.show) for show, words, count in found]
+
+    @property
+    def selects(self) -> list[Select]:
+        """The lists that filter the predictions."""
+        classes: list[tuple[Any, str]] = list(enumerate(self.classes))
+        levels: list[tuple[Any, str]] = [
+            (value, _("at least {percent} %").format(percent=percent(value, 0))) for value in _CONFIDENCES
+        ]
+        return [
+            Select("label", _("Any true class"), classes, self.query.label),
+            Select("predicted", _("Any answer"), classes, self.query.predicted),
+            Select("confidence", _("Any confidence"), levels, self.query.confidence),
+        ]
+
+    @property
+    def orders(self) -> list[tuple[str, str, bool]]:
+        """Orders of the wall: value in the address, words, whether it is chosen."""
+        words = {
+            "worst": _("Worst first"),
+            "-confidence": _("Surest first"),
+            "confidence": _("Least sure first"),
+            "index": _("In order"),
+        }
+        return [(name if name != "worst" else "", text, name == self.query.order) for name, text in words.items()]
+
+    @property
+    def wall_words(self) -> str:
+        """What a tile shows, and in which order they are."""
+        sentences = [_("True class, answer and its confidence.")]
+        if self.query.order == "worst" and self.query.show == "wrong":
+            sentences.append(_("Worst first: the surest wrong answers."))
+        if self.is_permuted:
+            sentences.append(_("Shown as people see them, not permuted."))
+        return " ".join(sentences)
+
+    @property
+    def cell_words(self) -> str:
+        """What the images of the chosen cell of the confusion matrix are, and how many."""
+        assert self.answers is not None
+        assert self.answers.wall is not None
+        assert self.query.label is not None
+        assert self.query.predicted is not None
+        count = self.answers.wall.total
+        if self.query.label == self.query.predicted:
+            words = ngettext("{label} recognised: {n} image", "{label} recognised: {n} images", count)
+        else:
+            words = ngettext("{label} taken for {answer}: {n} image", "{label} taken for {answer}: {n} images", count)
+        answer = self.class_name(self.query.predicted)
+        return words.format(label=self.class_name(self.query.label), answer=answer, n=number(count))
+
+    @property
+    def is_large_matrix(self) -> bool:
+        return len(self.classes) > _MOST_CLASSES_OF_NORMAL_SIZE
+
+    def head_length(self, of_row: bool) -> int:
+        """How many characters of a class's name the head of a row or a column of the matrix has room for."""
+        if len(self.classes) <= _MOST_CLASSES_WITH_LONG_NAMES:
+            return 16
+        return 9 if of_row else 6
+
+    def url(self, **changes: Any) -> str:
+        """A link within the page; whatever changes what is listed begins at the first tiles, with no image open."""
+        if not changes.keys() & {"image", "shown"}:
+            changes = {"image": None, "shown": TILES.first, **changes}
+        return self.query.url(self.path, **changes)
