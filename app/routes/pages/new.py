@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -16,8 +16,9 @@ from starlette.datastructures import FormData
 from app.draw import charts
 from app.errors import Refused
 from app.forms import read as forms
+from app.routes.pages.new_view import FormError, FormWarning, Net, NewPage, Schedule, Summary
 from app.runs import commands as runs
-from app.runs.estimate import Estimate, estimate
+from app.runs.estimate import estimate
 from app.runs.executors import ExecutorUnavailable
 from app.runs.executors import Refused as NotDescribed
 from app.schemas import SweepIn
@@ -30,8 +31,8 @@ from app.web.frame import header_from
 from trainer.config import FIELDS, MODELS, FieldProblem, RunConfig, resolved_width
 from trainer.datasets import catalogue
 from trainer.datasets.catalogue import Dataset
-from trainer.i18n import _, ngettext
-from trainer.presets import PRESETS, Preset
+from trainer.i18n import _
+from trainer.presets import PRESETS
 
 router = APIRouter(include_in_schema=False)
 _MOST_CURVES = charts.MARKS
@@ -42,99 +43,6 @@ async def _form(request: Request) -> FormData:
 
 
 Sent = Annotated[FormData, Depends(_form)]
-
-
-# What the page shows -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Net:
-    """The table of layers, or why it can't be shown."""
-
-    layers: list[dict[str, Any]] = field(default_factory=list)
-    input_shape: list[int] = field(default_factory=list)
-    num_parameters: int = 0
-    multiply_adds: int = 0
-    chart: charts.Drawing | None = None
-    comparison: str = ""
-    missing: str = ""
-    waiting: bool = False  # the trainer will be there in a moment: ask again
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The learning rate over the steps, with its legend as (number, label)."""
-
-    chart: charts.Pair
-    legend: list[tuple[int, str]]
-    steps_per_epoch: int
-
-
-@dataclass(frozen=True)
-class FormError:
-    """One problem: the field's title, the sentence, and the id of what to correct ("" where no one field is)."""
-
-    title: str
-    message: str
-    target: str
-
-
-@dataclass(frozen=True)
-class FormWarning:
-    """Something risky; ``fix`` is a field and its text for the button."""
-
-    title: str
-    text: str
-    fix: str = ""
-    fix_words: str = ""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The card beside the form: what will start, what is wrong, what is risky."""
-
-    count: int
-    sentence: str
-    estimate: Estimate
-    num_ahead: int
-    errors: list[FormError]
-    warnings: list[FormWarning]
-    needs_tick: bool
-    ticked: bool
-    same_as: forms.SameAs | None
-
-
-@dataclass(frozen=True)
-class NewPage:
-    """Variables of new.html."""
-
-    typed: forms.Typed
-    loaded: str
-    controls: dict[str, forms.Control]
-    presets: list[Preset]
-    earlier: list[Run]
-    datasets: list[Dataset]
-    dataset: Dataset | None
-    net: Net
-    schedule: Schedule | None
-    seeds: str
-    summary: Summary
-
-    def group(self, name: str) -> list[forms.Control]:
-        return forms.in_group(self.controls, name)
-
-    @property
-    def advanced_words(self) -> str:
-        controls = self.group("advanced")
-        changed = sum(not control.at_default for control in controls)
-        count = ngettext("{n} field", "{n} fields", len(controls)).format(n=len(controls))
-        if not changed:
-            return _("{count}, all at their defaults").format(count=count)
-        return _("{count}, {changed} changed").format(count=count, changed=changed)
-
-    @property
-    def advanced_open(self) -> bool:
-        return any(control.problems or not control.at_default for control in self.group("advanced"))
 
 
 # Routes --------------------------------------------------------------------------------------------------------------
