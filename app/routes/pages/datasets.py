@@ -22,16 +22,17 @@ from app.store import queries
 from app.store.tables import Run
 from app.web import templating
 from app.web.deps import Reading, State
-from app.words import filesize
+from app.words import filesize, number, percent
 from trainer.config import FieldProblem
 from trainer.datasets import catalogue
 from trainer.datasets.catalogue import Dataset
-from trainer.i18n import N_, _
+from trainer.i18n import N_, _, ngettext
 
 router = APIRouter()
 DEFAULT_SIZE = 64
 SHEET_CELL, SHEET_CLASSES, SHEET_ROWS = 32, 10, 4  # as trainer.datasets.cache draws samples.png
-MOST_BARS = 30
+MOST_BARS, MOST_NAMED_BARS = 30, 12
+_MOST_LISTED = 8  # classes, by name
 KINDS = {"torchvision": N_("torchvision"), "built in": N_("built in"), "imported": N_("imported")}
 
 
@@ -50,6 +51,29 @@ class Work:
     def has_failed(self) -> bool:
         return bool(self.message)
 
+    @property
+    def title(self) -> str:
+        """One word for the badge."""
+        return {"download": _("Downloading"), "cache": _("Preparing")}.get(self.what, _("Importing"))
+
+    @property
+    def share_words(self) -> str:
+        return "" if self.share is None else _("{percent} %").format(percent=percent(self.share, 0))
+
+    @property
+    def samples_words(self) -> str:
+        """When there will be samples."""
+        if self.what == "download":
+            return _("Samples appear when the download is complete and its checksum is right.")
+        return _("Samples appear when all images are read.")
+
+    @property
+    def stop_words(self) -> str:
+        """What a stop leaves."""
+        if self.what == "download":
+            return _("A stopped download starts over.")
+        return _("A stop leaves nothing behind.")
+
 
 @dataclass(frozen=True)
 class Card:
@@ -65,6 +89,69 @@ class Card:
         if self.work is not None:
             return "failed" if self.work.has_failed else "working"
         return self.dataset.status
+
+    @property
+    def badge(self) -> tuple[str, str, str]:
+        """Class, icon and words of the state."""
+        if self.work and self.state == "working":
+            return "running", "spin", self.work.title
+        return {
+            "ready": ("ok", "check", _("Ready")),
+            "failed": ("bad", "alert", _("Failed")),
+            "available": ("", "clock", _("To prepare")),
+        }.get(self.state, ("", "download", _("Not here yet")))
+
+    @property
+    def no_samples_words(self) -> str:
+        """Why there are no samples; empty where there are some, and where the work has failed."""
+        if self.work and self.state == "working":
+            return self.work.samples_words
+        return {
+            "available": _("Its files are here. The first run prepares the images, or do it now."),
+            "absent": _("No samples before the download."),
+        }.get(self.state, "")
+
+    @property
+    def is_imported(self) -> bool:
+        return self.dataset.kind == "imported"
+
+    @property
+    def class_words(self) -> str:
+        """The classes, where the bars have no room for their names."""
+        names = self.dataset.class_names
+        if len(names) <= MOST_NAMED_BARS:
+            return ""
+        listed = ", ".join(names[:_MOST_LISTED]) + (" …" if len(names) > _MOST_LISTED else "")
+        return ngettext("{n} class: {names}", "{n} classes: {names}", len(names)).format(
+            n=number(len(names)), names=listed
+        )
+
+    @property
+    def has_named_bars(self) -> bool:
+        return len(self.dataset.class_names) <= MOST_NAMED_BARS
+
+    @property
+    def unlisted_words(self) -> str:
+        """How many unreadable files are not listed."""
+        count = self.dataset.num_unreadable - len(self.dataset.unreadable)
+        return _("and {n} more").format(n=number(count)) if count > 0 else ""
+
+    @property
+    def runs_words(self) -> str:
+        return ngettext("{n} run", "{n} runs", self.num_runs).format(n=number(self.num_runs))
+
+    @property
+    def delete_question(self) -> dict[str, str]:
+        """What the dialog asks before the data set is removed."""
+        text = _(
+            "{images}, imported from {source}. Runs that were trained on it keep their numbers, but their images can no "
+            "longer be shown, and the name can't be used for other images."
+        )
+        return {
+            "title": _("Delete {name}?").format(name=self.dataset.title),
+            "name": self.dataset.name,
+            "text": text.format(images=self.images, source=self.source or self.dataset.title),
+        }
 
     @property
     def images(self) -> str:
