@@ -107,6 +107,15 @@ class Detail:
 
 
 @dataclass(frozen=True)
+class Around:
+    """Where an opened image leads: the addresses of its neighbours on the wall, and of the wall without it."""
+
+    previous: str | None
+    next: str | None
+    close: str
+
+
+@dataclass(frozen=True)
 class Wall:
     """The images whose predictions fit the filters, as many as are shown. ``more`` is the address that shows more."""
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from app.compare import difficulty
 from app.compare.difficulty import SIDES, ClassDifficulty, Difficulty, Interval, LeftOut
 from app.compare.load import runs_to_compare
-from app.compare.walls import Steps, class_name, long_names
+from app.compare.walls import Around, Steps, class_name, long_names
 from app.runs.sweeps import common_name
 from app.state import Runoff
 from app.store import queries
@@ -24,6 +24,8 @@ from app.store.tables import ACTIVE, Run
 from app.web import templating
 from app.web.deps import Reading, State
 from app.web.frame import header_from
+from app.words import number, points
+from trainer.i18n import _, ngettext
 
 router = APIRouter()
 TILES = Steps(first=45)
@@ -87,6 +89,17 @@ class Detail:
 
 
 @dataclass(frozen=True)
+class Tab:
+    """One of the kinds of images, with how many there are."""
+
+    side: str
+    words: str
+    count: int
+    href: str
+    is_current: bool
+
+
+@dataclass(frozen=True)
 class VoteLine:
     """The vote beside the single runs."""
 
@@ -100,6 +113,19 @@ class VoteLine:
     best_name: str
     difference: float
     difference_interval: Interval
+
+    @property
+    def words(self) -> str:
+        """Whether the vote is better than the best single run."""
+        low, high = self.difference_interval
+        numbers = _("{difference} points, interval {low} to {high}").format(
+            difference=points(self.difference), low=points(low), high=points(high)
+        )
+        if low > 0:
+            return _("The vote is better than the best single run: {numbers}.").format(numbers=numbers)
+        if high < 0:
+            return _("The best single run is better than the vote: {numbers}.").format(numbers=numbers)
+        return _("Vote and best single run are too close to call: {numbers}.").format(numbers=numbers)
 
 
 @dataclass(frozen=True)
@@ -146,6 +172,66 @@ class DifficultyPage:
 
     def class_name(self, number: int) -> str:
         return class_name(self.names, number)
+
+    @property
+    def around(self) -> Around:
+        """Where the opened image leads."""
+        assert self.detail is not None
+        before, after = self.detail.previous, self.detail.next
+        return Around(
+            None if before is None else self.url(image=before),
+            None if after is None else self.url(image=after),
+            self.url(image=None),
+        )
+
+    @property
+    def has_many(self) -> bool:
+        """Whether runs can disagree."""
+        return self.num_runs > 1
+
+    @property
+    def is_wrong_side(self) -> bool:
+        """Whether the images are shown that all runs get wrong."""
+        return self.side == "wrong"
+
+    @property
+    def title(self) -> str:
+        if not self.found:
+            return _("Difficulty over runs")
+        words = ngettext("Difficulty over {n} run", "Difficulty over {n} runs", self.num_runs)
+        return words.format(n=number(self.num_runs))
+
+    @property
+    def order_words(self) -> str:
+        """Which images come first, and how they are drawn."""
+        if self.side == "wrong":
+            words = _("first those that all runs take for the same wrong class: look at their labels")
+        elif self.side == "disputed":
+            words = _("half of the runs have them right; the most often forgotten first")
+        else:
+            words = ngettext(
+                "right after one epoch, wrong after the next; counted over {n} epoch",
+                "right after one epoch, wrong after the next; counted over {n} epochs",
+                self.num_epochs,
+            ).format(n=number(self.num_epochs))
+        if self.images and self.images.permutation is not None:
+            words += "; " + _("shown as people see them, not permuted")
+        return words
+
+    @property
+    def tabs(self) -> list[Tab]:
+        words = {"wrong": _("Wrong in all"), "disputed": _("Disputed"), "forgotten": _("Forgotten")}
+        return [Tab(side, words[side], self.counts[side], self.url(side=side), side == self.side) for side in words]
+
+    @property
+    def num_more(self) -> int:
+        """How many tiles the wall can show further."""
+        left = self.total - len(self.tiles)
+        return min(TILES.more, left) if self.query.shown < TILES.most else 0
+
+    @property
+    def more_url(self) -> str:
+        return self.url(shown=TILES.next(self.query.shown))
 
     @property
     def hidden(self) -> list[tuple[str, str]]:
