@@ -134,7 +134,7 @@ def files() -> str:
 def search_fields() -> str:
     """What the search language knows beside the fields of the configuration."""
     kinds = {
-        "accuracy": "fraction, or per cent",
+        "accuracy": "fraction or percent",
         "number": "number",
         "text": "text",
         "time": "time in UTC",
