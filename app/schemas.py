@@ -265,6 +265,8 @@ class DeviceOut(BaseModel):
 
     name: str
     title: str
+    memory_total: int | None = None  # bytes of a GPU
+    memory_free: int | None = None
 
 
 class Layer(BaseModel):

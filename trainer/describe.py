@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer import models
+from trainer import models, nvml
 from trainer.config import MODELS, RunConfig
 from trainer.cores import num_cores
 from trainer.environment import device_name
@@ -114,17 +114,36 @@ def _multiply_adds(module: nn.Module, output: Tensor) -> int:
 
 
 def devices() -> list[dict[str, Any]]:
-    """What runs can compute on, the CPU first: ``name`` as in ``RunConfig.device``, ``title``, what is known of it."""
-    found = [_cpu()]
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        found.append({"name": f"cuda:{index}", "title": properties.name, "memory_bytes": properties.total_memory})
+    """What runs can compute on, the CPU first: ``name`` as in ``RunConfig.device``, ``title``, and what is known of it.
+
+    ``memory_total`` and ``memory_free`` are bytes of a GPU, None where they are not known.
+    """
+    gpus = [_nvidia_gpu(index) for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        found.append({"name": "mps", "title": "Apple GPU"})
-    return found
+        gpus.append({"name": "mps", "title": "Apple GPU", "memory_total": None, "memory_free": None})
+    return [_cpu(), *gpus]
+
+
+def _nvidia_gpu(index: int) -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(index)
+    memory = nvml.memory(str(properties.uuid))
+    return {
+        "name": f"cuda:{index}",
+        "title": properties.name,
+        "memory_bytes": properties.total_memory,
+        "memory_total": memory.total if memory else properties.total_memory,
+        "memory_free": memory.free if memory else None,
+    }
 
 
 def _cpu() -> dict[str, Any]:
     cores = num_cores()
     title = ngettext("CPU, {cores} core", "CPU, {cores} cores", cores).format(cores=f"{cores:,}")
-    return {"name": "cpu", "title": title, "num_cores": cores, "model": device_name("cpu")}
+    return {
+        "name": "cpu",
+        "title": title,
+        "num_cores": cores,
+        "model": device_name("cpu"),
+        "memory_total": None,
+        "memory_free": None,
+    }

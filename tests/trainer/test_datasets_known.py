@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from trainer.datasets import download, originals, worker
 from trainer.datasets.catalogue import (
@@ -128,10 +129,24 @@ def all_progress(home: Path, name: str) -> list[Progress]:
     return list(prepare(home, name))
 
 
+DIGITS_TRAIN = "9abff290e4028df7e36151550f81ffa76936d29b4316cbc4778f1a1635cf5770"
+DIGITS_TEST = "79603ec2516f34bf65872a463f1044b89becdb3070b8c806d5b33f5d67c55e8b"
+
+
+def test_the_table_of_digits_is_scikit_learns() -> None:
+    images, labels = originals.digits_table()
+    bunch = load_digits()
+    np.testing.assert_array_equal(images, bunch.images)
+    np.testing.assert_array_equal(labels, bunch.target)
+    licence = originals.DIGITS.with_name("digits.LICENSE.txt").read_text(encoding="utf-8")
+    assert "The scikit-learn developers" in licence
+
+
 def test_digits(home: Path) -> None:
     reports = all_progress(home, "digits")
     assert reports[-1] == Progress("cache", 1797, 1797, "images")
     digits = get_dataset(home, "digits")
+    assert (digits.train_fingerprint, digits.test_fingerprint) == (DIGITS_TRAIN, DIGITS_TEST)
     assert (digits.kind, digits.status, digits.image_shape) == ("built in", "ready", (1, 28, 28))
     assert (digits.num_train, digits.num_test) == (1437, 360)
     every = [a + b for a, b in zip(digits.train_counts, digits.test_counts, strict=True)]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pynvml
 import pytest
 
 from trainer.config import parse_config
@@ -91,6 +94,49 @@ def test_devices_begin_with_the_cpu() -> None:
     assert cpu["num_cores"] >= 1
     assert cpu["title"].startswith("CPU, ")
     assert cpu["model"]
+    assert (cpu["memory_total"], cpu["memory_free"]) == (None, None)
+
+
+@dataclass
+class Properties:
+    """What torch says of a GPU."""
+
+    name: str = "Some GPU"
+    total_memory: int = 80
+    uuid: str = "12ab"
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _index: Properties())
+
+
+@pytest.mark.parametrize("known", [b"GPU-12ab", b"MIG-12ab"])
+def test_a_gpu_has_the_memory_that_the_driver_reports(
+    one_gpu: None, monkeypatch: pytest.MonkeyPatch, known: bytes
+) -> None:
+    def find(name: bytes) -> bytes:
+        if name != known:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return name
+
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", find)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda _handle: SimpleNamespace(total=85, free=30))
+    gpu = devices()[1]
+    assert (gpu["name"], gpu["title"], gpu["memory_bytes"]) == ("cuda:0", "Some GPU", 80)
+    assert (gpu["memory_total"], gpu["memory_free"]) == (85, 30)
+
+
+def test_a_driver_that_does_not_answer_leaves_the_list_whole(one_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    gpu = devices()[1]
+    assert (gpu["name"], gpu["memory_total"], gpu["memory_free"]) == ("cuda:0", 80, None)
 
 
 def test_cores_respect_a_quota(tmp_path: Path) -> None:

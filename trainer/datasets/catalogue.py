@@ -1,7 +1,7 @@
 """Which data sets there are, what is known of each, and their arrays: all that the web server needs of data sets.
 
 Reads the cache below ``HOME/datasets``; never decodes, downloads or writes an image (see ``worker``). Imports neither
-torch nor torchvision, scikit-learn nor Pillow, and numpy only inside functions.
+torch nor torchvision nor Pillow, and numpy only inside functions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The known data sets as arrays, from their original files: found, or downloaded into ``HOME/downloads``, then parsed.
 
 ``RUNOFF_DATASETS`` is read first and never written. torchvision parses; its CIFAR-10 pickles are opened only after their
-MD5 was checked, and only in the child process that runs this. Imports torchvision and scikit-learn inside functions.
+MD5 was checked, and only in the child process that runs this. Imports torchvision and numpy inside functions.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from trainer.run_folder import now
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+DIGITS = Path(__file__).with_name("digits.csv.gz")
 
 
 @dataclass(frozen=True)
@@ -87,19 +89,25 @@ def _damaged(known: KnownSet) -> DatasetError:
 
 
 def _digits() -> Arrays:
-    """scikit-learn's 1,797 digits, values 0..16 scaled to 0..255, 8 x 8 resized bilinearly to 28 x 28, a fifth for test."""
+    """The 1,797 digits, values 0..16 scaled to 0..255, 8 x 8 resized bilinearly to 28 x 28, a fifth for test."""
     import numpy as np
     from PIL import Image
-    from sklearn.datasets import load_digits
 
-    bunch: Any = load_digits()
-    labels = bunch.target.astype(np.int64)
+    small_images, labels = digits_table()
     images = np.empty((len(labels), 1, 28, 28), np.uint8)
-    for row, small in enumerate(bunch.images):
+    for row, small in enumerate(small_images):
         large = Image.fromarray((small * (255 / 16)).astype(np.float32)).resize((28, 28), Image.Resampling.BILINEAR)
         images[row, 0] = np.clip(np.rint(np.asarray(large)), 0, 255)
     test = cache.stratified_test(labels, 10, seed=0)
     return Arrays(images[~test], labels[~test], images[test], labels[test])
+
+
+def digits_table() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The shipped table (see digits.LICENSE.txt): images [1797, 8, 8] with values 0..16, and their digits."""
+    import numpy as np
+
+    rows = np.loadtxt(DIGITS, delimiter=",")  # unpacked by the name's ending
+    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
 
 
 # torchvision ---------------------------------------------------------------------------------------------------------
