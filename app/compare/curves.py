@@ -1,19 +1,17 @@
-"""The curves of several runs: by epoch, time, images or FLOPs, smoothed, thinned, or as means over repeats, as figures.
+"""The curves of several runs as figures: by epoch, time, images or FLOPs, smoothed, thinned, or as means over repeats.
 
-Pure over epochs. How a figure is made of lines, and drawn as SVG, is in ``app.draw.charts``; static/charts.js colours it.
+Pure functions of epochs. ``app.draw.figures`` describes figures and makes their JSON, ``app.draw.printed`` their SVG.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
-from app.draw import charts
-from app.draw.charts import EpochPoint, RunCurve
+from app.draw.figures import Axes, Axis, Band, EpochPoint, Figure, Line, RunCurve, axes_by, hover, log_ticks
 from app.schemas import EpochOut
 from app.statistics import t_quantile, wilson_interval
 from app.store.thinning import thin
@@ -21,9 +19,9 @@ from app.words import between
 from trainer.i18n import _
 
 MOST_DETAILED = 8  # curves beside which bands and training losses can still be told apart
+MOST_MARKED = 60  # points of a line that still shows a marker at each
 LARGEST_SMOOTHING = 0.99
-Axis = Literal["epoch", "seconds", "images", "flops"]
-Figure = Literal["accuracy", "loss"]
+FigureName = Literal["accuracy", "loss"]
 
 
 @dataclass(frozen=True)
@@ -96,94 +94,95 @@ class _Series:
 _ACCURACY = _Series(lambda point: 100 * point.test_accuracy, "%{y:.2f} %", (0.0, 100.0))
 _LOSS = _Series(lambda point: point.test_loss, "%{y:.4f}", (0.0, float("inf")))
 _TRAIN_LOSS = _Series(lambda point: point.train_loss, "%{y:.4f}", (0.0, float("inf")))
-Line = tuple[list[float], list[float]]
+Values = tuple[list[float], list[float]]  # x and y
 
 
-def figure(name: Figure, curves: Sequence[RunCurve], repeats: Sequence[Repeats], view: View) -> dict[str, Any]:
-    """Test accuracy in per cent or test loss of single runs and of repeats, as JSON for plotly.js.
+def figure(name: FigureName, curves: Sequence[RunCurve], repeats: Sequence[Repeats], view: View) -> Figure:
+    """Test accuracy in percent or test loss, of single runs and of repeats.
 
-    Up to 8 runs show the band of each accuracy's 95 % interval and the training loss, dotted.
+    Up to 8 runs show the band of each accuracy's 95 % interval, or the training loss, dotted.
     """
     series = _ACCURACY if name == "accuracy" else _LOSS
     is_log = view.log and name == "loss"
     detailed = len(curves) + len(repeats) <= MOST_DETAILED
-    traces: list[dict[str, Any]] = []
+    drawn: list[Line | Band] = []
     for curve in curves:
         if detailed:
-            traces += _beside(name, curve, view, is_log)
-        traces += _line(curve.index, curve.name, _places(curve.points, series, view.axis, is_log), series, view)
+            drawn += _details(name, curve, view, is_log)
+        drawn += _lines(curve.index, curve.name, _values(curve.points, series, view.axis, is_log), series, view)
     for group in repeats:
-        traces += _mean(group, series, view, is_log)
-    values = [y for trace in traces for y in trace["y"]]
-    last = int(max((x for trace in traces for x in trace["x"]), default=1)) if view.axis == "epoch" else 0
-    axes = charts.layout(view.axis, epochs=last, log_values=values if is_log else None)
-    if name == "loss" and not is_log:
-        axes["yaxis"]["rangemode"] = "tozero"
-    if name == "accuracy" and not values:
-        axes["yaxis"]["range"] = [0, 100]
-    elif repeats and values:
-        axes["yaxis"]["range"] = _range(traces, series, is_log)
-    return {"data": traces, "layout": axes}
+        drawn += _mean(group, series, view, is_log)
+    return Figure(drawn, _axes(name, drawn, series, view, is_log, has_repeats=bool(repeats)))
 
 
-def _places(points: Sequence[EpochPoint], series: _Series, axis: str, is_log: bool) -> Line:
-    """(x, y) of the epochs that have a place on both axes."""
-    found = [
+def _axes(
+    name: FigureName, drawn: Sequence[Line | Band], series: _Series, view: View, is_log: bool, *, has_repeats: bool
+) -> Axes:
+    heights = [y for curve in drawn for y in curve.heights]
+    last = int(max((x for curve in drawn for x in curve.x), default=1)) if view.axis == "epoch" else 0
+    axes = axes_by(view.axis, last_epoch=last)
+    if is_log:
+        axes = replace(axes, y_ticks=log_ticks(heights))
+    elif name == "loss":
+        axes = replace(axes, from_zero=True)
+    if name == "accuracy" and not heights:
+        return replace(axes, y_range=(0, 100))
+    return replace(axes, y_range=_range(drawn, series, is_log)) if has_repeats and heights else axes
+
+
+def _values(points: Sequence[EpochPoint], series: _Series, axis: Axis, is_log: bool) -> Values:
+    """x and y of the epochs that both axes can show."""
+    shown = [
         (x, y)
         for point in points
         if (x := point.at(axis)) is not None and ((y := series.value(point)) > 0 or not is_log)
     ]
-    return [x for x, _y in found], [y for _x, y in found]
+    return [x for x, _y in shown], [y for _x, y in shown]
 
 
-def _beside(name: Figure, curve: RunCurve, view: View, is_log: bool) -> list[dict[str, Any]]:
+def _details(name: FigureName, curve: RunCurve, view: View, is_log: bool) -> list[Line | Band]:
     """What lies under the line of one run: the interval of its accuracy, or its training loss."""
     if name == "loss":
         title = _("{name}, training").format(name=curve.name)
-        x, y = _places(curve.points, _TRAIN_LOSS, view.axis, is_log)
+        x, y = _values(curve.points, _TRAIN_LOSS, view.axis, is_log)
         y = smoothed(y, view.smooth) if view.smooth else y
-        kept = thin(y)
-        dotted = {"mode": "lines", "line": {"width": 1.25, "dash": "1px,3px"}}
-        shown = charts.hover(title, _TRAIN_LOSS.format, view.axis)
-        return [charts.trace(curve.index, title, _at(x, kept), _at(y, kept), hovertemplate=shown, **dotted)]
+        line = _thinned(curve.index, title, x, y, hover(title, _TRAIN_LOSS.format, view.axis))
+        return [replace(line, has_markers=False, width=1.25, dash="1px,3px")]
     known = [point for point in curve.points if point.at(view.axis) is not None]
     if not known or view.smooth:
         return []
-    kept = thin([point.test_accuracy for point in known])
-    chosen = [known[i] for i in kept]
+    chosen = [known[i] for i in thin([point.test_accuracy for point in known])]
     low, high = ([100 * point.interval[i] for point in chosen] for i in (0, 1))
-    return [charts.band(curve.index, [point.at(view.axis) or 0.0 for point in chosen], low, high)]
+    return [Band(curve.index, [point.at(view.axis) or 0.0 for point in chosen], low, high)]
 
 
-def _line(index: int, name: str, line: Line, series: _Series, view: View) -> list[dict[str, Any]]:
-    """One run; where it is smoothed, what was measured stays faintly visible under it."""
-    x, y = line
-    shown = charts.hover(name, series.format, view.axis)
-    kept = thin(y)
-    marks = "lines+markers" if len(kept) <= 60 else "lines"
+def _lines(index: int, name: str, values: Values, series: _Series, view: View) -> list[Line | Band]:
+    """One run. Where it is smoothed, the measured values stay faintly visible under the line."""
+    x, y = values
+    measured = _thinned(index, name, x, y, hover(name, series.format, view.axis))
     if not view.smooth:
-        return [charts.trace(index, name, _at(x, kept), _at(y, kept), mode=marks, hovertemplate=shown)]
-    raw = charts.trace(index, name, _at(x, kept), _at(y, kept), mode="lines", opacity=0.3, hoverinfo="skip")
-    soft = smoothed(y, view.smooth)
-    kept = thin(soft)
+        return [replace(measured, has_markers=len(measured.x) <= MOST_MARKED)]
     title = _("{name}, smoothed").format(name=name)
-    hover = charts.hover(title, series.format, view.axis)
-    return [raw, charts.trace(index, name, _at(x, kept), _at(soft, kept), mode="lines", hovertemplate=hover)]
+    soft = _thinned(index, name, x, smoothed(y, view.smooth), hover(title, series.format, view.axis))
+    return [replace(measured, has_markers=False, opacity=0.3, hover=None), replace(soft, has_markers=False)]
+
+
+def _thinned(index: int, name: str, x: Sequence[float], y: Sequence[float], shown: str | None) -> Line:
+    kept = thin(y)
+    return Line(index, name, _at(x, kept), _at(y, kept), shown)
 
 
 def _at(values: Sequence[float], kept: Sequence[int]) -> list[float]:
     return [values[i] for i in kept]
 
 
-def _mean(group: Repeats, series: _Series, view: View, is_log: bool) -> list[dict[str, Any]]:
+def _mean(group: Repeats, series: _Series, view: View, is_log: bool) -> list[Line | Band]:
     """The single runs as thin lines, their mean over the epochs that all have, and its 95 % interval (t) as a band."""
-    singles = []
+    singles: list[Line | Band] = []
     for points in group.runs:
-        x, y = _places(points, series, view.axis, is_log)
-        y = smoothed(y, view.smooth) if view.smooth else y
-        kept = thin(y)
-        thin_line = {"mode": "lines", "line": {"width": 1, "dash": "solid"}, "opacity": 0.45, "hoverinfo": "skip"}
-        singles.append(charts.trace(group.index, group.name, _at(x, kept), _at(y, kept), **thin_line))
+        x, y = _values(points, series, view.axis, is_log)
+        line = _thinned(group.index, group.name, x, smoothed(y, view.smooth) if view.smooth else y, None)
+        singles.append(replace(line, has_markers=False, width=1, dash="solid", opacity=0.45))
     x, mean, half = _mean_line(group.runs, series, view)
     if not x:
         return singles
@@ -195,9 +194,8 @@ def _mean(group: Repeats, series: _Series, view: View, is_log: bool) -> list[dic
     title = _("{name}, mean of {n} seeds").format(name=group.name, n=len(group.runs))
     digits = 2 if series is _ACCURACY else 4
     text = [between(f"{a:.{digits}f}", f"{b:.{digits}f}") for a, b in zip(low, high, strict=True)]
-    shown = charts.hover(title, f"{series.format} (%{{text}})", view.axis)
-    line = charts.trace(group.index, group.name, x, mean, text=text, hovertemplate=shown)
-    return [charts.band(group.index, x, low, high), *singles, line]
+    line = Line(group.index, group.name, x, mean, hover(title, f"{series.format} (%{{text}})", view.axis), text)
+    return [Band(group.index, x, low, high), *singles, line]
 
 
 def _mean_line(
@@ -219,17 +217,16 @@ def _mean_line(
     return np.array(places, np.float64).mean(axis=0).tolist(), y.mean(axis=0).tolist(), half.tolist()
 
 
-def _range(traces: Sequence[dict[str, Any]], series: _Series, is_log: bool) -> list[float]:
-    """The vertical axis from the lines; a band of two seeds, which may be 20 times as wide, must not flatten them.
-
-    Decimal logarithms where the axis is logarithmic, as plotly.js wants them.
-    """
-    lines = [y for trace in traces if "fill" not in trace for y in trace["y"]]
-    bands = [y for trace in traces if "fill" in trace for y in trace["y"]]
+def _range(drawn: Sequence[Line | Band], series: _Series, is_log: bool) -> tuple[float, float] | None:
+    """The vertical axis from the lines: the band of two seeds may be 20 times as wide and must not flatten them."""
+    lines = [y for curve in drawn if isinstance(curve, Line) for y in curve.heights if y > 0 or not is_log]
+    bands = [y for curve in drawn if isinstance(curve, Band) for y in curve.heights]
+    if not lines:
+        return None
     low, high = min(lines), max(lines)
     if is_log:
-        return [math.log10(low / 1.5), math.log10(high * 1.5)]
+        return low / 1.5, high * 1.5
     room = (high - low) * 0.6 or 1.0
     low, high = max(low - room, min([low, *bands])), min(high + room, max([high, *bands]))
     pad = (high - low) * 0.05
-    return [max(low - pad, series.bounds[0]), min(high + pad, series.bounds[1])]
+    return max(low - pad, series.bounds[0]), min(high + pad, series.bounds[1])

@@ -24,7 +24,9 @@ from app.compare.load import LoadedComparison
 from app.compare.verdicts import equivalence_text
 from app.compare.view import ConfigRow, Focus, PairTable, ShownRun
 from app.compare.walls import ClassTable, SharedTile
-from app.draw import charts
+from app.draw.figures import axis_title
+from app.draw.printed import figure_drawing
+from app.draw.svg import Drawing
 from app.errors import NotFound
 from app.schemas import EpochOut
 from app.state import Runoff
@@ -106,8 +108,8 @@ class Wall:
 class Figures:
     """The curves, and what they are: words, and the number and the name of each."""
 
-    accuracy: charts.Drawing
-    loss: charts.Drawing
+    accuracy: Drawing
+    loss: Drawing
     words: str
     legend: list[tuple[int, str]]
 
@@ -213,14 +215,14 @@ def _figures(session: Session, loaded: LoadedComparison, view: curves.View, over
     singles, groups = compare_parts.curves_of(loaded.runs, epochs, repeats)
     names = [(one.index, one.name) for one in singles] + [(one.index, one.name) for one in groups]
     return Figures(
-        accuracy=charts.figure_drawing(curves.figure("accuracy", singles, groups, view), _("Test accuracy of the runs")),
-        loss=charts.figure_drawing(curves.figure("loss", singles, groups, view), _("Loss of the runs")),
+        accuracy=figure_drawing(curves.figure("accuracy", singles, groups, view), _("Test accuracy of the runs")),
+        loss=figure_drawing(curves.figure("loss", singles, groups, view), _("Loss of the runs")),
         words=_curves_words(view, over_seeds), legend=sorted(names),
     )  # fmt: skip
 
 
 def _curves_words(view: curves.View, over_seeds: bool) -> str:
-    parts = [_("by {axis}").format(axis=charts.axis_title(view.axis))]
+    parts = [_("by {axis}").format(axis=axis_title(view.axis))]
     if over_seeds:
         parts.append(_("where a recipe has finished repeats, their mean with its 95 % interval (t), single runs thin"))
     if view.smooth:

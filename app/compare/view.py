@@ -13,7 +13,10 @@ from typing import Any
 from app.compare import curves, verdicts
 from app.compare.comparison import Answers, Comparison, ConfigDifference, Group, Pair, Recipe, letter
 from app.compare.load import LoadedComparison
-from app.draw import charts
+from app.draw.compare import DifferenceStrips, ForestRow, SeedRow, forest_plot, seeds_chart
+from app.draw.figures import RunCurve
+from app.draw.markers import colour_of
+from app.draw.svg import Drawing, ResponsiveDrawing
 from app.runs.sweeps import next_seeds, without_seed
 from app.schemas import EpochOut, RunOut
 from app.store import queries
@@ -45,7 +48,7 @@ class ShownRun:
     @property
     def colour(self) -> int:
         """The number of its colour, 1 to 8."""
-        return charts.colour_of(self.place)
+        return colour_of(self.place)
 
     @property
     def epoch(self) -> int | None:
@@ -96,7 +99,7 @@ class Focus:
         return {"a_better": self.a, "b_better": self.b}.get(self.pair.verdict)
 
     @cached_property
-    def forest(self) -> charts.Pair | None:
+    def forest(self) -> ResponsiveDrawing | None:
         """The pair and, where seeds give one, the recipes, around zero with the margin; None without an interval."""
         pair, recipe, details = self.pair, self.recipe, _details(self.a, self.b, self.recipe)
         rows = []
@@ -109,20 +112,20 @@ class Focus:
         if not rows:
             return None
         margin = self.comparison.margin * 100
-        return charts.forest_plot(rows, margin=margin, left=pair.b_name, right=pair.a_name, level=self.comparison.level)
+        return forest_plot(rows, margin=margin, left=pair.b_name, right=pair.a_name, level=self.comparison.level)
 
     @cached_property
-    def seeds(self) -> charts.Pair | None:
+    def seeds(self) -> ResponsiveDrawing | None:
         """Seeds of each of the two groups that has at least two."""
         rows = [
-            charts.SeedRow(
+            SeedRow(
                 place, group.name, [100 * value for value in group.accuracies], 100 * group.mean, 100 * group.interval[0],
                 100 * group.interval[1],
             )
             for place, group in self.groups
             if group.mean is not None and group.interval is not None
         ]  # fmt: skip
-        return charts.seeds_chart(rows, caption=_seeds_caption([g for _i, g in self.groups])) if rows else None
+        return seeds_chart(rows, caption=_seeds_caption([g for _i, g in self.groups])) if rows else None
 
     @property
     def spread(self) -> str:
@@ -186,9 +189,9 @@ def turned(recipe: Recipe, a: str) -> Recipe:
 def _forest_row(
     title: str, detail: str, difference: float, interval: tuple[float, float], verdict: str | None,
     places: tuple[int, int],
-) -> charts.ForestRow:  # fmt: skip
+) -> ForestRow:  # fmt: skip
     favours = {"a_better": places[0], "b_better": places[1]}.get(verdict or "")
-    return charts.ForestRow(title, detail, difference * 100, interval[0] * 100, interval[1] * 100, favours)
+    return ForestRow(title, detail, difference * 100, interval[0] * 100, interval[1] * 100, favours)
 
 
 def _epochs_words(epoch: int | None) -> str:
@@ -219,18 +222,18 @@ def _seeds_caption(groups: Sequence[Group]) -> str:
 class PairTable:
     """Every pair with its difference drawn on one scale; None where a pair can't be compared."""
 
-    rows: list[tuple[Pair, charts.Drawing | None]]
-    head: charts.Drawing
+    rows: list[tuple[Pair, Drawing | None]]
+    head: Drawing
 
 
 def pair_table(comparison: Comparison, places: Mapping[str, int]) -> PairTable:
     """The pairs in their order; ``places`` are the runs' numbers on the page."""
-    scale = charts.Strips.around(
+    scale = DifferenceStrips.around(
         [(100 * pair.interval[0], 100 * pair.interval[1]) for pair in comparison.pairs if pair.interval],
         100 * comparison.margin,
     )
 
-    def strip(pair: Pair) -> charts.Drawing | None:
+    def strip(pair: Pair) -> Drawing | None:
         if pair.interval is None or pair.difference is None:
             return None
         favours = {"a_better": places[pair.a], "b_better": places[pair.b]}.get(pair.verdict)
@@ -244,7 +247,7 @@ def pair_table(comparison: Comparison, places: Mapping[str, int]) -> PairTable:
 
 def curves_of(
     runs: Sequence[Run], epochs: Mapping[str, Sequence[EpochOut]], repeats: Sequence[Run] = ()
-) -> tuple[list[charts.RunCurve], list[curves.Repeats]]:
+) -> tuple[list[RunCurve], list[curves.Repeats]]:
     """The curves of the runs; in place of those that have finished repeats, of other seeds too, one for the recipe.
 
     ``repeats`` are all runs of the groups (oldest first) where means over them are wanted; of each seed the newest
@@ -258,7 +261,7 @@ def curves_of(
     singles, groups = [], {}
     for place, run in enumerate(runs):
         if run.group not in several:
-            singles.append(charts.RunCurve(place, run.name or run.id, curves.points_of(epochs[run.id])))
+            singles.append(RunCurve(place, run.name or run.id, curves.points_of(epochs[run.id])))
         elif run.group not in groups:
             members = [curves.points_of(epochs[one.id]) for one in several[run.group]]
             groups[run.group] = curves.Repeats(place, without_seed(run.name) or run.name or run.id, members)

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from app import statistics
 from app.compare.verdicts import ALPHA
-from app.draw import charts
+from app.draw.compare import DifferenceStrips
+from app.draw.svg import Drawing
 from app.store.predictions import PredictionQuery, Predictions, load_log_probabilities, query
 from trainer.run_folder import RunFolder
 
@@ -265,7 +266,7 @@ class ClassRow:
     b: float
     difference: float
     interval: tuple[float, float]
-    strip: charts.Drawing
+    strip: Drawing
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,7 @@ class ClassTable:
 
     rows: list[ClassRow]
     level: float
-    head: charts.Drawing
+    head: Drawing
 
 
 class ClassDifference(BaseModel):
@@ -310,7 +311,7 @@ def class_differences(a: Predictions, b: Predictions, size: int) -> tuple[list[C
 def class_table(a: Predictions, b: Predictions, places: tuple[int, int], size: int) -> ClassTable:
     """Where the two runs differ, class by class; ``size`` is the number of classes."""
     found, level = class_differences(a, b, size)
-    strips = charts.Strips.around([(100 * one.interval[0], 100 * one.interval[1]) for one in found])
+    strips = DifferenceStrips.around([(100 * one.interval[0], 100 * one.interval[1]) for one in found])
 
     def row(one: ClassDifference) -> ClassRow:
         low, high = one.interval

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from app.draw.charts import ticks
+from app.draw.svg import ticks
 from app.runs.sweeps import Level
 from app.words import axis_number
 from trainer.i18n import _

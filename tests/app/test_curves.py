@@ -12,7 +12,7 @@ from scipy import stats
 
 from app.compare import curves
 from app.compare.curves import Repeats, View
-from app.draw.charts import EpochPoint, RunCurve
+from app.draw.figures import EpochPoint, RunCurve, plotly_json
 from app.store.thinning import thin
 
 
@@ -25,6 +25,11 @@ def point(epoch: int, accuracy: float, loss: float = 0.5, flops: float | None = 
 
 def run(index: int, accuracies: list[float], name: str = "CNN", **values: Any) -> RunCurve:
     return RunCurve(index, name, [point(e, accuracy, **values) for e, accuracy in enumerate(accuracies, 1)])
+
+
+def drawn(name: curves.FigureName, singles: list[RunCurve], repeats: list[Repeats], view: View) -> dict[str, Any]:
+    """The figure as plotly.js gets it."""
+    return plotly_json(curves.figure(name, singles, repeats, view))
 
 
 def lines(figure: dict[str, Any]) -> list[dict[str, Any]]:
@@ -50,18 +55,18 @@ def test_smoothing_starts_at_the_first_value() -> None:
 
 
 def test_single_runs_with_their_bands() -> None:
-    figure = curves.figure("accuracy", [run(0, [0.9, 0.95]), run(1, [0.8], "FC")], [], View())
+    figure = drawn("accuracy", [run(0, [0.9, 0.95]), run(1, [0.8], "FC")], [], View())
     assert [t["name"] for t in lines(figure)] == ["CNN", "FC"]
     assert lines(figure)[0]["y"] == pytest.approx([90, 95])
     bands = [t for t in figure["data"] if "fill" in t]
     assert bands[0]["y"] == pytest.approx([91, 96, 94, 89])
-    assert [t["name"] for t in lines(curves.figure("loss", [run(0, [0.9])], [], View()))] == ["CNN, training", "CNN"]
+    assert [t["name"] for t in lines(drawn("loss", [run(0, [0.9])], [], View()))] == ["CNN, training", "CNN"]
 
 
 def test_many_runs_have_neither_bands_nor_training_losses() -> None:
     many = [run(i, [0.9, 0.95]) for i in range(9)]
-    assert len(curves.figure("accuracy", many, [], View())["data"]) == 9
-    assert len(curves.figure("loss", many, [], View())["data"]) == 9
+    assert len(drawn("accuracy", many, [], View())["data"]) == 9
+    assert len(drawn("loss", many, [], View())["data"]) == 9
 
 
 @pytest.mark.parametrize(
@@ -69,17 +74,17 @@ def test_many_runs_have_neither_bands_nor_training_losses() -> None:
 )
 def test_axes(axis: Any, x: list[float]) -> None:
     for name in ("accuracy", "loss"):
-        figure = curves.figure(name, [run(0, [0.9, 0.95])], [], View(axis))
+        figure = drawn(name, [run(0, [0.9, 0.95])], [], View(axis))
         assert figure["data"][-1]["x"] == x
 
 
 def test_a_run_without_flops_has_no_place_on_their_axis() -> None:
-    figure = curves.figure("accuracy", [run(0, [0.9, 0.95], flops=None), run(1, [0.9])], [], View("flops"))
+    figure = drawn("accuracy", [run(0, [0.9, 0.95], flops=None), run(1, [0.9])], [], View("flops"))
     assert [len(t["x"]) for t in lines(figure)] == [0, 1]
 
 
 def test_a_smoothed_line_lies_over_the_measured_one() -> None:
-    raw, soft = lines(curves.figure("accuracy", [run(0, [0.9, 0.8, 0.9])], [], View(smooth=0.5)))
+    raw, soft = lines(drawn("accuracy", [run(0, [0.9, 0.8, 0.9])], [], View(smooth=0.5)))
     assert raw["y"] == pytest.approx([90, 80, 90])
     assert raw["opacity"] < 0.5
     assert soft["y"] == pytest.approx(curves.smoothed([90, 80, 90], 0.5))
@@ -87,21 +92,21 @@ def test_a_smoothed_line_lies_over_the_measured_one() -> None:
 
 
 def test_a_logarithmic_loss_leaves_out_what_has_no_logarithm() -> None:
-    figure = curves.figure("loss", [RunCurve(0, "x", [point(1, 0.9, 0.0), point(2, 0.9, 0.1)])], [], View(log=True))
+    figure = drawn("loss", [RunCurve(0, "x", [point(1, 0.9, 0.0), point(2, 0.9, 0.1)])], [], View(log=True))
     assert figure["layout"]["yaxis"]["type"] == "log"
     assert figure["data"][-1]["y"] == [0.1]
-    assert curves.figure("accuracy", [run(0, [0.9])], [], View(log=True))["layout"]["yaxis"].get("type") != "log"
+    assert drawn("accuracy", [run(0, [0.9])], [], View(log=True))["layout"]["yaxis"].get("type") != "log"
 
 
 def test_at_most_500_points_a_line() -> None:
-    figure = curves.figure("accuracy", [run(0, [0.5 + 0.4 * math.sin(i) for i in range(5000)])], [], View())
+    figure = drawn("accuracy", [run(0, [0.5 + 0.4 * math.sin(i) for i in range(5000)])], [], View())
     assert all(len(t["x"]) <= 1000 if "fill" in t else len(t["x"]) <= 500 for t in figure["data"])
 
 
 def test_the_mean_over_repeats_with_its_interval() -> None:
     rows = [[0.90, 0.95, 0.96], [0.92, 0.95], [0.97, 0.98]]
     group = Repeats(2, "CNN", [run(2, row).points for row in rows])
-    figure = curves.figure("accuracy", [], [group], View())
+    figure = drawn("accuracy", [], [group], View())
     *singles, mean = lines(figure)
     assert [len(t["y"]) for t in singles] == [3, 2, 2]
     assert all(t["opacity"] < 1 and t["meta"]["color"] == "run-3" for t in singles)
@@ -115,11 +120,19 @@ def test_the_mean_over_repeats_with_its_interval() -> None:
 
 def test_a_wide_band_does_not_flatten_the_lines() -> None:
     group = Repeats(0, "CNN", [run(0, [0.90]).points, run(0, [0.95]).points])
-    low, high = curves.figure("accuracy", [], [group], View())["layout"]["yaxis"]["range"]
+    low, high = drawn("accuracy", [], [group], View())["layout"]["yaxis"]["range"]
     assert low > 85
     assert high <= 100
-    low, high = curves.figure("loss", [], [group], View(log=True))["layout"]["yaxis"]["range"]
+    low, high = drawn("loss", [], [group], View(log=True))["layout"]["yaxis"]["range"]
     assert 10**low < 0.5 < 10**high
+
+
+def test_a_mean_loss_of_zero_does_not_break_a_logarithmic_axis() -> None:
+    points = [point(1, 0.9, 0.5), point(2, 0.9, 0.0)]
+    figure = drawn("loss", [], [Repeats(0, "CNN", [points, points])], View(log=True))
+    assert figure["layout"]["yaxis"]["range"] == pytest.approx([math.log10(0.5 / 1.5), math.log10(0.5 * 1.5)])
+    without = drawn("loss", [], [Repeats(0, "CNN", [points[1:], points[1:]])], View(log=True))
+    assert "range" not in without["layout"]["yaxis"]
 
 
 def test_last_and_best() -> None:

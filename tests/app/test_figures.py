@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from plotly.offline import get_plotlyjs_version
 
 from app.compare import curves
+from app.draw.figures import Axis
 from app.routes.pages.compare import CompareQuery
 from tests.app.conftest import TestClient
 from tests.app.run_folders import finish, new_run, say, started, steps
@@ -63,8 +64,8 @@ def test_figures_of_a_run(site: TestClient, index: Callable[..., str], name: str
     assert len(check(site, f"/runs/{validated}/figures/{name}.json").data) > 0
 
 
-@pytest.mark.parametrize("name", get_args(curves.Figure))
-@pytest.mark.parametrize("axis", get_args(curves.Axis))
+@pytest.mark.parametrize("name", get_args(curves.FigureName))
+@pytest.mark.parametrize("axis", get_args(Axis))
 def test_figures_of_a_comparison(site: TestClient, index: Callable[..., str], name: str, axis: str) -> None:
     ids = [index(finish, model=model, seed=seed) for model in ("fc", "cnn") for seed in range(2)]
     fields = CompareQuery.model_fields
@@ -77,7 +78,7 @@ def test_figures_of_a_comparison(site: TestClient, index: Callable[..., str], na
 
 def test_a_figure_of_more_curves_than_can_be_detailed(site: TestClient, index: Callable[..., str]) -> None:
     ids = [index(finish, seed=seed) for seed in range(curves.MOST_DETAILED + 1)]
-    for name in get_args(curves.Figure):
+    for name in get_args(curves.FigureName):
         check(site, f"/compare/figures/{name}.json?{urlencode({'run': ids}, doseq=True)}")
 
 

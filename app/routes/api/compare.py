@@ -15,6 +15,7 @@ from app.compare.comparison import Comparison
 from app.compare.load import MAX_COMPARED, LoadedComparison, load_comparison, runs_to_compare
 from app.compare.verdicts import DEFAULT_MARGIN
 from app.compare.walls import ClassDifference
+from app.draw.figures import Axis
 from app.errors import Refused
 from app.schemas import AccuracyCost, EpochOut, RunOut
 from app.state import Runoff
@@ -117,7 +118,7 @@ def _csv(data: bytes, name: str) -> Response:
 def make_report(
     state: State, session: Reading, run: Runs, at: At = "last", base: Base = None, margin: Margin = DEFAULT_MARGIN,
     pair: Annotated[str, Query(description="the two runs in focus, ID.ID; else the first pair")] = "",
-    x: Annotated[curves.Axis, Query(description="the horizontal axis of the curves")] = "epoch",
+    x: Annotated[Axis, Query(description="the horizontal axis of the curves")] = "epoch",
     smooth: Annotated[float, Query(ge=0, le=curves.LARGEST_SMOOTHING, description="exponential smoothing")] = 0.0,
     loss: Annotated[Literal["linear", "log"], Query(description="the axis of the loss")] = "linear",
     over: Annotated[Literal["runs", "seeds"], Query(description="single runs, or means over repeats")] = "runs",

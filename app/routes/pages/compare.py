@@ -19,6 +19,7 @@ from app.compare.comparison import USEFUL_SEEDS, BudgetRow, Comparison, Pair, Re
 from app.compare.load import MAX_COMPARED, load_comparison, runs_to_compare
 from app.compare.view import Focus, ShownRun
 from app.compare.walls import SharedTile
+from app.draw.figures import Axis, plotly_json
 from app.errors import Refused
 from app.runs import commands as runs
 from app.schemas import EpochOut, RunOut
@@ -52,7 +53,7 @@ class CompareQuery(BaseModel):
     at: str = "last"
     margin: str = "0.5"
     pair: str = ""  # the two runs in focus, "ID.ID"
-    x: curves.Axis = "epoch"
+    x: Axis = "epoch"
     smooth: float = Field(0.0, ge=0, le=curves.LARGEST_SMOOTHING)
     loss: Literal["linear", "log"] = "linear"
     over: Literal["runs", "seeds"] = "runs"
@@ -289,12 +290,12 @@ def show(request: Request, state: State, session: Reading, query: Annotated[Comp
 
 
 @router.get("/compare/figures/{figure}.json")
-def figure(session: Reading, figure: curves.Figure, query: Annotated[CompareQuery, Query()]) -> Response:
+def figure(session: Reading, figure: curves.FigureName, query: Annotated[CompareQuery, Query()]) -> Response:
     """The curves of all runs for plotly.js."""
     found = runs_to_compare(session, query.ids)
     repeats = queries.runs_of_groups(session, [run.group for run in found]) if query.over == "seeds" else []
     epochs = queries.epochs_of_runs(session, [*found, *repeats])
-    return JSONResponse(curves.figure(figure, *parts.curves_of(found, epochs, repeats), query.view))
+    return JSONResponse(plotly_json(curves.figure(figure, *parts.curves_of(found, epochs, repeats), query.view)))
 
 
 @router.post("/compare/repeats")

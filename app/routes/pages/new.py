@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -13,7 +12,8 @@ from fastapi.responses import RedirectResponse, Response
 from sqlmodel import Session
 from starlette.datastructures import FormData
 
-from app.draw import charts
+from app.draw.form import ScheduleCurve, learning_rates, net_chart, schedule_chart
+from app.draw.markers import MARKS
 from app.errors import Refused
 from app.forms import read as forms
 from app.routes.pages.new_view import FormError, FormWarning, Net, NewPage, Schedule, Summary
@@ -28,6 +28,7 @@ from app.store.tables import Run
 from app.web import templating
 from app.web.deps import Reading, State
 from app.web.frame import header_from
+from trainer import schedule
 from trainer.config import FIELDS, MODELS, FieldProblem, RunConfig, resolved_width
 from trainer.datasets import catalogue
 from trainer.datasets.catalogue import Dataset
@@ -35,7 +36,7 @@ from trainer.i18n import _
 from trainer.presets import PRESETS
 
 router = APIRouter(include_in_schema=False)
-_MOST_CURVES = charts.MARKS
+_MOST_CURVES = MARKS
 
 
 async def _form(request: Request) -> FormData:
@@ -243,7 +244,7 @@ def _net(state: Runoff, plan: runs.Plan | None, dataset: Dataset | None) -> Net:
     shapes = [told["input_shape"], *(layer["shape"] for layer in told["layers"])]
     return Net(
         layers=told["layers"], input_shape=told["input_shape"], num_parameters=told["num_parameters"],
-        multiply_adds=told["multiply_adds"], chart=charts.net_chart(_distinct(shapes)), comparison=other,
+        multiply_adds=told["multiply_adds"], chart=net_chart(_distinct(shapes)), comparison=other,
     )  # fmt: skip
 
 
@@ -279,13 +280,7 @@ def _comparison(state: Runoff, config: RunConfig, shape: tuple[int, ...], classe
 
 
 def _steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:
-    images = _num_trained(config, dataset)
-    return max(math.ceil(images / config.batch_size), 1)
-
-
-def _num_trained(config: RunConfig, dataset: Dataset) -> int:
-    """Training images of an epoch."""
-    return round((dataset.num_train or 0) * config.train_fraction * (1 - config.validation_fraction))
+    return max(schedule.steps_per_epoch(dataset.num_train or 0, config), 1)
 
 
 def _schedule(plan: runs.Plan | None, dataset: Dataset | None) -> Schedule | None:
@@ -299,9 +294,9 @@ def _schedule(plan: runs.Plan | None, dataset: Dataset | None) -> Schedule | Non
     curves = []
     for index, config in enumerate(chosen):
         total = config.epochs * _steps_per_epoch(config, dataset)
-        points = charts.learning_rates(config.schedule, config.learning_rate, config.peak_at, total)
-        curves.append(charts.Curve(index, _schedule_label(config, chosen), points))
-    chart = charts.schedule_chart(curves, steps_per_epoch=per_epoch, total_steps=longest.epochs * per_epoch)
+        points = learning_rates(config, total)
+        curves.append(ScheduleCurve(index, _schedule_label(config, chosen), points))
+    chart = schedule_chart(curves, steps_per_epoch=per_epoch, total_steps=longest.epochs * per_epoch)
     return Schedule(chart, [(curve.index, curve.label) for curve in curves] if len(curves) > 1 else [], per_epoch)
 
 

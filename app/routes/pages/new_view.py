@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.draw import charts
+from app.draw.svg import Drawing, ResponsiveDrawing
 from app.forms import read as forms
 from app.runs.estimate import Estimate
 from app.store.tables import Run
@@ -25,7 +25,7 @@ class Net:
     input_shape: list[int] = field(default_factory=list)
     num_parameters: int = 0
     multiply_adds: int = 0
-    chart: charts.Drawing | None = None
+    chart: Drawing | None = None
     comparison: str = ""
     missing: str = ""
     waiting: bool = False  # the trainer will be there in a moment: ask again
@@ -35,7 +35,7 @@ class Net:
 class Schedule:
     """The learning rate over the steps, with its legend as (number, label)."""
 
-    chart: charts.Pair
+    chart: ResponsiveDrawing
     legend: list[tuple[int, str]]
     steps_per_epoch: int
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request, Response
 
-from app.draw.charts import ForestRow, Pair, SeedRow, forest_plot, seeds_chart
+from app.draw.compare import ForestRow, SeedRow, forest_plot, seeds_chart
 from app.draw.small import Scale, scale_of
+from app.draw.svg import ResponsiveDrawing
 from app.web import templating
 from trainer.i18n import _
 
@@ -20,7 +21,7 @@ SINGLE, SINGLE_INTERVAL = 0.9780, (0.9749, 0.9807)
 MEAN, MEAN_INTERVAL = 0.8659, (0.8426, 0.8892)
 
 
-def example_forest() -> Pair:
+def example_forest() -> ResponsiveDrawing:
     """The two lines of a comparison: two nets, two recipes."""
     rows = [
         ForestRow(_("These two nets"), _("paired over 10,000 images"), 4.83, 4.34, 5.34, 0),
@@ -30,7 +31,7 @@ def example_forest() -> Pair:
     return forest_plot(rows, margin=0.5, left=_("FC"), right=_("CNN"))
 
 
-def example_seeds() -> Pair:
+def example_seeds() -> ResponsiveDrawing:
     """Two recipes, each with the accuracies of its seeds."""
     rows = [
         SeedRow(0, _("CNN"), [95.46, 94.39, 93.79, 94.38, 94.39], 94.48, 93.73, 95.23),
@@ -52,8 +53,8 @@ class PatternsPage:
     """Variables of patterns.html."""
 
     scale: Scale = field(default_factory=lambda: scale_of([SINGLE_INTERVAL, MEAN_INTERVAL]))
-    forest: Pair = field(default_factory=example_forest)
-    seeds_drawn: Pair = field(default_factory=example_seeds)
+    forest: ResponsiveDrawing = field(default_factory=example_forest)
+    seeds_drawn: ResponsiveDrawing = field(default_factory=example_seeds)
     statuses: tuple[str, ...] = ("queued", "running", "finished", "failed", "cancelled")
     single: float = SINGLE
     single_interval: tuple[float, float] = SINGLE_INTERVAL

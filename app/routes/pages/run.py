@@ -15,7 +15,7 @@ from sqlmodel import Session, col, select
 from app.compare import curves, walls
 from app.compare.confusion_matrix import Matrix, matrix_of
 from app.compare.walls import Wall
-from app.draw import charts
+from app.draw.figures import RunCurve, accuracy_figure, plotly_json, step_figure
 from app.errors import Refused
 from app.routes.pages.run_view import TILES, Answers, RunPage, RunQuery, Speed, Stat, ToAccuracy, TrainImages
 from app.runs import commands as runs
@@ -102,16 +102,15 @@ def act(state: State, run_id: str, action: Literal["archive", "restore", "cancel
 def figure(state: State, session: Reading, run_id: str, figure: Literal["accuracy", "loss"]) -> Response:
     """A chart of the run for plotly.js."""
     run = queries.get_run(session, run_id)
-    curve = charts.RunCurve(0, run.name or run.id, curves.points_of(queries.epochs_out(session, run)))
+    curve = RunCurve(0, run.name or run.id, curves.points_of(queries.epochs_out(session, run)))
     if figure == "accuracy":
-        return JSONResponse(charts.accuracy_figure(curve, last=run.epochs))
+        return JSONResponse(plotly_json(accuracy_figure(curve, last_epoch=run.epochs)))
     steps = queries.steps_of(runs.folder_of(state, run_id))
     per_epoch = run.steps_per_epoch or 1
-    return JSONResponse(
-        charts.step_figure(
-            steps.steps, steps.losses, curve, steps_per_epoch=per_epoch, total_steps=run.total_steps or per_epoch
-        )
+    shown = step_figure(
+        steps.steps, steps.losses, curve, steps_per_epoch=per_epoch, total_steps=run.total_steps or per_epoch
     )
+    return JSONResponse(plotly_json(shown))
 
 
 # The page ------------------------------------------------------------------------------------------------------------

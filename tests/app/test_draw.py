@@ -1,16 +1,33 @@
-"""Charts: round ticks, SVG that escapes what people named, schedules that equal the trainer's, figures as JSON."""
+"""Charts: round ticks, SVG that escapes what people typed, the trainer's schedules, figures as JSON and as SVG."""
 
 from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from app.draw import charts
+from app.draw.compare import DifferenceStrips, ForestRow, SeedRow, forest_plot, seeds_chart
+from app.draw.figures import (
+    EpochPoint,
+    Figure,
+    Line,
+    RunCurve,
+    accuracy_figure,
+    axes_by,
+    hover,
+    log_ticks,
+    plotly_json,
+    step_figure,
+)
+from app.draw.form import ScheduleCurve, learning_rates, net_chart, schedule_chart
+from app.draw.markers import colour_of, dash_of, legend_marker, mark, marker, marker_of
+from app.draw.printed import figure_drawing
+from app.draw.svg import nice_step, ticks
+from trainer import schedule
 from trainer.config import RunConfig
-from trainer.schedule import learning_rates
 
 
 def svg(drawing: Any) -> ET.Element:
@@ -30,25 +47,29 @@ def texts(element: ET.Element) -> list[str]:
     ],
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
-    assert charts.ticks(low, high) == expected
-    assert charts.nice_step(0) == 1
+    assert ticks(low, high) == expected
+    assert nice_step(0) == 1
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle"])
+@pytest.mark.parametrize("name", ["constant", "cosine", "one_cycle"])
 @pytest.mark.parametrize("total", [1, 7, 938])
-def test_the_schedule_is_the_trainers(schedule: Any, total: int) -> None:
-    config = RunConfig(dataset="mnist", model="cnn", schedule=schedule, learning_rate=0.1, peak_at=0.3)
-    expected = learning_rates(config, total)
-    points = charts.learning_rates(schedule, 0.1, 0.3, total)
+def test_the_schedule_is_the_trainers(name: Any, total: int) -> None:
+    config = RunConfig(dataset="mnist", model="cnn", schedule=name, learning_rate=0.1, peak_at=0.3)
+    expected = schedule.learning_rates(config, total)
+    points = learning_rates(config, total)
     assert points[0][0] == 1
     assert points[-1][0] == total
-    assert [rate for _step, rate in points] == pytest.approx([expected(int(step)) for step, _rate in points])
+    assert [rate for _step, rate in points] == [expected(int(step)) for step, _rate in points]
+    if name == "one_cycle":
+        assert max(round(0.3 * total), 1) in [step for step, _rate in points]
 
 
 def test_schedule_chart() -> None:
-    rates = [0.03, 0.01]
-    curves = [charts.Curve(i, str(r), charts.learning_rates("cosine", r, None, 4690)) for i, r in enumerate(rates)]
-    pair = charts.schedule_chart(curves, steps_per_epoch=938, total_steps=4690)
+    configs = [RunConfig(dataset="mnist", model="cnn", schedule="cosine", learning_rate=rate) for rate in (0.03, 0.01)]
+    curves = [
+        ScheduleCurve(i, str(config.learning_rate), learning_rates(config, 4690)) for i, config in enumerate(configs)
+    ]
+    pair = schedule_chart(curves, steps_per_epoch=938, total_steps=4690)
     wide = texts(svg(pair.wide))
     assert {"0.03", "938", "4,690", "step (938 an epoch)"} <= set(wide)
     assert len(list(svg(pair.narrow).iter("polyline"))) == 2
@@ -56,7 +77,7 @@ def test_schedule_chart() -> None:
 
 
 def test_the_net_in_proportion() -> None:
-    drawing = charts.net_chart([[1, 28, 28], [6, 24, 24], [96], [10]])
+    drawing = net_chart([[1, 28, 28], [6, 24, 24], [96], [10]])
     assert texts(svg(drawing)) == ["1 × 28²", "6 × 24²", "96", "10"]
     assert len(list(svg(drawing).iter("rect"))) == 1 + 6 + 1 + 1
     assert "96" in drawing.label
@@ -64,10 +85,10 @@ def test_the_net_in_proportion() -> None:
 
 def test_the_forest_plot_names_both_sides_and_escapes_them() -> None:
     rows = [
-        charts.ForestRow("These two nets", "seed 0", 4.83, 4.34, 5.34, 0),
-        charts.ForestRow("The two recipes", "5 seeds each", 7.89, 5.6, 10.19),
+        ForestRow("These two nets", "seed 0", 4.83, 4.34, 5.34, 0),
+        ForestRow("The two recipes", "5 seeds each", 7.89, 5.6, 10.19),
     ]
-    pair = charts.forest_plot(rows, margin=0.5, left='<b>F & "c"</b>', right="CNN")
+    pair = forest_plot(rows, margin=0.5, left='<b>F & "c"</b>', right="CNN")
     wide = svg(pair.wide)
     assert {'<b>F & "c"</b> better ←', "→ CNN better", "+4.83 points", "+5.60 to +10.19"} <= set(texts(wide))
     assert [g.get("class") for g in wide.iter("g")] == ["r1", "r5"]
@@ -76,15 +97,15 @@ def test_the_forest_plot_names_both_sides_and_escapes_them() -> None:
 
 
 def test_a_name_without_room_is_left_out() -> None:
-    rows = [charts.ForestRow("These two nets", "", 24.0, 13.0, 35.0, 0)]
-    narrow = texts(svg(charts.forest_plot(rows, margin=0.5, left="a name that is long", right="CNN").narrow))
+    rows = [ForestRow("These two nets", "", 24.0, 13.0, 35.0, 0)]
+    narrow = texts(svg(forest_plot(rows, margin=0.5, left="a name that is long", right="CNN").narrow))
     assert "→ CNN better" in narrow
     assert not any("←" in text for text in narrow)
 
 
 def test_seeds_are_marks_and_whiskers_stay_inside() -> None:
-    row = charts.SeedRow(1, "FC", [95.0, 97.0], 96.0, 83.3, 108.7)
-    drawing = charts.seeds_chart([row], caption="test accuracy, %").wide
+    row = SeedRow(1, "FC", [95.0, 97.0], 96.0, 83.3, 108.7)
+    drawing = seeds_chart([row], caption="test accuracy, %").wide
     found = svg(drawing)
     assert len([r for r in found.iter("rect") if r.get("class") == "pt open"]) == 2
     whisker = next(p.get("d") or "" for p in found.iter("path") if p.get("class") == "ci")
@@ -94,22 +115,29 @@ def test_seeds_are_marks_and_whiskers_stay_inside() -> None:
 
 @pytest.mark.parametrize("index", range(8))
 def test_each_run_has_a_mark(index: int) -> None:
-    assert ET.fromstring(charts.marker(index, 10, 10)).tag in ("circle", "rect", "path")
+    assert ET.fromstring(marker(index, 10, 10)).tag in ("circle", "rect", "path")
+    assert ET.fromstring(legend_marker(index)).tag in ("circle", "rect", "path")
+
+
+def test_a_mark_has_the_colour_and_the_marker_of_its_run() -> None:
+    ninth = ET.fromstring(mark(8))
+    assert ninth.get("class") == "mark r1"
+    assert ET.tostring(ninth[0]) == ET.tostring(ET.fromstring(legend_marker(1)))
 
 
 # Figures -------------------------------------------------------------------------------------------------------------
 
 
-def curve(index: int = 0, name: str = "CNN", epochs: int = 2) -> charts.RunCurve:
+def curve(index: int = 0, name: str = "CNN", epochs: int = 2) -> RunCurve:
     points = [
-        charts.EpochPoint(e, 10.0 * e, 60_000 * e, 0.9 + e / 100, (0.89 + e / 100, 0.91 + e / 100), 0.8, 0.2 / e, 0.4)
+        EpochPoint(e, 10.0 * e, 60_000 * e, 0.9 + e / 100, (0.89 + e / 100, 0.91 + e / 100), 0.8, 0.2 / e, 0.4)
         for e in range(1, epochs + 1)
     ]
-    return charts.RunCurve(index, name, points)
+    return RunCurve(index, name, points)
 
 
 def test_accuracy_figure() -> None:
-    figure = charts.accuracy_figure(curve(0), last=2)
+    figure = plotly_json(accuracy_figure(curve(0), last_epoch=2))
     json.dumps(figure, allow_nan=False)
     (band,) = (t for t in figure["data"] if t.get("fill"))
     training, test = (t for t in figure["data"] if not t.get("fill"))
@@ -121,26 +149,27 @@ def test_accuracy_figure() -> None:
 
 
 def test_a_run_on_its_way_keeps_room_for_its_epochs() -> None:
-    figure = charts.accuracy_figure(curve(epochs=1), last=5)
+    figure = plotly_json(accuracy_figure(curve(epochs=1), last_epoch=5))
     assert figure["layout"]["xaxis"]["range"] == [0.8, 5.2]
-    assert charts.accuracy_figure(charts.RunCurve(0, "x", []), last=5)["data"][0]["x"] == []
+    assert plotly_json(accuracy_figure(RunCurve(0, "x", []), last_epoch=5))["data"][0]["x"] == []
 
 
 def test_fifty_runs_differ_in_colour_or_marker() -> None:
-    looks = {(charts.colour_of(i), charts.marker_of(i)) for i in range(64)}
+    looks = {(colour_of(i), marker_of(i)) for i in range(64)}
     assert len(looks) == 64
-    assert [charts.marker_of(i) for i in range(8)] == [charts.dash_of(i) for i in range(8)] == list(range(8))
-    traces = [charts.trace(i, "x", [], []) for i in range(50)]
+    assert [marker_of(i) for i in range(8)] == [dash_of(i) for i in range(8)] == list(range(8))
+    figure = plotly_json(Figure([Line(i, "x", [], []) for i in range(50)], axes_by("epoch")))
+    traces = figure["data"]
     assert len({(t["meta"]["color"], t["marker"]["symbol"]) for t in traces}) == 50
 
 
 def test_a_name_can_not_be_markup_beside_the_pointer() -> None:
-    assert charts.hover("<i>&", "%{y}", "flops") == "<b>&lt;i>&amp;</b> %{x:.3~s}: %{y}<extra></extra>"
+    assert hover("<i>&", "%{y}", "flops") == "<b>&lt;i>&amp;</b> %{x:.3~s}: %{y}<extra></extra>"
 
 
 def test_a_figure_as_svg() -> None:
-    figure = charts.accuracy_figure(curve(1, epochs=3), last=3)
-    drawn = svg(charts.figure_drawing(figure, "accuracy"))
+    figure = accuracy_figure(curve(1, epochs=3), last_epoch=3)
+    drawn = svg(figure_drawing(figure, "accuracy"))
     assert {"1", "2", "3", "epoch"} <= set(texts(drawn))
     assert "1.5" not in texts(drawn)
     assert [g.get("class") for g in drawn.findall("g")] == ["r2", "faint", "r2"]
@@ -152,9 +181,9 @@ def test_a_figure_as_svg() -> None:
 
 
 def test_a_logarithmic_figure_as_svg() -> None:
-    axes = charts.layout("flops", log_values=[0.01, 1.0])
-    figure = {"data": [charts.trace(0, "x", [1e12, 2e12, 3e12], [1.0, 0.1, 0.01])], "layout": axes}
-    drawn = svg(charts.figure_drawing(figure, "loss"))
+    axes = replace(axes_by("flops"), y_ticks=log_ticks([0.01, 1.0]))
+    figure = Figure([Line(0, "x", [1e12, 2e12, 3e12], [1.0, 0.1, 0.01])], axes)
+    drawn = svg(figure_drawing(figure, "loss"))
     assert {"1T", "2T", "3T", "0.01", "0.1", "1"} <= set(texts(drawn))
     line = next(drawn.iter("polyline")).get("points") or ""
     a, b, c = (float(point.split(",")[1]) for point in line.split())
@@ -162,7 +191,7 @@ def test_a_logarithmic_figure_as_svg() -> None:
 
 
 def test_strips_share_one_scale() -> None:
-    strips = charts.Strips.around([(-1.0, 3.0), (0.0, 0.2)], 0.5)
+    strips = DifferenceStrips.around([(-1.0, 3.0), (0.0, 0.2)], 0.5)
     row = svg(strips.row(1.0, (-1.0, 3.0), 9))
     assert row.get("aria-label") == "+1.00, −1.00 to +3.00"
     assert [g.get("class") for g in row.iter("g")] == ["r2"]
@@ -172,7 +201,9 @@ def test_strips_share_one_scale() -> None:
 
 
 def test_step_figure_leaves_out_what_a_logarithm_can_not_show() -> None:
-    figure = charts.step_figure([1, 101, 201], [2.3, 0.0, float("inf")], curve(), steps_per_epoch=938, total_steps=1876)
+    figure = plotly_json(
+        step_figure([1, 101, 201], [2.3, 0.0, float("inf")], curve(), steps_per_epoch=938, total_steps=1876)
+    )
     json.dumps(figure, allow_nan=False)
     assert figure["data"][0]["x"] == [1]
     assert figure["data"][1]["x"] == [938, 1876]
