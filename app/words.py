@@ -128,6 +128,16 @@ def points(difference: float | None, digits: int = 2) -> str:
     return "" if difference is None else signed(100 * difference, digits)
 
 
+def percent_range(interval: tuple[float, float] | None, digits: int = 2) -> str:
+    """An interval of accuracies in per cent: ``94.04 to 94.93``; empty for None."""
+    return between(percent(interval[0], digits), percent(interval[1], digits)) if interval else ""
+
+
+def points_range(interval: tuple[float, float] | None, digits: int = 2) -> str:
+    """An interval of differences in percentage points: ``+0.12 to +0.40``; empty for None."""
+    return between(points(interval[0], digits), points(interval[1], digits)) if interval else ""
+
+
 def short_points(difference: float) -> str:
     """The size of a difference in percentage points: ``0.0483`` -> ``4.8``.
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.store.predictions import Predictions, PredictionsDamaged
+from app.words import MINUS
 from trainer.i18n import _
 
 MOST_CLASSES = 40  # of a table; of more classes the most frequent mistakes are listed
@@ -96,6 +97,11 @@ class DifferenceCell:
     difference: int
     favours: int
     heat: int
+
+    @property
+    def words(self) -> str:
+        """The difference with its sign: ``+12``."""
+        return f"{self.difference:+,}".replace("-", MINUS)
 
 
 def matrix_difference(

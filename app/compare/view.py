@@ -281,6 +281,10 @@ class ConfigRow:
     differs: list[bool]
     is_different: bool
 
+    @property
+    def difference_words(self) -> str:
+        return _("{field} differs: {values}").format(field=self.field, values=", ".join(self.values))
+
 
 def config_rows(shown: Sequence[ShownRun], comparison: Comparison, base: str | None) -> list[ConfigRow]:
     """Every field that applies to some run, in the order of ``RunConfig``."""

@@ -19,6 +19,8 @@ from app.draw.svg import Drawing
 from app.store.predictions import PredictionQuery, Predictions, load_log_probabilities, query
 from trainer.run_folder import RunFolder
 
+_MOST_CLASSES_OF_NORMAL_SIZE = 14  # of a confusion matrix
+_MOST_CLASSES_WITH_LONG_NAMES = 5
 SIDES = ("a", "b", "wrong", "right", "all")
 
 
@@ -36,6 +38,17 @@ class NamesClasses:
 
     def class_name(self, number: int) -> str:
         return class_name(self.classes, number)
+
+    @property
+    def is_large_matrix(self) -> bool:
+        """Whether a confusion matrix needs smaller letters."""
+        return len(self.classes) > _MOST_CLASSES_OF_NORMAL_SIZE
+
+    def head_length(self, of_row: bool) -> int:
+        """How many characters of a class's name the head of a row or a column of the matrix has room for."""
+        if len(self.classes) <= _MOST_CLASSES_WITH_LONG_NAMES:
+            return 16
+        return 9 if of_row else 6
 
 
 def long_names(names: Sequence[str]) -> bool:

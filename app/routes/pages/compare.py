@@ -3,268 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Annotated, Any, Literal
-from urllib.parse import quote_plus, urlencode
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from pydantic import BaseModel, Field
 from sqlmodel import Session, col, select
 
 from app.compare import confusion_matrix, curves, verdicts, walls
 from app.compare import view as parts
-from app.compare.comparison import USEFUL_SEEDS, BudgetRow, Comparison, Pair, Recipe, accuracy_rows
+from app.compare.comparison import USEFUL_SEEDS, Recipe, accuracy_rows
 from app.compare.load import MAX_COMPARED, load_comparison, runs_to_compare
 from app.compare.view import Focus, ShownRun
-from app.compare.walls import SharedTile
-from app.draw.figures import Axis, plotly_json
+from app.draw.figures import plotly_json
 from app.errors import Refused
+from app.routes.pages.compare_parts import Evidence, LegendLine, ToAccuracy
+from app.routes.pages.compare_query import TILES, CompareQuery
+from app.routes.pages.compare_view import ComparePage, PickPage
 from app.runs import commands as runs
-from app.schemas import EpochOut, RunOut
+from app.schemas import EpochOut
 from app.state import Runoff
 from app.statistics import t_interval
 from app.store import epochs as cost
 from app.store import predictions, queries
 from app.store.database import reading
-from app.store.images import Images, images_of
+from app.store.images import images_of
 from app.store.predictions import Predictions, PredictionsError
 from app.store.tables import ACTIVE, Run
 from app.web import templating
 from app.web.deps import Reading, State
 from app.web.frame import header_from
-from app.words import p_text, short_percent
+from app.words import short_percent
 from trainer.i18n import _
 
 router = APIRouter()
-TILES = walls.Steps(first=30)
-SMOOTHING = (0.0, 0.5, 0.8, 0.9, 0.95)  # what the page offers
 _MOST_FURTHER = 100
 _SMALLEST_MARGIN = 0.0001  # points
 _PICKED = 200  # runs that the picker offers
-
-
-class CompareQuery(BaseModel):
-    """What is compared and shown; it stands in the URL. ``margin`` is in points here."""
-
-    run: list[str] = []
-    base: str = ""
-    at: str = "last"
-    margin: str = "0.5"
-    pair: str = ""  # the two runs in focus, "ID.ID"
-    x: Axis = "epoch"
-    smooth: float = Field(0.0, ge=0, le=curves.LARGEST_SMOOTHING)
-    loss: Literal["linear", "log"] = "linear"
-    over: Literal["runs", "seeds"] = "runs"
-    value: Literal["last", "best"] = "last"  # the epoch whose values stand beside the names of the curves
-    config: Literal["different", "all"] = "different"  # the fields listed
-    to: str = ""  # the accuracy whose cost is shown, as ``typed_accuracy`` reads it
-    side: Literal["a", "b", "wrong", "right", "all"] = "a"
-    label: int | None = Field(None, ge=0, le=65_535)
-    predicted: int | None = Field(None, ge=0, le=65_535)
-    shown: int = Field(TILES.first, ge=1, le=TILES.most)
-    image: int | None = Field(None, ge=0)
-
-    @property
-    def ids(self) -> list[str]:
-        return list(dict.fromkeys(run for run in self.run if run))
-
-    @property
-    def view(self) -> curves.View:
-        return curves.View(self.x, self.smooth, self.loss == "log")
-
-    def pairs(self, **changes: Any) -> list[tuple[str, str]]:
-        """The fields of the URL that are not at their defaults, as (name, value)."""
-        values = self.model_copy(update={"run": self.ids, **changes}).model_dump(exclude_none=True)
-        defaults = {name: info.get_default() for name, info in type(self).model_fields.items()}
-        kept = {name: value for name, value in values.items() if name == "run" or value != defaults[name]}
-        return [(n, str(one)) for n, value in kept.items() for one in (value if isinstance(value, list) else [value])]
-
-    def url(self, **changes: Any) -> str:
-        """The address with some of it changed."""
-        found = "&".join(f"{name}={_quoted(value)}" for name, value in self.pairs(**changes))
-        return "/compare" + ("?" + found if found else "")
-
-
-_quoted = lru_cache(maxsize=1024)(quote_plus)  # a page of 50 runs has 140 addresses with all of their ids
-
-
-# What the page shows -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The images, matrices and classes of the pair in focus. ``matrix`` is empty where there are too many classes."""
-
-    counts: dict[str, int]
-    tiles: list[SharedTile]
-    total: int
-    more: bool
-    detail: SharedTile | None
-    previous: int | None
-    next: int | None
-    matrix: list[list[confusion_matrix.DifferenceCell]]
-    classes: walls.ClassTable
-
-
-@dataclass(frozen=True)
-class ToAccuracy:
-    """What each run spent until it first reached an accuracy; ``accuracy`` is None where there is none to ask for."""
-
-    accuracy: float | None
-    rows: list[BudgetRow]
-    by_run: list[bool]  # who reached it
-    typed: str  # as the field shows it, in per cent
-    problem: str
-
-    @property
-    def reached(self) -> bool:
-        """Whether any run did."""
-        return any(self.by_run)
-
-
-@dataclass(frozen=True)
-class LegendLine:
-    """A curve with its values at its last or best epoch; ``seeds`` > 1 and an interval where it is a mean."""
-
-    place: int
-    name: str
-    accuracy: float | None
-    interval: tuple[float, float] | None
-    loss: float | None
-    seeds: int = 1
-
-
-@dataclass(frozen=True)
-class ComparePage(walls.NamesClasses):
-    """Variables of compare.html."""
-
-    query: CompareQuery
-    shown: list[ShownRun]
-    comparison: Comparison
-    base: str | None
-    focus: Focus
-    pairs: parts.PairTable
-    more: parts.MoreSeeds | None
-    to_accuracy: ToAccuracy
-    legend: list[LegendLine]
-    has_repeats: bool
-    evidence: Evidence | None
-    images: Images | None
-    classes: list[str]
-    config: list[parts.ConfigRow]
-    offered: list[tuple[str, str, float | None]]  # (id, name, test accuracy)
-    margin_problem: str
-    figure_version: str
-
-    def url(self, **changes: Any) -> str:
-        """A link within the page; whatever changes what is listed begins at the first tiles, with no image open."""
-        if not changes.keys() & {"image", "shown", "x", "margin", "to", "smooth", "loss", "over", "value", "config"}:
-            changes = {"image": None, "shown": TILES.first, **changes}
-        return self.query.url(**changes)
-
-    def fields(self, *asked: str) -> list[tuple[str, str]]:
-        """The URL's fields for a form that asks for some of them itself."""
-        return [(name, value) for name, value in self.query.pairs() if name not in asked]
-
-    @cached_property
-    def by_id(self) -> dict[str, ShownRun]:
-        return {one.run.id: one for one in self.shown}
-
-    @property
-    def pair(self) -> Pair:
-        return self.focus.pair
-
-    @property
-    def a(self) -> ShownRun:
-        return self.focus.a
-
-    @property
-    def b(self) -> ShownRun:
-        return self.focus.b
-
-    @property
-    def base_by_default(self) -> bool:
-        """Whether nobody chose the base run."""
-        return self.base is not None and self.base != self.query.base
-
-    @property
-    def defects(self) -> list[str]:
-        """What is wrong with runs, each with its name in front."""
-        return [f"{one.full_name}: {one.answers.defect}" for one in self.shown if one.answers.defect]
-
-    @property
-    def best_of(self) -> str:
-        """The id of the run that was chosen as the best of several, or ""."""
-        return self.comparison.best_of.run if self.comparison.best_of else ""
-
-    @property
-    def num_different(self) -> int:
-        return sum(row.is_different for row in self.config)
-
-    @property
-    def without_flops(self) -> list[str]:
-        """The runs that the axis of FLOPs leaves out."""
-        if self.query.x != "flops":
-            return []
-        return [one.full_name for one in self.shown if one.run.epochs_done and one.run.flops is None]
-
-    @property
-    def is_detailed(self) -> bool:
-        """Whether single curves show their bands and training losses."""
-        return len(self.legend) <= curves.MOST_DETAILED
-
-    @property
-    def smoothing(self) -> list[float]:
-        """The choices of smoothing, with the one in the address."""
-        return sorted({*SMOOTHING, self.query.smooth})
-
-    @property
-    def same_colour(self) -> bool:
-        """Whether the two runs in focus share a colour, so that something else must tell them apart."""
-        return self.a.colour == self.b.colour
-
-    def p_words(self, p: float) -> str:
-        return p_text(p)
-
-    def equivalence_words(self, p: float) -> str:
-        return verdicts.equivalence_text(p, self.comparison.margin)
-
-    def figure_url(self, figure: str) -> str:
-        shown = [(n, v) for n, v in self.query.pairs() if n in ("run", "x", "smooth", "loss", "over")]
-        return f"/compare/figures/{figure}.json?" + urlencode(shown)
-
-    def export_url(self, what: str) -> str:
-        """The address of the same comparison in the API: "" for JSON, else pairs.csv, epochs.csv or report."""
-        fields = [("run", i) for i in self.query.ids] + [("at", self.query.at), ("margin", str(self.comparison.margin))]
-        if self.base:
-            fields.append(("base", self.base))
-        if what == "" and self.to_accuracy.accuracy:
-            fields.append(("accuracy", f"{self.to_accuracy.accuracy:g}"))
-        if what == "report":
-            fields.append(("pair", f"{self.pair.a}.{self.pair.b}"))
-            fields += [(n, v) for n, v in self.query.pairs() if n in ("x", "smooth", "loss", "over")]
-        return "/api/v1/compare" + (f"/{what}" if what else "") + "?" + urlencode(fields)
-
-
-@dataclass(frozen=True)
-class PickPage:
-    """Variables of compare_pick.html: fewer than two runs are chosen."""
-
-    query: CompareQuery
-    chosen: set[str]
-    offered: list[RunOut]
-    start: RunOut | None
-    most: int = MAX_COMPARED
-
-    def reason(self, run: RunOut) -> str:
-        """Why a run can't be told from the chosen one; "" where it can."""
-        if not run.epochs_done:
-            return _("no finished epoch yet")
-        if self.start and self.start.test_fingerprint and run.test_fingerprint != self.start.test_fingerprint:
-            return _("tested on other images")
-        return ""
 
 
 # Routes --------------------------------------------------------------------------------------------------------------

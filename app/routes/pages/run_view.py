@@ -19,8 +19,6 @@ from trainer.i18n import _, ngettext
 
 TILES = Steps(first=45)
 _CONFIDENCES = (0.5, 0.9, 0.99)
-_MOST_CLASSES_OF_NORMAL_SIZE = 14  # of a confusion matrix; of more the letters are smaller
-_MOST_CLASSES_WITH_LONG_NAMES = 5
 
 
 class RunQuery(BaseModel):
@@ -358,16 +356,6 @@ class RunPage(NamesClasses):
             words = ngettext("{label} taken for {answer}: {n} image", "{label} taken for {answer}: {n} images", count)
         answer = self.class_name(self.query.predicted)
         return words.format(label=self.class_name(self.query.label), answer=answer, n=number(count))
-
-    @property
-    def is_large_matrix(self) -> bool:
-        return len(self.classes) > _MOST_CLASSES_OF_NORMAL_SIZE
-
-    def head_length(self, of_row: bool) -> int:
-        """How many characters of a class's name the head of a row or a column of the matrix has room for."""
-        if len(self.classes) <= _MOST_CLASSES_WITH_LONG_NAMES:
-            return 16
-        return 9 if of_row else 6
 
     def url(self, **changes: Any) -> str:
         """A link within the page; whatever changes what is listed begins at the first tiles, with no image open."""
