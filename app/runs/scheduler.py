@@ -123,7 +123,7 @@ class Scheduler:
         try:
             if queued:
                 self.executor.ensure_host()
-            devices = self.executor.devices() if self.executor.ready() else None
+            devices = (self.executor.known_devices() or self.executor.devices()) if self.executor.ready() else None
         except ExecutorUnavailable as error:
             if str(error) != self._waits_for:  # once a reason, not once a tick
                 self._waits_for = str(error)

@@ -25,7 +25,7 @@ FAKE_HOST = [sys.executable, str(Path(__file__).parents[1] / "trainer" / "fake_h
 CNN = {"dataset": "mnist", "model": "cnn"}
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 90) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "waited too long"

@@ -25,7 +25,7 @@ FAKE_HOST = Path(__file__).with_name("fake_host.py")
 CNN = {"dataset": "mnist", "model": "cnn"}
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 90) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "waited too long"

@@ -23,7 +23,7 @@ from trainer.config import RunConfig
 from trainer.datasets import catalogue
 from trainer.run_folder import RunFolder, iter_valid_events
 
-SPAWNING = "import sys; from pathlib import Path; from trainer import host; home = Path(sys.argv[2]); "
+SPAWNING = "import sys; from pathlib import Path; from trainer.host import loop as host; home = Path(sys.argv[2]); "
 SPAWNING += "host.prepare_environment(home); sys.exit(host.Host(home, spawn=True).serve())"
 
 

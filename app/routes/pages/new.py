@@ -200,7 +200,7 @@ def _controls(state: Runoff, typed: forms.Typed, problems: list[FieldProblem]) -
 def _device_choices(state: Runoff, text: str) -> list[forms.Choice]:
     """What this machine has; empty while the trainer is not there to tell, or where something else was typed."""
     try:
-        devices = state.executor.devices() if state.executor.ready() else []
+        devices = (state.executor.known_devices() or state.executor.devices()) if state.executor.ready() else []
     except ExecutorUnavailable:
         return []
     titles = {str(device["name"]): str(device["title"]) for device in devices}

@@ -46,10 +46,10 @@ class Executor(Protocol):
         """Layers, parameters and multiply-adds of a config, as ``trainer.describe.describe`` gives them."""
 
     def devices(self) -> list[dict[str, Any]]:
-        """What runs can compute on, the CPU first."""
+        """What runs can compute on, the CPU first, with the memory that is free now."""
 
     def known_devices(self) -> list[dict[str, Any]]:
-        """What ``devices`` has found already; empty before. Asks nobody."""
+        """What ``devices`` answered last; empty before. Asks nobody."""
 
     def predict(self, folder: RunFolder, epoch: int, image_png: bytes) -> dict[str, Any]:
         """What the checkpoint of ``epoch`` answers for one image. Raises ``Refused`` where it can't."""

@@ -176,13 +176,13 @@ class LocalExecutor:
         return result
 
     def devices(self) -> list[dict[str, Any]]:
-        """What runs can compute on; remembered once told. Raises ``ExecutorUnavailable``."""
-        if self._devices is None:
-            self._devices = self._call(wire.Devices(), QUESTION_SECONDS)
-        return list(self._devices)
+        """What runs can compute on, with the memory that is free now. Raises ``ExecutorUnavailable``."""
+        devices: list[dict[str, Any]] = self._call(wire.Devices(), QUESTION_SECONDS)
+        self._devices = devices
+        return list(devices)
 
     def known_devices(self) -> list[dict[str, Any]]:
-        """What ``devices`` has found already; empty before. Asks nobody."""
+        """What ``devices`` answered last; empty before. Asks nobody."""
         return list(self._devices or [])
 
     def predict(self, folder: RunFolder, epoch: int, image_png: bytes) -> dict[str, Any]:

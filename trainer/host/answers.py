@@ -1,0 +1,48 @@
+"""Answers to questions that the host has had before."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import OrderedDict
+from typing import Any
+
+from trainer import wire
+
+MAX_ANSWERS = 256
+SECONDS_KEPT: dict[type, float] = {  # a request that is missing here is never answered from memory
+    wire.Describe: float("inf"),
+    wire.Devices: 10.0,  # they have the memory that is free just now
+}
+
+
+def key_of(request: wire.Request) -> str:
+    """Equal for questions with equal answers: of a configuration, only model and width shape the net."""
+    if isinstance(request, wire.Describe):
+        fields = {name: request.config.get(name) for name in ("model", "width")}
+        return json.dumps([fields, request.image_shape, request.num_classes])
+    return request.model_dump_json(exclude={"id"})
+
+
+class Answers:
+    """The most recently used answers."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
+
+    def find(self, request: wire.Request) -> dict[str, Any] | None:
+        """The answer to the same question, where there is one that is still true."""
+        known = self._answers.get(key_of(request))
+        if known is None or time.monotonic() >= known[0]:
+            return None
+        self._answers.move_to_end(key_of(request))
+        return known[1]
+
+    def keep(self, request: wire.Request, answer: dict[str, Any]) -> None:
+        """Remember an answer if that is worth it; errors are not."""
+        seconds = SECONDS_KEPT.get(type(request))
+        if seconds is None or "result" not in answer:
+            return
+        self._answers[key_of(request)] = (time.monotonic() + seconds, answer)
+        while len(self._answers) > MAX_ANSWERS:
+            self._answers.popitem(last=False)
