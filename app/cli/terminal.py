@@ -131,6 +131,13 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
         console.print(f"{difference['field']}: {values}")
 
 
+def follow_runs(client: Client, run_ids: Sequence[str]) -> int:
+    """Draw the runs until all have ended; status 1 if one did not finish. Ctrl-C only stops watching."""
+    ended = watch_runs(client, run_ids)
+    console.print(runs_table(ended))
+    return 0 if all(run["status"] == "finished" for run in ended) else 1
+
+
 def watch_runs(client: Client, run_ids: Sequence[str]) -> list[dict[str, Any]]:
     """Draw runs of a server until all have ended; returns them in order and prints why a run failed."""
     ended: dict[str, dict[str, Any]] = {}

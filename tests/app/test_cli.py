@@ -90,7 +90,7 @@ def through(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> client.Client:
     found.close()
     api.base_url = "http://localhost/api/v1/"
     found._http = api
-    monkeypatch.setattr(cli, "find_server", lambda _settings: found)
+    monkeypatch.setattr(client, "find_server", lambda _settings: found)
     return found
 
 

@@ -14,11 +14,11 @@ import plotly.graph_objects
 import pytest
 from fastapi import FastAPI
 from plotly.offline import get_plotlyjs_version
+from starlette.testclient import TestClient
 
 from app.compare import curves
 from app.draw.figures import Axis
-from app.routes.pages.compare import CompareQuery
-from tests.app.conftest import TestClient
+from app.routes.pages.compare_query import CompareQuery
 from tests.app.run_folders import finish, new_run, say, started, steps
 from trainer.run_folder import RunFolder
 
