@@ -11,6 +11,8 @@ from starlette.testclient import TestClient
 
 from app import statistics
 from tests.app.run_folders import STEPS, epoch, finish, new_run, say, started
+from trainer.config import MODELS
+from trainer.datasets.facts import KNOWN
 from trainer.events import Step
 from trainer.run_folder import RunFolder
 
@@ -357,7 +359,7 @@ def test_compare_by_class(api: TestClient, site_app: FastAPI, done: RunFolder) -
 
 
 def test_choices(api: TestClient) -> None:
-    assert [model["name"] for model in api.get("/api/v1/models").json()] == ["fc", "cnn", "lenet", "vgg", "vgg16"]
+    assert [model["name"] for model in api.get("/api/v1/models").json()] == [*MODELS]
     assert {"mnist-fc", "cifar10-vgg16"} <= {preset["name"] for preset in api.get("/api/v1/presets").json()}
     assert api.get("/api/v1/devices").json()[0]["name"] == "cpu"
     described = api.post("/api/v1/describe", json={"dataset": "mnist", "model": "fc"}).json()
@@ -367,7 +369,7 @@ def test_choices(api: TestClient) -> None:
 
 def test_datasets(api: TestClient) -> None:
     names = [one["name"] for one in api.get("/api/v1/datasets").json()["datasets"]]
-    assert names == ["mnist", "fashion-mnist", "cifar10", "digits"]
+    assert names == [*KNOWN]
     problem(api.get("/api/v1/datasets/nothing"), 404)
     problem(api.delete("/api/v1/datasets/nothing"), 404)
     problem(api.delete("/api/v1/datasets/digits"), 409)

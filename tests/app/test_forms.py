@@ -10,7 +10,7 @@ import pytest
 
 from app.forms import read as forms
 from app.schemas import SweepIn
-from trainer.config import FIELDS, FieldProblem
+from trainer.config import FIELDS, MODELS, FieldProblem
 from trainer.presets import PRESETS
 
 
@@ -33,7 +33,7 @@ def test_every_field_has_a_control_from_the_config() -> None:
     assert list(shown) == list(FIELDS)
     assert shown["learning_rate"].title == FIELDS["learning_rate"].title
     assert shown["batch_size"].unit == "images"
-    assert [c.value for c in shown["model"].choices] == ["fc", "cnn", "lenet", "vgg", "vgg16"]
+    assert [c.value for c in shown["model"].choices] == [*MODELS]
     assert [c.value for c in shown["model"].choices if c.chosen] == ["cnn"]
     assert (shown["width"].placeholder, shown["width"].unit) == ("6", "feature maps")
     assert {forms.kind_of(name) for name in FIELDS} == {"int", "float", "bool", "choice", "text"}

@@ -39,7 +39,7 @@ def problems(**fields: Any) -> dict[str, str]:
         ("momentum", 1.0, "Must be less than 1. You typed 1."),
         ("learning_rate", float("nan"), "Must be a finite number. You typed nan."),
         ("learning_rate", float("inf"), "Must be a finite number. You typed inf."),
-        ("optimizer", "rmsprop", "Must be one of sgd, adam, adamw, muon. You typed rmsprop."),
+        ("schedule", "linear", "Must be one of constant, cosine, one_cycle. You typed linear."),
         ("epochs", "many", "Must be a whole number. You typed many."),
         ("epochs", 1.5, "Must be a whole number. You typed 1.5."),
         ("epochs", True, "Must be a number. You typed true."),

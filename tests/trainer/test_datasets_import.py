@@ -28,6 +28,7 @@ from trainer.datasets.catalogue import (  # fmt: skip
     remove_dataset,
     samples_path,
 )
+from trainer.datasets.facts import KNOWN
 from trainer.datasets.importing import import_images
 from trainer.events import Progress
 
@@ -604,7 +605,7 @@ def test_a_name_stands_for_the_same_images_for_ever(importer: Importer) -> None:
         importer(others)
     assert importer(SPLIT) == first
     remove_dataset(importer.home, "mine")
-    assert [dataset.name for dataset in list_datasets(importer.home)] == ["mnist", "fashion-mnist", "cifar10", "digits"]
+    assert [dataset.name for dataset in list_datasets(importer.home)] == [*KNOWN]
     with pytest.raises(UnknownDataset):
         get_dataset(importer.home, "mine")
     with pytest.raises(FileNotFoundError):
@@ -635,7 +636,7 @@ def test_an_unfinished_or_foreign_folder_is_no_data_set(importer: Importer) -> N
     (folder / "half").mkdir()
     make_folder(folder / "foreign", {"meta.json": json.dumps({"schema": 99}).encode()})
     (folder / "file").write_text("x")
-    assert [dataset.name for dataset in list_datasets(importer.home)][4:] == ["mine"]
+    assert [dataset.name for dataset in list_datasets(importer.home)][len(KNOWN) :] == ["mine"]
 
 
 # Splitting by chance -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from trainer.config import parse_config
+from trainer.config import MODELS, parse_config
 from trainer.cores import num_cores
 from trainer.describe import describe, devices
 
@@ -80,7 +80,7 @@ def test_small_images_are_said_to_be_padded() -> None:
     assert rows(description)[0] == ("ZeroPad", [1, 16, 16], 0)
 
 
-@pytest.mark.parametrize("model", ["fc", "cnn", "lenet", "vgg", "vgg16"])
+@pytest.mark.parametrize("model", [*MODELS])
 @pytest.mark.parametrize("width", [1, 1024])
 def test_the_narrowest_and_the_widest_are_described_without_being_made(model: str, width: int) -> None:
     description = described(model, (3, 64, 48), num_classes=1000, width=width)

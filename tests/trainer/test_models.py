@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from trainer import models
-from trainer.config import RunConfig
+from trainer.config import MODELS, RunConfig
 
 MNIST, CIFAR10 = (1, 28, 28), (3, 32, 32)
 
@@ -31,7 +31,7 @@ def test_parameters_at_the_notebooks_shapes(
         assert models.count_parameters(models.build(make_config(model=model), shape, 10)) == count
 
 
-@pytest.mark.parametrize("model", ["fc", "cnn", "lenet", "vgg", "vgg16"])
+@pytest.mark.parametrize("model", [*MODELS])
 @pytest.mark.parametrize("shape", [(1, 16, 17), (3, 40, 33)])
 def test_any_size_channels_classes_and_width(
     make_config: Callable[..., RunConfig], model: str, shape: tuple[int, int, int]
