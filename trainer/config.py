@@ -1,21 +1,21 @@
 """``RunConfig``: every choice of a run, and the single source for the form, the API, the CLI flags and the docs.
 
-Here live the fields with their titles, help, bounds, groups and units, the rules between them, the sentences for what
-a user typed wrong, and the hashes that name a configuration. Imports neither torch nor numpy.
+It holds the fields with their titles, help, bounds, groups and units, the rules between them, and the hashes that name
+a configuration. Imports neither torch nor numpy.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from trainer import sentences
 from trainer.i18n import N_, _
 
 SCHEMA_VERSION = 1
@@ -41,6 +41,11 @@ MODELS: dict[str, ModelInfo] = {
     "vgg": ModelInfo(N_("VGG"), N_("8 convolutions"), 64, N_("feature maps"), 32, True, None),
     "vgg16": ModelInfo(N_("VGG16"), N_("13 + 3, large"), 64, N_("feature maps"), 32, True, None),
 }
+
+if TYPE_CHECKING:
+    ModelName = str
+else:
+    ModelName = Literal[*MODELS]
 
 GROUPS: dict[str, str] = {
     "data": N_("Data set"),
@@ -104,7 +109,7 @@ class RunConfig(BaseModel):
         False, N_("Permute the pixels"),
         N_("One fixed permutation for all images. A net that uses neighbourhoods loses them."), "data",
     )  # fmt: skip
-    model: Literal["fc", "cnn", "lenet", "vgg", "vgg16"] = _f(
+    model: ModelName = _f(
         ..., N_("Model"), N_("The net to train."), "model", labels={k: v.title for k, v in MODELS.items()}
     )
     width: Int | None = _f(
@@ -240,7 +245,7 @@ def parse_config(data: Mapping[str, Any]) -> tuple[RunConfig, list[str]]:
             if name in data and getattr(config, name) != FIELDS[name].default:
                 warnings.append(
                     _("{field} does not apply when {other} is {value}, so it is left out.").format(
-                        field=name, other=other, value=_plain(getattr(config, other))
+                        field=name, other=other, value=sentences.plain(getattr(config, other))
                     )
                 )
             unused[name] = None
@@ -325,95 +330,15 @@ def check_data(config: RunConfig, *, image_size: tuple[int, int], num_channels: 
         raise ConfigError(problems)
 
 
-# Sentences -----------------------------------------------------------------------------------------------------------
-
-
-def _plain(value: object) -> str:
-    """A value as a person typed it, shortened."""
-    if value is None or isinstance(value, bool):
-        text = {True: "true", False: "false", None: "null"}[value]
-    else:
-        text = f"{value:g}" if isinstance(value, float) else _printable(str(value))
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _printable(text: str) -> str:
-    """Text that every encoder takes: JSON may carry halves of characters, which no answer could repeat."""
-    return text.encode("utf-8", "replace").decode()
-
-
 def problems_of(error: ValidationError) -> list[FieldProblem]:
-    """One sentence per field of a pydantic error, in the words of a person."""
+    """One sentence for each field of a pydantic error."""
     return field_problems(error.errors(include_url=False))
 
 
 def field_problems(items: Iterable[Mapping[str, Any]]) -> list[FieldProblem]:
-    """The same from the items of ``ValidationError.errors()``."""
-    problems: dict[str, str] = {}
-    for item in items:
-        path = item["loc"][1:] if item["loc"][:1] in (("body",), ("query",), ("path",), ("header",)) else item["loc"]
-        field = _printable(".".join(str(part)[:80] for part in path)) or "body"
-        if item["type"] == "json_invalid":  # its path is a position
-            field = "body"
-        problems.setdefault(field, _sentence(item, [*FIELDS]))
-    return [FieldProblem(field=field, message=message) for field, message in problems.items()]
-
-
-def _sentence(item: Mapping[str, Any], known: list[str]) -> str:
-    kind, context, typed = item["type"], item.get("ctx", {}), _plain(item.get("input"))
-    numbers = {key: value for key, value in context.items() if isinstance(value, int | float)}
-    limit = {key: f"{value:,}" if isinstance(value, int) else f"{value:g}" for key, value in numbers.items()}
-    match kind:
-        case "missing":
-            return _("Required, but not given.")
-        case "extra_forbidden":
-            close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-            if close:
-                return _("Unknown field. Did you mean {name}?").format(name=close[0])
-            return _("Unknown field. Known are: {names}.").format(names=", ".join(known))
-        case "greater_than_equal":
-            return _("Must be at least {limit}. You typed {typed}.").format(limit=limit["ge"], typed=typed)
-        case "greater_than":
-            return _("Must be more than {limit}. You typed {typed}.").format(limit=limit["gt"], typed=typed)
-        case "less_than_equal":
-            return _("Must be at most {limit}. You typed {typed}.").format(limit=limit["le"], typed=typed)
-        case "less_than":
-            return _("Must be less than {limit}. You typed {typed}.").format(limit=limit["lt"], typed=typed)
-        case "finite_number":
-            return _("Must be a finite number. You typed {typed}.").format(typed=typed)
-        case "literal_error" | "enum":
-            expected = str(context.get("expected", "")).replace("'", "").replace(" or ", ", ")
-            return _("Must be one of {values}. You typed {typed}.").format(values=expected, typed=typed)
-        case "string_too_long":
-            length = len(item["input"]) if isinstance(item.get("input"), str) else 0
-            return _("Must be at most {limit} characters. You typed {length}.").format(
-                limit=limit["max_length"], length=f"{length:,}"
-            )
-        case "string_too_short" | "too_short":
-            return _("Must not be empty.")
-        case "too_long":
-            return _("Too many values: at most {limit}.").format(limit=limit["max_length"])
-        case "string_pattern_mismatch" if item["loc"][-1] == "device":
-            return _("Must be auto, cpu, cuda, cuda:0 and so on, or mps. You typed {typed}.").format(typed=typed)
-        case "string_pattern_mismatch":
-            return _(
-                "Must be small letters, digits and hyphens, at most 64, and begin with a letter or digit. You typed {typed}."
-            ).format(typed=typed)
-    if kind.startswith("int"):
-        return _("Must be a whole number. You typed {typed}.").format(typed=typed)
-    if kind.startswith("float") or (kind == "value_error" and isinstance(item.get("input"), bool)):
-        return _("Must be a number. You typed {typed}.").format(typed=typed)
-    if kind.startswith("bool"):
-        return _("Must be true or false. You typed {typed}.").format(typed=typed)
-    if kind.startswith("string"):
-        return _("Must be text. You typed {typed}.").format(typed=typed)
-    if kind.startswith(("dict", "model")):
-        return _("Must be an object with named fields.")
-    if kind.startswith("list"):
-        return _("Must be a list.")
-    if kind == "json_invalid":
-        return _("The body is not valid JSON.")
-    return str(item["msg"]).removeprefix("Value error, ")
+    """One sentence for each field, from the items of ``ValidationError.errors()``."""
+    found = sentences.sentences_of(items, [*FIELDS])
+    return [FieldProblem(field=field, message=message) for field, message in found.items()]
 
 
 # Names of a configuration --------------------------------------------------------------------------------------------
