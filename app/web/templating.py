@@ -22,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from app import resources, words
+from app.draw import markers
 from app.draw import small as drawings
 from app.web.frame import Header, header_of
 from trainer.i18n import N_, _, ngettext, translations
@@ -141,6 +142,8 @@ def environment() -> Environment:
         "strip_of": drawings.strip,
         "spark_of": drawings.spark,
         "bars_of": drawings.bars,
+        "mark_of": markers.mark,
+        "marker_of": markers.legend_marker,
     }
     return env
 
