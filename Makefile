@@ -10,7 +10,7 @@ ARGS ?=
 help:
 	@echo "make demo   set up, serve, train FC, CNN and permuted CNN, end with the link to their comparison (ARGS=--exit, ARGS=--again)"
 	@echo "make serve  serve on http://127.0.0.1:8000, starting again when the code changes"
-	@echo "make test   set up and run all tests"
+	@echo "make test   set up and run all tests (ARGS=\"-m 'not slow'\" leaves out the slow ones)"
 	@echo "make check  style, types, import contracts"
 	@echo "make format writes Python, templates, CSS and JavaScript in the project's format"
 	@echo "make bench  the benchmarks, about two and a half hours; writes docs/lab/benchmarks.md (ARGS=--quick goes through them in a few steps)"

@@ -21,6 +21,8 @@ from trainer import wire
 from trainer.config import RunConfig
 from trainer.run_folder import RunFolder, read_json
 
+pytestmark = pytest.mark.slow
+
 FAKE_HOST = [sys.executable, str(Path(__file__).parents[1] / "trainer" / "fake_host.py"), "--idle-seconds", "1"]
 CNN = {"dataset": "mnist", "model": "cnn"}
 

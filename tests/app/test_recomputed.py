@@ -22,6 +22,8 @@ import pytest
 from app.cli.client import Client
 from app.runs.executors.local import LocalExecutor
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).parents[1] / "recompute.py"
 COUNTS = (
     "num_images", "both_correct", "only_a_correct", "only_b_correct", "both_wrong", "a_correct", "b_correct",

@@ -15,6 +15,8 @@ from trainer.environment import Environment
 from trainer.evaluation import Evaluation, evaluate, evaluation_batch
 from trainer.loader import Data
 
+pytestmark = pytest.mark.arithmetic
+
 MakeConfig = Callable[..., RunConfig]
 MakeData = Callable[..., Data]
 

@@ -21,6 +21,8 @@ from trainer import wire
 from trainer.config import RunConfig
 from trainer.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 FAKE_HOST = Path(__file__).with_name("fake_host.py")
 CNN = {"dataset": "mnist", "model": "cnn"}
 

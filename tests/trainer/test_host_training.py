@@ -23,6 +23,8 @@ from trainer.config import RunConfig
 from trainer.datasets import catalogue
 from trainer.run_folder import RunFolder, iter_valid_events
 
+pytestmark = pytest.mark.slow
+
 SPAWNING = "import sys; from pathlib import Path; from trainer.host import loop as host; home = Path(sys.argv[2]); "
 SPAWNING += "host.prepare_environment(home); sys.exit(host.Host(home, spawn=True).serve())"
 

@@ -13,6 +13,8 @@ import pytest
 from tests import strangers
 from trainer.interpreter import python_command
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
