@@ -11,12 +11,12 @@ from typing import IO
 
 from app.datasets import Imports
 from app.runs.executors.local import LocalExecutor
+from app.runs.indexer import Indexer
 from app.runs.precision import Measuring
 from app.runs.scheduler import Scheduler
 from app.settings import Settings
 from app.state import Runoff
 from app.store.database import make_engine, migrate
-from app.store.indexer import Indexer
 from trainer.i18n import _
 from trainer.run_folder import write_json
 

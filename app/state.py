@@ -1,19 +1,59 @@
-"""What one server holds while it runs, handed to every request as ``request.app.state.runoff``."""
+"""The parts of a running server. Every request finds them as ``request.app.state.runoff``.
+
+The parts are typed by what others ask of them. So nothing here depends on how they are built (``app.main.make_state``),
+and they can depend on this module.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, BinaryIO, Protocol
 
 from sqlalchemy import Engine
 
+from app.schemas import DatasetWork
 from app.settings import Settings
+from trainer.run_folder import RunFolder
 
-if TYPE_CHECKING:
-    from app.datasets import Imports
-    from app.runs.executors.local import LocalExecutor
-    from app.runs.scheduler import Scheduler
-    from app.store.indexer import Indexer
+
+class TrainerHost(Protocol):
+    """Answers what needs torch; see ``app.runs.executors.Executor``."""
+
+    def ensure_host(self) -> None: ...
+    def ready(self) -> bool: ...
+    def devices(self) -> list[dict[str, Any]]: ...
+    def known_devices(self) -> list[dict[str, Any]]: ...
+    def describe(self, config: dict[str, Any], image_shape: list[int], num_classes: int) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+    def __hash__(self) -> int: ...  # answers are remembered for each host
+
+
+class Index(Protocol):
+    """Keeps the database up to date with the run folders; see ``app.runs.indexer.Indexer``."""
+
+    def tick(self) -> bool: ...
+    def rebuild(self) -> int: ...
+
+
+class Queue(Protocol):
+    """Starts queued runs; see ``app.runs.scheduler.Scheduler``."""
+
+    def begin(self) -> None: ...
+    def end(self) -> None: ...
+    def wake(self) -> None: ...
+
+
+class DatasetJobs(Protocol):
+    """Imports and downloads data sets in the background; see ``app.datasets.Imports``."""
+
+    def active(self) -> list[DatasetWork]: ...
+    def find(self, name: str) -> DatasetWork | None: ...
+    def is_active(self, name: str) -> bool: ...
+    def begin_import(self, file: BinaryIO, file_name: str, name: str, size: int) -> None: ...
+    def start_prepare(self, name: str) -> None: ...
+    def cancel(self, name: str) -> None: ...
+    def dismiss(self, name: str) -> None: ...
+    def end(self) -> None: ...
 
 
 @dataclass
@@ -22,7 +62,11 @@ class Runoff:
 
     settings: Settings
     engine: Engine
-    executor: LocalExecutor
-    indexer: Indexer
-    scheduler: Scheduler
-    imports: Imports
+    executor: TrainerHost
+    indexer: Index
+    scheduler: Queue
+    imports: DatasetJobs
+
+    def run_folder(self, run_id: str) -> RunFolder:
+        """The folder of a run."""
+        return RunFolder(self.settings.runs / run_id)

@@ -7,7 +7,8 @@ is the typographic one. Filters of the templates have the names of these functio
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +25,14 @@ STATUS_WORDS = {
     "failed": N_("Failed"),
     "cancelled": N_("Cancelled"),
 }
+
+
+def statuses_in_words(statuses: Iterable[str]) -> str:
+    """How many runs have finished, and what the others do: ``7 of 12 finished, 1 running, 4 queued``."""
+    counts = Counter(statuses)
+    words = {"running": _("running"), "queued": _("queued"), "failed": _("failed"), "cancelled": _("cancelled")}
+    finished = _("{n} of {total} finished").format(n=number(counts["finished"]), total=number(counts.total()))
+    return ", ".join([finished, *(f"{number(counts[status])} {words[status]}" for status in words if counts[status])])
 
 
 # Numbers -------------------------------------------------------------------------------------------------------------
@@ -166,11 +175,6 @@ def p_text(p: float, threshold: float = 0.05) -> str:
         return f"p = {p:.{digits}g}" if p < 0.995 else "p = 1.0"
     mantissa, power = f"{p:.1e}".split("e")
     return f"p = {mantissa} × 10{str(int(power)).translate(_SUPERSCRIPTS)}"
-
-
-def p_number(p: float | None) -> str:
-    """A p-value below a head that says p: ``0.012``, ``p < 10⁻⁶``; empty for None."""
-    return "" if p is None else p_text(p).removeprefix("p = ")
 
 
 def level_text(level: float) -> str:

@@ -18,8 +18,8 @@ from typer.main import get_command
 from app.cli.commands import app as commands
 from app.main import create_app
 from app.settings import Settings
-from app.store import search
-from app.store.queries import FILES
+from app.store.fields import fields as search_language
+from app.store.files import FILES
 from trainer.config import FIELDS, GROUPS, MODELS, RunConfig
 from trainer.presets import PRESETS
 
@@ -142,7 +142,7 @@ def search_fields() -> str:
     }
     rows = [
         [f"`{field.name}`", field.title, ", ".join(field.values) or kinds[field.kind]]
-        for field in search.fields().values()
+        for field in search_language().values()
         if field.part != "config"
     ]
     return table(["field", "what", "values"], rows)

@@ -160,9 +160,9 @@ def test_statuses_change_as_documented() -> None:
 
 
 def _arrows_in_the_code() -> Iterator[tuple[str, str]]:
-    """(from, to) of each transition in app/runs/commands.py, and of the events that end a run."""
+    """(from, to) of each transition in app/runs/lifecycle.py, and of the events that end a run."""
     yield from (("running", ending) for ending in TERMINAL)
-    for call in ast.walk(ast.parse(text_of("app/runs/commands.py"))):
+    for call in ast.walk(ast.parse(text_of("app/runs/lifecycle.py"))):
         if (
             isinstance(call, ast.Call)
             and isinstance(call.func, ast.Name)
@@ -173,6 +173,36 @@ def _arrows_in_the_code() -> Iterator[tuple[str, str]]:
                 word.value.value for word in call.keywords if word.arg == "to" and isinstance(word.value, ast.Constant)
             ]
             yield from ((str(name), str(to[0]) if to else "queued") for name in names)
+
+
+def test_only_the_lifecycle_changes_a_status() -> None:
+    changing = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "app").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if _assigns_status(node) or _updates_runs(node)
+    }
+    assert changing == {"app/runs/lifecycle.py"}
+
+
+def _assigns_status(node: ast.AST) -> bool:
+    """Whether this is ``run.status = ...``, whatever the run is called."""
+    return (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and node.attr == "status"
+        and not (isinstance(node.value, ast.Name) and node.value.id == "self")
+    )
+
+
+def _updates_runs(node: ast.AST) -> bool:
+    """Whether this is ``update(Run)``."""
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "update"
+        and any(isinstance(argument, ast.Name) and argument.id == "Run" for argument in node.args)
+    )
 
 
 def test_events_are_documented_with_all_their_fields() -> None:

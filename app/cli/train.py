@@ -119,7 +119,7 @@ def make_command() -> Callable[..., None]:
 
 def _train_here(settings: Settings, sweep: Mapping[str, Any]) -> int:
     """Plan as the server would, then train one run after the other in processes of their own; the exit status."""
-    from app.runs import commands as runs
+    from app.runs.plan import plan
     from app.schemas import SweepIn
 
     os.environ["RUNOFF_HOME"] = str(settings.home)
@@ -127,7 +127,7 @@ def _train_here(settings: Settings, sweep: Mapping[str, Any]) -> int:
         checked = SweepIn.model_validate(sweep)
     except ValidationError as error:
         raise ConfigError(problems_of(error)) from None
-    planned = runs.plan_for(settings, checked)
+    planned = plan(settings.home, checked)
     for warning in planned.warnings:
         sys.stderr.write(f"{warning}\n")
     status = 0

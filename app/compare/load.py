@@ -12,8 +12,9 @@ from app.compare.comparison import ComparedRun, CompareError, Comparison, compar
 from app.compare.verdicts import DEFAULT_MARGIN
 from app.errors import NotFound, Refused
 from app.schemas import EpochOut
+from app.store.epochs import epochs_of_runs
 from app.store.predictions import PredictionsError, load
-from app.store.queries import epochs_of_runs, runs_of_groups
+from app.store.queries import runs_of_groups
 from app.store.tables import Run
 from trainer.config import FieldProblem
 from trainer.i18n import _, ngettext

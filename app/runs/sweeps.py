@@ -1,6 +1,6 @@
-"""Sweeps as pure functions: in which order the runs start, how they are called, which fields vary, and what each of them did.
+"""Sweeps as pure functions: in which order their runs start, their names, which fields vary, and what each field did.
 
-Nothing here reads the database or starts anything; that is ``app.store.queries``' and ``app.runs.commands``'.
+Nothing here reads the database (``app.store.queries``) or starts anything (``app.runs.commands``).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from trainer.config import FIELDS, RunConfig
 from trainer.i18n import _
 
 LONGEST_NAME = 120
-_NO_FACTOR = ("seed", "device", "deterministic")  # what repeats and machines differ in
-_LAST_SEED = 2**32 - 1
+NOT_FACTORS = ("seed", "device", "deterministic")  # repeats and machines differ in these
+LAST_SEED = 2**32 - 1
 
 
 # Starting ------------------------------------------------------------------------------------------------------------
@@ -28,9 +28,9 @@ _LAST_SEED = 2**32 - 1
 def spread_order(groups: Sequence[str], sweep_id: str) -> list[int]:
     """The order in which the runs of a sweep start, as positions in ``groups`` (the group of each planned run).
 
-    Rounds: the first repeat of every group, then the second of every group, and so on, each round shuffled. So whatever
-    part has run is a random sample of the grid, and after one round each combination is there once. ``sweep_id`` is the
-    seed: the same sweep has the same order.
+    They start in rounds: the first repeat of every group, then the second of every group, and so on, each round shuffled.
+    So the part that has run is always a random sample of the grid, and each combination has run once after one round.
+    ``sweep_id`` is the seed: the same sweep has the same order.
     """
     chance = random.Random(sweep_id)
     rounds: dict[int, list[int]] = defaultdict(list)
@@ -44,18 +44,18 @@ def spread_order(groups: Sequence[str], sweep_id: str) -> list[int]:
 
 
 def next_seeds(taken: Collection[int], count: int) -> list[int]:
-    """``count`` seeds that are not ``taken``: those behind the highest one; where it is the last of all, the lowest free."""
+    """``count`` seeds that are not ``taken``: those after the highest one, or the lowest free ones where it is the last."""
     first = max(taken, default=-1) + 1
-    if first + count - 1 <= _LAST_SEED:
+    if first + count - 1 <= LAST_SEED:
         return [*range(first, first + count)]
-    free = (seed for seed in range(_LAST_SEED + 1) if seed not in taken)
+    free = (seed for seed in range(LAST_SEED + 1) if seed not in taken)
     return [next(free) for _number in range(count)]
 
 
 def run_name(stem: str, config: RunConfig, varying: Iterable[str], *, with_seed: bool) -> str:
-    """The stem (may be "") with what varies within the sweep, the seed last; a field that does not apply to the run is left out.
+    """The stem, which may be empty, with the values that vary within the sweep, the seed last.
 
-    The stem is cut, never what tells the runs apart.
+    A field that does not apply to the run is left out. Where the name is too long, the stem is cut.
     """
     parts = [
         f"{field} {value_words(value)}"
@@ -64,19 +64,19 @@ def run_name(stem: str, config: RunConfig, varying: Iterable[str], *, with_seed:
     ]
     if with_seed:
         parts.append(_("seed {seed}").format(seed=config.seed))
-    told = ", ".join(parts)
-    if not stem or not told:
-        return (stem or told)[:LONGEST_NAME]
-    return f"{stem[: max(LONGEST_NAME - len(told) - 2, 20)]}, {told}"[:LONGEST_NAME]
+    values = ", ".join(parts)
+    if not stem or not values:
+        return (stem or values)[:LONGEST_NAME]
+    return f"{stem[: max(LONGEST_NAME - len(values) - 2, 20)]}, {values}"[:LONGEST_NAME]
 
 
 def without_seed(name: str) -> str:
-    """The name that all repeats share: without "seed 3" at its end."""
+    """A name without the "seed 3" at its end: the name that all repeats share."""
     return re.sub(r"[\s,;·-]*\bseed\s+\d+$", "", name.strip(), flags=re.IGNORECASE)
 
 
 def common_name(names: Sequence[str]) -> str:
-    """What all names begin with, up to a comma; "" where that is nothing."""
+    """The parts between commas with which all names begin; empty where there are none."""
     parts = [name.split(", ") for name in names]
     shared = takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))
     return ", ".join(column[0] for column in shared)
@@ -117,21 +117,21 @@ class Factor:
 def factors_of(configs: Sequence[Mapping[str, Any]]) -> list[Factor]:
     """The fields that vary among the configs, in the order of ``RunConfig``; never the seed.
 
-    null is a value only of fields whose default it is; elsewhere it says that the field does not apply.
+    None counts as a value only of fields whose default it is; elsewhere it means that the field does not apply.
     """
     factors = []
     for field, info in FIELDS.items():
-        if field in _NO_FACTOR:
+        if field in NOT_FACTORS:
             continue
-        found = {config.get(field): None for config in configs}
-        values = [value for value in found if value is not None or info.default is None]
+        distinct = dict.fromkeys(config.get(field) for config in configs)
+        values = [value for value in distinct if value is not None or info.default is None]
         if len(values) > 1:
             factors.append(Factor(field, _(info.title or field), sorted(values, key=_order)))
     return factors
 
 
 def _order(value: Any) -> tuple[bool, bool, Any]:
-    """null first, then numbers, then words."""
+    """None first, then numbers, then texts."""
     return (value is not None, isinstance(value, str), 0 if value is None else value)
 
 
@@ -140,7 +140,7 @@ def _order(value: Any) -> tuple[bool, bool, Any]:
 
 @dataclass(frozen=True)
 class Result:
-    """What one finished run of a sweep reached; ``accuracy`` is a fraction."""
+    """The result of one finished run of a sweep; ``accuracy`` is a fraction."""
 
     config: Mapping[str, Any]
     group: str
@@ -149,7 +149,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Level:
-    """One value of a factor: the accuracies of the runs that have it, rising, and their mean; None without a run.
+    """One value of a factor: the accuracies of the runs that have it, rising, and their mean (None without a run).
 
     The mean counts each combination of the other fields once, however many repeats it has.
     """
@@ -181,14 +181,14 @@ def _level(label: str, results: Sequence[Result]) -> Level:
 
 
 def is_balanced(factor: Factor, factors: Sequence[Factor], results: Sequence[Result]) -> bool:
-    """Whether the results have every value of ``factor`` together with the same values of the others.
+    """Whether the results combine every value of ``factor`` with the same values of the others.
 
-    Only then does the difference of two means show what this field alone does.
+    Only then does the difference of two means show the effect of this field alone.
     """
     others = [other for other in factors if other.field != factor.field]
-    met: list[set[tuple[int, ...]]] = [set() for _value in factor.values]
+    combinations: list[set[tuple[int, ...]]] = [set() for _value in factor.values]
     for result in results:
         place = factor.place(result.config)
         if place >= 0:
-            met[place].add(tuple(other.place(result.config) for other in others))
-    return all(combinations == met[0] for combinations in met)
+            combinations[place].add(tuple(other.place(result.config) for other in others))
+    return all(these == combinations[0] for these in combinations)

@@ -1,10 +1,12 @@
-"""What training cost: seconds, images and FLOPs from the start of a run, and at which of them an accuracy was reached.
+"""The epochs of runs, and what training cost: seconds, images and FLOPs from the start of a run, and up to an accuracy.
 
-Pure over the epochs. Only training counts: evaluation, saving and pictures are left out of every sum.
+Only training counts: evaluation, saving and pictures are left out of every sum.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Sequence
 from itertools import accumulate
@@ -12,32 +14,71 @@ from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Row
+from sqlmodel import Session, col, select
 
 from app.schemas import AccuracyCost, EpochOut
-from app.store.tables import Epoch
+from app.store.tables import Epoch, Run
 from trainer.i18n import _
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.92, 0.95, 0.97, 0.98, 0.99)
 MOST_THRESHOLDS = 5
 _ROUNDING = 1e-9  # 0.978 typed as 97.8 % must not miss 9,780 of 10,000 by a bit
-
-
 _STORED = [name for name in EpochOut.model_fields if name in Epoch.model_fields]
-_stored = attrgetter(*_STORED)
+_stored_values = attrgetter(*_STORED)
 
 
-def epochs_out(epochs: Sequence[Epoch | Row[Any]], num_train: int | None) -> list[EpochOut]:
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def epochs_of(session: Session, run_id: str) -> list[Epoch]:
+    """The epochs of a run in order."""
+    return list(session.exec(select(Epoch).where(Epoch.run_id == run_id).order_by(col(Epoch.epoch))).all())
+
+
+def epochs_with_sums(session: Session, run: Run) -> list[EpochOut]:
+    """The epochs of a run in order, with their sums."""
+    return add_sums(epochs_of(session, run.id), run.num_train)
+
+
+def epochs_of_runs(session: Session, runs: Sequence[Run]) -> dict[str, list[EpochOut]]:
+    """The epochs of several runs with their sums, by one query: run id -> epochs in order."""
+    table = Epoch.__table__  # type: ignore[attr-defined]  # plain rows: thousands of objects would take most of the time
+    query = table.select().where(table.c.run_id.in_([run.id for run in runs])).order_by(table.c.epoch)
+    rows: dict[str, list[Any]] = {run.id: [] for run in runs}
+    for row in session.connection().execute(query):
+        rows[row.run_id].append(row)
+    return {run.id: add_sums(rows[run.id], run.num_train) for run in runs}
+
+
+def epochs_csv(epochs: Sequence[Epoch]) -> bytes:
+    """The epochs as CSV with a header line; empty without epochs."""
+    if not epochs:
+        return b""
+    columns = [name for name in Epoch.model_fields if name != "run_id"]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows([getattr(epoch, name) for name in columns] for epoch in epochs)
+    return text.getvalue().encode()
+
+
+# Sums ----------------------------------------------------------------------------------------------------------------
+
+
+def add_sums(epochs: Sequence[Epoch | Row[Any]], num_train: int | None) -> list[EpochOut]:
     """The epochs (objects, or plain rows of the table) with their sums; ``num_train`` images are in each."""
     seconds = accumulate(epoch.seconds for epoch in epochs)
     flops = accumulate((epoch.flops for epoch in epochs), _sum_known)
     return [
         EpochOut(
-            **dict(zip(_STORED, _stored(epoch), strict=True)),
+            **dict(zip(_STORED, _stored_values(epoch), strict=True)),
             gflops_per_second=None if epoch.flops is None else rate(epoch.flops, epoch.seconds),
-            train_seconds=spent, images=num_train and num_train * epoch.epoch, total_flops=total,
+            train_seconds=seconds_so_far,
+            images=num_train and num_train * epoch.epoch,
+            total_flops=flops_so_far,
         )
-        for epoch, spent, total in zip(epochs, seconds, flops, strict=True)
-    ]  # fmt: skip
+        for epoch, seconds_so_far, flops_so_far in zip(epochs, seconds, flops, strict=True)
+    ]
 
 
 def _sum_known(a: float | None, b: float | None) -> float | None:
@@ -49,32 +90,39 @@ def rate(flops: float, seconds: float) -> float | None:
     return flops / seconds / 1e9 if seconds > 0 else None
 
 
+# The cost of an accuracy ---------------------------------------------------------------------------------------------
+
+
 def to_accuracy(epochs: Sequence[EpochOut], accuracy: float) -> AccuracyCost:
     """What training cost up to the first epoch whose test accuracy is at least ``accuracy`` (a fraction)."""
-    found = next((epoch for epoch in epochs if epoch.test_accuracy >= accuracy - _ROUNDING), None)
-    if found is None:
+    first = next((epoch for epoch in epochs if epoch.test_accuracy >= accuracy - _ROUNDING), None)
+    if first is None:
         return AccuracyCost(accuracy=accuracy)
     return AccuracyCost(
-        accuracy=accuracy, epoch=found.epoch, seconds=found.train_seconds, images=found.images, flops=found.total_flops,
-        test_accuracy=found.test_accuracy,
-    )  # fmt: skip
+        accuracy=accuracy,
+        epoch=first.epoch,
+        seconds=first.train_seconds,
+        images=first.images,
+        flops=first.total_flops,
+        test_accuracy=first.test_accuracy,
+    )
 
 
 def thresholds_passed(epochs: Sequence[EpochOut], most: int = MOST_THRESHOLDS) -> list[AccuracyCost]:
-    """The highest thresholds that the run passed, rising; of those that one epoch passed at once only the highest."""
+    """The highest thresholds that the run passed, rising; only the highest of those that one epoch passed at once."""
     costs = [to_accuracy(epochs, threshold) for threshold in THRESHOLDS]
     by_epoch = {cost.epoch: cost for cost in costs if cost.epoch is not None}
     return list(by_epoch.values())[-most:]
 
 
 def highest_of_all(runs: Sequence[Sequence[EpochOut]]) -> float | None:
-    """The highest whole per cent that every run reached, as a fraction; None where there is none."""
+    """The highest whole percent that every run reached, as a fraction; None where there is none."""
     tops = [max((epoch.test_accuracy for epoch in epochs), default=0.0) for epochs in runs]
     return math.floor(100 * min(tops, default=0.0) + _ROUNDING) / 100 or None
 
 
 def typed_accuracy(text: str) -> tuple[float | None, str]:
-    """The fraction that a person typed, and what is wrong with it. With "%" or above 1 it is per cent, else a fraction."""
+    """The fraction that a person typed, and what is wrong with it. With "%" or above 1 it is percent, else a fraction."""
     if not text.strip():
         return None, ""
     try:

@@ -1,6 +1,6 @@
-"""The answers of a run for its test images: reading them from the run folder, filtering, sorting, counting.
+"""The predictions of a run for its test images: read from the run folder, filtered, sorted, counted.
 
-Verdicts over several runs live in ``app.compare.comparison``; the files are written by the trainer. Nothing is written here.
+The trainer writes the files. Verdicts over several runs are in ``app.compare``.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ SORTS: tuple[Sort, ...] = get_args(Sort)
 _known_labels: WeakValueDictionary[bytes, NDArray[np.int64]] = WeakValueDictionary()
 _NUM_CLASSES = 2**16  # a class is stored as uint16
 _MOST_CONFIDENCE = 1.001  # rounding may lift a probability a little above 1
-_CACHED_FILES = 256  # 50 runs of a comparison with their repeats; an epoch of 10,000 images is 70 kB
+_CACHED_FILES = 256  # as many as a large comparison reads; an epoch of 10,000 images takes 70 kB
 
 
 class PredictionsError(ValueError):
-    """The answers of a run can't be read; the text is a sentence for people."""
+    """The predictions of a run can't be read; the text is a sentence for people."""
 
 
 class PredictionsMissing(PredictionsError):
-    """There are no answers for this epoch: it is not complete yet, or its file was removed."""
+    """There are no predictions for this epoch: it is not complete yet, or its file was removed."""
 
 
 class PredictionsDamaged(PredictionsError):
@@ -42,7 +42,7 @@ class PredictionsDamaged(PredictionsError):
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a run answered after one epoch. The arrays are read-only and shared between callers."""
+    """The predictions of a run after one epoch. The arrays are read-only and shared between callers."""
 
     labels: NDArray[np.int64]  # [N], true classes
     predicted: NDArray[np.uint16]  # [N]
@@ -59,21 +59,20 @@ class Predictions:
 
     @cached_property
     def calibration(self) -> CalibrationError | None:
-        """How far confidence and accuracy are apart; None without images."""
+        """How far confidence and accuracy differ; None without images."""
         return calibration_error(self.confidence, self.correct) if self.num_images else None
 
 
 def load(folder: RunFolder, epoch: int) -> Predictions:
-    """The answers of ``folder``'s run after ``epoch`` (from 1).
+    """The predictions of ``folder``'s run after ``epoch`` (from 1).
 
     Raises ``PredictionsMissing`` or ``PredictionsDamaged``.
     """
-    labels, answers = _stamp(folder.labels_path, epoch), _stamp(folder.predictions_path(epoch), epoch)
-    return _load(labels, answers)
+    return _load(_stamp(folder.labels_path, epoch), _stamp(folder.predictions_path(epoch), epoch))
 
 
 def load_log_probabilities(folder: RunFolder, epoch: int) -> NDArray[np.float16] | None:
-    """``log_probabilities`` [N, K] as stored, or None where the run kept none for this epoch. Not cached: it is large.
+    """The stored ``log_probabilities`` [N, K], or None where the run kept none for this epoch. Large, so not cached.
 
     Raises ``PredictionsMissing`` or ``PredictionsDamaged``.
     """
@@ -83,7 +82,7 @@ def load_log_probabilities(folder: RunFolder, epoch: int) -> NDArray[np.float16]
 
 
 def load_correct(folder: RunFolder, epoch: int) -> NDArray[np.bool_]:
-    """Which images were right [N], for who goes through all epochs of a run: nothing but labels is cached.
+    """Which images were right [N]. Only the labels are cached, so that a caller can go through all epochs of a run.
 
     Raises ``PredictionsMissing`` or ``PredictionsDamaged``.
     """
@@ -97,7 +96,7 @@ def load_correct(folder: RunFolder, epoch: int) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Stamp:
-    """A version of a file: another stamp is another content."""
+    """A version of a file: another stamp means another content."""
 
     path: Path
     modified: int  # nanoseconds
@@ -119,9 +118,9 @@ def _stamp(path: Path, epoch: int) -> _Stamp:
 
 
 @lru_cache(maxsize=_CACHED_FILES)
-def _load(labels_file: _Stamp, answers_file: _Stamp) -> Predictions:
+def _load(labels_file: _Stamp, predictions_file: _Stamp) -> Predictions:
     labels = _labels(labels_file)
-    path = answers_file.path
+    path = predictions_file.path
     tensors = _tensors(path, ["predicted", "confidence"])
     predicted, confidence = tensors["predicted"], tensors["confidence"]
     if predicted.dtype != np.uint16 or confidence.dtype != np.float32:
@@ -150,7 +149,7 @@ def _labels(file: _Stamp) -> NDArray[np.int64]:
 
 
 def _shared(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Labels that were read before in place of equal ones: all runs on a data set have the same."""
+    """One array for all equal labels: all runs on a data set have the same."""
     return _known_labels.setdefault(hashlib.sha256(labels.tobytes()).digest(), labels)
 
 
@@ -185,12 +184,12 @@ def defect_of(epoch: int, counted: int, num_images: int, reported: int | None) -
     ).format(epoch=epoch, counted=f"{counted:,}", n=f"{num_images:,}", reported=f"{reported:,}")
 
 
-# Questions -----------------------------------------------------------------------------------------------------------
+# Queries -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class PredictionQuery:
-    """Which answers, in which order; None means any."""
+    """Which predictions, in which order; None means any."""
 
     correct: bool | None = None
     label: int | None = None
@@ -201,8 +200,8 @@ class PredictionQuery:
     offset: int = 0
 
 
-class Answer(BaseModel):
-    """One test image and what the run took it for."""
+class Prediction(BaseModel):
+    """One test image with its true class and the one that the run predicted."""
 
     index: int
     label: int
@@ -210,31 +209,33 @@ class Answer(BaseModel):
     confidence: float
 
 
-class AnswerPage(BaseModel):
-    """``total`` counts all answers that fit, ``items`` holds those of the page.
+class PredictionPage(BaseModel):
+    """``total`` counts all predictions that match the query, ``items`` holds those of the page.
 
-    ``num_correct`` counts all right answers of the epoch, whatever fits; ``defect`` is a sentence where the run's log gives
-    another number.
+    ``num_correct`` counts all right predictions of the epoch, whether they match or not. ``defect`` is a sentence where
+    the run's log gives another number.
     """
 
     total: int
-    items: list[Answer]
+    items: list[Prediction]
     num_correct: int
     defect: str = ""
 
 
-def query(predictions: Predictions, wanted: PredictionQuery) -> AnswerPage:
-    """The answers that fit ``wanted``, sorted, ties by index. Raises ``ValueError`` for an unknown sort."""
+def query(predictions: Predictions, wanted: PredictionQuery) -> PredictionPage:
+    """The predictions that match ``wanted``, sorted, ties by index. Raises ``ValueError`` for an unknown sort."""
     chosen = _order(predictions, np.flatnonzero(_mask(predictions, wanted)), wanted.sort)
     page = chosen[wanted.offset : wanted.offset + wanted.limit]
     items = [
-        Answer(
-            index=int(i), label=int(predictions.labels[i]), predicted=int(predictions.predicted[i]),
+        Prediction(
+            index=int(i),
+            label=int(predictions.labels[i]),
+            predicted=int(predictions.predicted[i]),
             confidence=float(predictions.confidence[i]),
         )
         for i in page
-    ]  # fmt: skip
-    return AnswerPage(total=len(chosen), items=items, num_correct=predictions.num_correct)
+    ]
+    return PredictionPage(total=len(chosen), items=items, num_correct=predictions.num_correct)
 
 
 def _mask(predictions: Predictions, wanted: PredictionQuery) -> NDArray[np.bool_]:
@@ -260,6 +261,6 @@ def _order(predictions: Predictions, indices: NDArray[np.intp], sort: str) -> ND
             return indices[np.argsort(confidence, kind="stable")]
         case "-confidence":
             return indices[np.argsort(-confidence, kind="stable")]
-        case "worst":  # surely wrong first, surely right last
+        case "worst":  # the most confident mistake first, the most confident right prediction last
             return indices[np.lexsort((np.where(correct, confidence, -confidence), correct))]
     raise ValueError(_("Must be one of {values}. You typed {typed}.").format(values=", ".join(SORTS), typed=sort))

@@ -1,10 +1,9 @@
-"""What pages and API read: rows as JSON, filters, files of a run. Writes nothing."""
+"""Queries about runs: which match a filter, how many there are, what has changed, and a run as the API shows it."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,17 @@ from sqlalchemy import ColumnElement, String, func, type_coerce
 from sqlmodel import Session, col, select
 
 from app.errors import NotFound, Refused
-from app.schemas import EpochOut, FileOut, RunError, RunOut, RunProgress, StepList
+from app.schemas import RunError, RunOut, RunProgress
 from app.statistics import wilson_interval
-from app.store import epochs as cost
 from app.store import search
+from app.store.fields import fields, unknown_field
 from app.store.predictions import Predictions, defect_of, load
 from app.store.tables import STATUSES, Epoch, Run
-from app.store.thinning import thin
 from trainer.config import FieldProblem
-from trainer.i18n import N_, _
-from trainer.run_folder import RunFolder, iter_valid_events
+from trainer.i18n import _
+from trainer.run_folder import RunFolder
+
+# Runs ----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ def find_runs(session: Session, wanted: RunFilter) -> tuple[list[Run], int]:
 
 
 def order_of(sort: str) -> list[Any]:
-    """What to order by: any field but the tags, what is missing last. Raises ``Refused`` for an unknown one."""
+    """The ORDER BY of a sort: any field but the tags, missing values last. Raises ``Refused`` for an unknown field."""
     name = sort.removeprefix("-")
-    field = search.fields().get(name)
+    field = fields().get(name)
     if field is None or field.kind == "tags":
-        raise Refused.fields([FieldProblem(field="sort", message=search.unknown_field(name))])
+        raise Refused.fields([FieldProblem(field="sort", message=unknown_field(name))])
     ordered = field.column.desc() if sort.startswith("-") else field.column.asc()
     newest_first = [col(Run.created_at).desc()] if name != "created_at" else []
     return [ordered.nulls_last(), *newest_first, col(Run.id)]
 
 
 def conditions_of(wanted: RunFilter) -> list[ColumnElement[bool]]:
-    """What a run must be. Raises ``Refused`` for an unknown status and an expression that can't be read."""
+    """The WHERE of a filter. Raises ``Refused`` for an unknown status and an expression that can't be read."""
     if wanted.status and wanted.status not in STATUSES:
         message = _("Must be one of {names}. You typed {typed}.").format(
             names=", ".join(STATUSES), typed=wanted.status[:40]
@@ -79,10 +79,10 @@ def conditions_of(wanted: RunFilter) -> list[ColumnElement[bool]]:
     if wanted.tag:
         conditions.append(search.has_tag(wanted.tag))
     try:
-        found = search.condition(wanted.q or "")
+        searched = search.condition(wanted.q or "")
     except search.SearchError as error:
         raise Refused.fields([FieldProblem(field="q", message=str(error))]) from None
-    return conditions if found is None else [*conditions, found]
+    return conditions if searched is None else [*conditions, searched]
 
 
 def get_run(session: Session, run_id: str) -> Run:
@@ -96,15 +96,18 @@ def get_run(session: Session, run_id: str) -> Run:
 def sweep_runs(session: Session, sweep_id: str) -> list[Run]:
     """The runs of a sweep in the order in which they were to start. Raises ``NotFound``."""
     order = (col(Run.created_at), col(Run.id))
-    found = list(session.exec(select(Run).where(Run.sweep == sweep_id).order_by(*order)).all())
-    if not found:
+    runs = list(session.exec(select(Run).where(Run.sweep == sweep_id).order_by(*order)).all())
+    if not runs:
         raise NotFound(_("There is no sweep {id}. Its runs may have been deleted.").format(id=sweep_id[:40]))
-    return found
+    return runs
 
 
 def runs_of_groups(session: Session, groups: Sequence[str]) -> list[Run]:
     """All repeats of several groups, oldest first."""
     return list(session.exec(select(Run).where(col(Run.group).in_(groups)).order_by(col(Run.created_at))).all())
+
+
+# A run as the API shows it -------------------------------------------------------------------------------------------
 
 
 def run_out(run: Run) -> RunOut:
@@ -127,39 +130,28 @@ def run_out(run: Run) -> RunOut:
 
 
 def stored_defect(run: Run) -> str:
-    """What the index found wrong with the answers of the run, as a sentence; "" where nothing is."""
+    """A sentence where the stored predictions of a run contradict its log, else ""."""
     return defect_of(**run.defect) if run.defect else ""
 
 
 def progress_of(run: Run) -> RunProgress:
+    """How far a running run is."""
     per_epoch = run.steps_per_epoch or 1
     epoch = min(max(run.step - 1, 0) // per_epoch + 1, run.epochs)
     if run.step and run.epochs_done * per_epoch >= run.step:
         epoch = min(run.epochs_done + 1, run.epochs)
     return RunProgress(
-        step=run.step, total_steps=run.total_steps, epoch=epoch, seconds_left=run.seconds_left, phase=run.phase,
-        fraction=run.step / run.total_steps if run.total_steps else 0.0, updated_at=run.updated_at,
-    )  # fmt: skip
+        step=run.step,
+        total_steps=run.total_steps,
+        epoch=epoch,
+        fraction=run.step / run.total_steps if run.total_steps else 0.0,
+        seconds_left=run.seconds_left,
+        updated_at=run.updated_at,
+        phase=run.phase,
+    )
 
 
-def epochs_of(session: Session, run_id: str) -> list[Epoch]:
-    """The epochs of a run in order."""
-    return list(session.exec(select(Epoch).where(Epoch.run_id == run_id).order_by(col(Epoch.epoch))).all())
-
-
-def epochs_out(session: Session, run: Run) -> list[EpochOut]:
-    """The epochs of a run as the API shows them, with their sums."""
-    return cost.epochs_out(epochs_of(session, run.id), run.num_train)
-
-
-def epochs_of_runs(session: Session, runs: Sequence[Run]) -> dict[str, list[EpochOut]]:
-    """The epochs of several runs with their sums, by one query: run id -> epochs in order."""
-    table = Epoch.__table__  # type: ignore[attr-defined]  # plain rows: thousands of objects would take most of the time
-    query = table.select().where(table.c.run_id.in_([run.id for run in runs])).order_by(table.c.epoch)
-    found: dict[str, list[Any]] = {run.id: [] for run in runs}
-    for epoch in session.connection().execute(query):
-        found[epoch.run_id].append(epoch)
-    return {run.id: cost.epochs_out(found[run.id], run.num_train) for run in runs}
+# All runs ------------------------------------------------------------------------------------------------------------
 
 
 def status_counts(session: Session, *, archived: bool | None = False) -> dict[str, int]:
@@ -171,16 +163,16 @@ def status_counts(session: Session, *, archived: bool | None = False) -> dict[st
 
 
 def counts_by_archived(session: Session) -> dict[bool, dict[str, int]]:
-    """How many runs have each status, apart for archived ones; every status is there."""
+    """How many runs have each status, counted apart for archived ones; every status is there."""
     query = select(Run.archived, Run.status, func.count()).group_by(col(Run.archived), col(Run.status))
-    found = {is_archived: dict.fromkeys(STATUSES, 0) for is_archived in (False, True)}
+    counts = {is_archived: dict.fromkeys(STATUSES, 0) for is_archived in (False, True)}
     for is_archived, status, count in session.exec(query).all():
-        found[is_archived][status] = count
-    return found
+        counts[is_archived][status] = count
+    return counts
 
 
 def distinct_values(session: Session) -> dict[str, list[str]]:
-    """What there is to filter by."""
+    """The data sets, models and tags of all runs, to filter by."""
     lists = session.exec(select(type_coerce(col(Run.tags), String)).distinct()).all()  # few, where there are many runs
     return {
         "datasets": sorted(session.exec(select(Run.dataset).distinct()).all()),
@@ -190,103 +182,25 @@ def distinct_values(session: Session) -> dict[str, list[str]]:
 
 
 def data_version(session: Session) -> str:
-    """Changes whenever any run changes, comes or goes; never with the clock."""
+    """A text that changes whenever a run is added, changed or removed, and never with the clock."""
     newest = select(func.max(Run.version)).scalar_subquery()  # apart: each is answered by an index alone
     version, count = session.exec(select(newest, select(func.count()).select_from(Run).scalar_subquery())).one()
     return f"{version or 0}.{count}"
 
 
-# Files of a run ------------------------------------------------------------------------------------------------------
+def next_version(session: Session) -> int:
+    """The number that the next change of any run gets; conditional requests compare it.
 
-FILES: dict[str, str] = {
-    "config.json": N_("every choice of the run"),
-    "run.json": N_("name, tags, notes"),
-    "environment.json": N_("versions, device, fingerprints of the data"),
-    "events.jsonl": N_("all that happened, in order"),
-    "epochs.csv": N_("the numbers of every epoch"),
-    "log.txt": N_("what the run printed"),
-    "checkpoint-best.safetensors": N_("weights of the best epoch"),
-    "checkpoint-last.safetensors": N_("weights and optimizer of the newest epoch, to go on from"),
-    "predictions-last.safetensors": N_("answers for every test image after the newest epoch"),
-    "labels.npy": N_("true classes of the test images"),
-    "train.png": N_("training images as the net sees them"),
-}
+    It is never given twice, even after the run with the highest one was deleted: it is at least the time in milliseconds.
+    """
+    return max((session.exec(select(func.max(Run.version))).one() or 0) + 1, time.time_ns() // 1_000_000)
 
 
-def file_path(folder: RunFolder, name: str, run: Run) -> Path | None:
-    """Where a downloadable file lies; None for a name outside the table. ``epochs.csv`` is made on request."""
-    if name not in FILES:
-        return None
-    last, best = run.epochs_done, run.best_epoch or 0
-    return {
-        "checkpoint-best.safetensors": folder.checkpoint_path(best),
-        "checkpoint-last.safetensors": folder.checkpoint_path(last),
-        "predictions-last.safetensors": folder.predictions_path(last),
-        "labels.npy": folder.labels_path,
-        "train.png": folder.pictures / "train.png",
-    }.get(name, folder.path / name)
-
-
-def files_of(session: Session, folder: RunFolder, run: Run) -> list[FileOut]:
-    """The files that can be downloaded now."""
-    files = []
-    for name, description in FILES.items():
-        if name == "epochs.csv":
-            size = len(epochs_csv(epochs_of(session, run.id)))
-        else:
-            path = file_path(folder, name, run)
-            size = path.stat().st_size if path and path.is_file() else 0
-        if size:
-            files.append(FileOut(name=name, size=size, description=_(description)))
-    return files
-
-
-def epochs_csv(epochs: Sequence[Epoch]) -> bytes:
-    """The epochs as CSV with a header line; empty without epochs."""
-    if not epochs:
-        return b""
-    columns = [name for name in Epoch.model_fields if name != "run_id"]
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    writer.writerows([getattr(epoch, name) for name in columns] for epoch in epochs)
-    return text.getvalue().encode()
-
-
-def steps_of(folder: RunFolder, max_points: int = 1000) -> StepList:
-    """Step losses of a run, a later attempt's step in place of an earlier one's, thinned with the extremes kept."""
-    losses: dict[int, float] = {}
-    for event, _end in iter_valid_events(folder.events_path):
-        if event["type"] == "started":
-            first = (event["first_epoch"] - 1) * event["steps_per_epoch"]
-            losses = {step: loss for step, loss in losses.items() if step <= first}
-        elif event["type"] == "step":
-            losses.update((int(step), loss) for step, loss in event["losses"])
-    steps = sorted(losses)
-    kept = [steps[i] for i in thin([losses[step] for step in steps], max_points)]
-    return StepList(steps=kept, losses=[losses[step] for step in kept])
-
-
-def log_tail(folder: RunFolder, max_bytes: int = 64_000) -> str:
-    """The end of the log, from the beginning of a line."""
-    try:
-        with folder.log_path.open("rb") as file:
-            file.seek(0, io.SEEK_END)
-            start = max(file.tell() - max_bytes, 0)
-            file.seek(start)
-            data = file.read()
-    except FileNotFoundError:
-        return ""
-    if start:
-        data = data.partition(b"\n")[2]
-    return data.decode("utf-8", errors="replace")
-
-
-# Answers -------------------------------------------------------------------------------------------------------------
+# Predictions ---------------------------------------------------------------------------------------------------------
 
 
 def predictions_of(runs: Path, run: Run, epoch: int | None = None) -> Predictions:
-    """What the run answered after ``epoch`` (the newest when None). Raises ``NotFound`` where there are no answers."""
+    """The predictions of a run after ``epoch`` (None: the newest). Raises ``NotFound`` where there are none."""
     if not run.epochs_done:
         raise NotFound(
             _("{name} has no finished epoch yet, so there are no answers. Wait for its first epoch.").format(
@@ -302,9 +216,9 @@ def predictions_of(runs: Path, run: Run, epoch: int | None = None) -> Prediction
     return load(RunFolder(runs / run.id), epoch)
 
 
-def defect_of_answers(session: Session, run: Run, epoch: int | None, answers: Predictions) -> str:
-    """A sentence where the answers do not give the count in the run's log, else ""."""
+def defect_of_predictions(session: Session, run: Run, epoch: int | None, predictions: Predictions) -> str:
+    """A sentence where the predictions do not give the count in the run's log, else ""."""
     epoch = epoch or run.epochs_done
-    reported = func.coalesce(Epoch.logged_correct, Epoch.test_correct)
-    found = session.exec(select(reported).where(Epoch.run_id == run.id, Epoch.epoch == epoch)).first()
-    return defect_of(epoch, answers.num_correct, answers.num_images, found)
+    column = func.coalesce(Epoch.logged_correct, Epoch.test_correct)
+    reported = session.exec(select(column).where(Epoch.run_id == run.id, Epoch.epoch == epoch)).first()
+    return defect_of(epoch, predictions.num_correct, predictions.num_images, reported)

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from app.main import create_app
 from app.settings import Settings
+from app.state import Runoff
 from app.store.database import make_engine, migrate, writing
 from app.store.tables import Run
 from tests.app.page_answers import FakeExecutor
@@ -99,3 +100,10 @@ def api(site_app: FastAPI) -> Iterator[TestClient]:
     with TestClient(site_app, base_url="http://localhost", follow_redirects=False) as client:
         site_app.state.runoff.executor = FakeExecutor()
         yield client
+
+
+@pytest.fixture
+def state(api: TestClient, site_app: FastAPI) -> Runoff:
+    """The parts of the server behind ``api``."""
+    parts: Runoff = site_app.state.runoff
+    return parts

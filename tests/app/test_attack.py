@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from app.errors import Problem
-from app.runs import commands as runs
+from app.runs.plan import plan_run
 from app.web.security import LARGEST_BODY
 from tests.app.run_folders import finish, new_run
 from trainer.config import FIELDS
@@ -97,7 +97,7 @@ def test_odd_fields(sane: TestClient, site_app: FastAPI) -> None:
     for name in [*FIELDS, "preset", "nonsense"]:
         for value in ODD_VALUES:
             with contextlib.suppress(Problem):
-                runs.plan(site_app.state.runoff, runs.parse_start({**BASE, name: value}))
+                plan_run(site_app.state.runoff.settings.home, {**BASE, name: value})
     for name in ("name", "tags", "notes", "preset", "seed", "dataset"):
         for value in ODD_VALUES:
             check(post(sane, "POST", "/api/v1/runs", {**BASE, name: value}))

@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from app.store import indexer as module
+from app.runs import indexer as module
+from app.runs.indexer import Indexer
 from app.store.database import reading, writing
-from app.store.indexer import Indexer, next_version
+from app.store.queries import next_version
 from app.store.tables import Epoch, Run
 from tests.app.run_folders import (
     CANCELLED,

@@ -15,10 +15,10 @@ from sqlalchemy import Engine
 
 from app.runs import precision as measuring
 from app.runs.executors import ExecutorUnavailable, Interrupted, Refused
+from app.runs.indexer import Indexer
 from app.runs.precision import Measuring
 from app.runs.scheduler import Scheduler
 from app.store.database import writing
-from app.store.indexer import Indexer
 from app.store.tables import Run
 from tests.app.run_folders import finish, new_run
 from tests.app.test_scheduler import FakeExecutor

@@ -12,12 +12,16 @@ import pytest
 from sqlalchemy import event
 
 from app.routes.pages import runs as runs_page
-from app.routes.pages.runs import RunsPage, RunsQuery
+from app.routes.pages import runs_view
+from app.routes.pages.runs_view import RunsPage, RunsQuery
 from app.runs import table as run_table
-from app.runs.table import PAGE_SIZE, SPARK_POINTS, GroupRow, columns_of
+from app.runs.columns import columns_of
+from app.runs.rows import GroupRow, RunRow
+from app.runs.table import PAGE_SIZE, SPARK_POINTS
 from app.store.database import reading, writing
+from app.store.fields import fields
 from app.store.queries import RunFilter
-from app.store.search import SearchError, condition, fields
+from app.store.search import SearchError, condition
 from app.store.tables import Epoch, Run
 from tests.app.page_answers import joined
 
@@ -198,12 +202,12 @@ def test_a_group_on_its_way(site: Client, add_run: Any) -> None:
 
 
 def test_of_a_repeated_seed_the_newest_counts() -> None:
-    def row(seed: int, accuracy: float, created_at: str) -> run_table.RunRow:
+    def row(seed: int, accuracy: float, created_at: str) -> RunRow:
         run = Run(
             id=created_at, status="finished", config={}, dataset="mnist", model="cnn", config_hash="", group="g", seed=seed,
             created_at=created_at, test_accuracy=accuracy, epochs_done=1,
         )  # fmt: skip
-        return run_table.RunRow(run, (0.0, 1.0), [], None, None, "")
+        return RunRow(run, (0.0, 1.0), [], None, None, "")
 
     group = GroupRow("g", [row(0, 0.8, "1"), row(0, 0.9, "3"), row(1, 0.7, "2")], is_open=False)
     assert sorted(group.accuracies) == [0.7, 0.9]
@@ -551,7 +555,7 @@ def test_lists_take_as_many_statements_for_many_runs_as_for_few(
 ) -> None:
     def asked() -> tuple[int, int]:
         statements.clear()
-        run_table._kept.clear()
+        run_table._cache.clear()
         assert site.get(address).status_code == 200
         return len(statements), sum(
             rows for statement, rows in statements if "FROM epoch" in statement or "JOIN epoch" in statement
@@ -580,7 +584,7 @@ def test_a_sparkline_needs_only_its_points(site: Client, site_app: Any, add_run:
     state = site_app.state.runoff
     with reading(state.engine) as session:
         [row] = run_table.load_table(session, state.settings.runs, RunFilter()).rows
-    assert isinstance(row, run_table.RunRow)
+    assert isinstance(row, RunRow)
     assert len(row.losses) == SPARK_POINTS
     assert (row.losses[0], row.losses[-1]) == (1.0, 1 / 1000)
     assert row.losses == sorted(row.losses, reverse=True)
@@ -598,15 +602,15 @@ def test_rows_that_did_not_change_are_neither_read_nor_drawn_again(
         return sum(rows for statement, rows in statements if "run.config" in statement)
 
     statements.clear()
-    drawn = runs_page._drawn.cache_info().misses
+    drawn = runs_view._drawn.cache_info().misses
     assert site.get("/runs").text == before
     assert read() == 1  # only the running one
-    assert runs_page._drawn.cache_info().misses == drawn
+    assert runs_view._drawn.cache_info().misses == drawn
     site.patch(f"/api/v1/runs/{run.id}", json={"tags": ["y"]})
     statements.clear()
     assert "?tag=y" in site.get("/runs").text
     assert read() == 2
-    assert runs_page._drawn.cache_info().misses == drawn + 1
+    assert runs_view._drawn.cache_info().misses == drawn + 1
 
 
 def test_no_row_is_stale_whatever_happened(site: Client, site_app: Any, add_run: Any) -> None:
@@ -624,7 +628,7 @@ def test_no_row_is_stale_whatever_happened(site: Client, site_app: Any, add_run:
     def look(happened: str) -> None:
         kept = [site.get(address).text for address in addresses]
         for address, text in zip(addresses, kept, strict=True):
-            run_table._kept.clear()
+            run_table._cache.clear()
             assert site.get(address).text == text, (happened, address)
 
     def change(run: Run, **values: Any) -> None:
@@ -660,7 +664,7 @@ def test_two_who_ask_at_once_get_each_row_once(
     state = site_app.state.runoff
     both, make = Barrier(2, timeout=30), run_table._make_rows
 
-    def make_together(*arguments: Any) -> dict[str, run_table.RunRow]:
+    def make_together(*arguments: Any) -> dict[str, RunRow]:
         both.wait()  # neither has found a row that the other made
         return make(*arguments)
 
@@ -681,7 +685,7 @@ def test_only_the_rows_asked_for_last_are_kept(site: Client, add_run: Any, monke
     for rate in (0.1, 0.2, 0.3):
         add_run("CNN", learning_rate=rate)
     before = site.get("/runs").text
-    assert len(run_table._kept._rows) == 2
+    assert len(run_table._cache._rows) == 2
     assert site.get("/runs").text == before
 
 

@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from app.runs import scheduler
+from app.runs import queue as queue_module
 from app.runs.executors import ExecutorUnavailable, RunNotStarted
+from app.runs.indexer import Indexer
 from app.runs.scheduler import Scheduler
 from app.store.database import reading, writing
-from app.store.indexer import Indexer
 from app.store.tables import Run
 from tests.app.run_folders import epoch, finish, new_run, say, started
 from trainer import cores
@@ -94,7 +94,7 @@ class FakeExecutor:
 def executor(monkeypatch: pytest.MonkeyPatch) -> FakeExecutor:
     executor = FakeExecutor()
     monkeypatch.setattr(RunFolder, "is_alive", lambda folder: folder.id in executor.alive)
-    for module in (scheduler, cores):
+    for module in (queue_module, cores):
         monkeypatch.setattr(module, "num_cores", lambda: 2)
     return executor
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 from sqlmodel import col, select
 
-from app.store import search
 from app.store.database import reading, writing
-from app.store.search import SearchError, condition, fields
+from app.store.fields import fields, unknown_field
+from app.store.search import SearchError, condition
 from app.store.tables import Run
 from trainer.config import FIELDS, config_hash, group_hash, parse_config
 
@@ -192,4 +192,4 @@ def test_the_fields_are_those_of_the_configuration_and_of_the_index() -> None:
     assert known["device"].of(run) is None
     assert known["config.device"].of(run) == "auto"
     assert all(field.title for field in known.values())
-    assert search.unknown_field("bs").endswith("Did you mean batch_size?")
+    assert unknown_field("bs").endswith("Did you mean batch_size?")

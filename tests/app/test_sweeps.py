@@ -8,25 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from app.errors import NotFound
-from app.runs import commands as runs
-from app.runs import sweeps
+from app.runs import commands, sweeps
+from app.runs.plan import plan
 from app.schemas import SweepIn
 from app.state import Runoff
 from app.store.database import writing
 from app.store.queries import get_run
+from tests.app.starting import start_run, start_sweep
 from trainer.config import parse_config
 
 BASE = {"dataset": "digits", "model": "fc"}
-
-
-@pytest.fixture
-def state(api: TestClient, site_app: FastAPI) -> Runoff:
-    found: Runoff = site_app.state.runoff
-    return found
 
 
 def config_of(**fields: Any) -> dict[str, Any]:
@@ -73,7 +67,7 @@ def test_repeats_alone_start_by_seed() -> None:
 
 
 def test_the_queue_has_the_order_of_the_sweep(state: Runoff) -> None:
-    out = runs.start_sweep(state, SweepIn(base=BASE, grid={"learning_rate": [0.1, 0.01, 0.001]}, repeats=2))
+    out = start_sweep(state, base=BASE, grid={"learning_rate": [0.1, 0.01, 0.001]}, repeats=2)
     times = [run.created_at for run in out.runs]
     assert times == sorted(set(times))  # never the same twice, so nothing else decides
     assert [run.seed for run in out.runs] == [0, 0, 0, 1, 1, 1]
@@ -84,7 +78,7 @@ def test_the_queue_has_the_order_of_the_sweep(state: Runoff) -> None:
 
 
 def names(state: Runoff, **sweep: Any) -> set[str]:
-    return {run.name for run in runs.plan(state, SweepIn(base=BASE, **sweep)).runs}
+    return {run.name for run in plan(state.settings.home, SweepIn(base=BASE, **sweep)).runs}
 
 
 def test_names_carry_only_what_varies(state: Runoff) -> None:
@@ -104,7 +98,7 @@ def test_the_seed_stands_last_and_a_field_that_does_not_apply_is_left_out(state:
 
 def test_combinations_that_are_the_same_run_start_once(state: Runoff) -> None:
     grid: dict[str, list[Any]] = {"optimizer": ["sgd", "adam"], "momentum": [0.5, 0.9]}
-    planned = runs.plan(state, SweepIn(base=BASE, grid=grid, repeats=2))
+    planned = plan(state.settings.home, SweepIn(base=BASE, grid=grid, repeats=2))
     assert len(planned.runs) == 6
     assert (
         "2 runs would equal others (a value given twice, or a field that does not apply); each starts once."
@@ -232,15 +226,15 @@ def test_more_repeats_of_a_group(api: TestClient, state: Runoff) -> None:
 
 
 def test_repeats_of_a_sweep_s_group_join_the_sweep(state: Runoff) -> None:
-    out = runs.start_sweep(state, SweepIn(base=BASE, grid={"learning_rate": [0.1, 0.2]}, repeats=2))
-    added = runs.add_repeats(state, out.runs[0].group, 2)
-    assert added.id == out.id
+    out = start_sweep(state, base=BASE, grid={"learning_rate": [0.1, 0.2]}, repeats=2)
+    added = commands.add_repeats(state, out.runs[0].group, 2)
+    assert added.sweep == out.sweep
     assert [run.seed for run in added.runs] == [2, 3]
     assert added.runs[0].name == f"{sweeps.without_seed(out.runs[0].name)}, seed 2"
 
 
 def test_requests_at_the_same_moment_start_different_seeds(state: Runoff, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, _warnings = runs.start(state, BASE)
+    run = start_run(state, **BASE)
     choose = sweeps.next_seeds
 
     def slowly(used: Collection[int], count: int) -> list[int]:
@@ -249,18 +243,18 @@ def test_requests_at_the_same_moment_start_different_seeds(state: Runoff, monkey
 
     monkeypatch.setattr(sweeps, "next_seeds", slowly)
     with ThreadPoolExecutor(3) as pool:
-        added = [*pool.map(lambda _i: runs.add_repeats(state, run.group, 2), range(3))]
+        added = [*pool.map(lambda _i: commands.add_repeats(state, run.group, 2), range(3))]
     assert sorted(one.seed for out in added for one in out.runs) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_seed_that_failed_is_not_passed_over(state: Runoff) -> None:
-    run, _warnings = runs.start(state, BASE)
+    run = start_run(state, **BASE)
     set_status(state, run.id, "failed")
-    assert [one.seed for one in runs.add_repeats(state, run.group, 1).runs] == [1]
+    assert [one.seed for one in commands.add_repeats(state, run.group, 1).runs] == [1]
 
 
 def test_refusals_of_more_repeats(api: TestClient, state: Runoff) -> None:
-    run, _warnings = runs.start(state, BASE)
+    run = start_run(state, **BASE)
     path = f"/api/v1/groups/{run.group}/repeats"
     for count in (0, 1001, "x", None):
         assert api.post(path, json={"count": count}).status_code == 422
@@ -275,11 +269,11 @@ def test_refusals_of_more_repeats(api: TestClient, state: Runoff) -> None:
 
 
 def test_cancelling_the_rest_leaves_what_has_ended(state: Runoff) -> None:
-    out = runs.start_sweep(state, SweepIn(base=BASE, repeats=4))
-    other, _warnings = runs.start(state, BASE)
+    out = start_sweep(state, base=BASE, repeats=4)
+    other = start_run(state, **BASE)
     for run, status in zip(out.runs, ("finished", "failed", "running"), strict=False):
         set_status(state, run.id, status)
-    assert runs.cancel_sweep(state, out.id) == 2
+    assert commands.cancel_sweep(state, out.sweep or "") == 2
     with writing(state.engine) as session:
         ids = [*(run.id for run in out.runs), other.id]
         statuses = [get_run(session, run_id).status for run_id in ids]
@@ -287,4 +281,4 @@ def test_cancelling_the_rest_leaves_what_has_ended(state: Runoff) -> None:
     assert statuses == ["finished", "failed", "running", "cancelled", "queued"]
     assert asked
     with pytest.raises(NotFound):
-        runs.cancel_sweep(state, "nothing")
+        commands.cancel_sweep(state, "nothing")

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 
 from app.errors import Refused, Unavailable
-from app.runs import commands as runs
 from app.runs import executors
 from app.runs.executors import ExecutorUnavailable
+from app.runs.plan import plan_run
 from app.schemas import Description, DeviceOut, ModelOut
 from app.state import Runoff
 from app.web.deps import State
@@ -26,11 +26,15 @@ def list_models() -> list[ModelOut]:
     """The nets that can be trained."""
     return [
         ModelOut(
-            name=name, title=_(m.title), summary=_(m.summary), default_width=m.default_width, width_unit=_(m.width_unit),
-            smallest_image=m.smallest_image,
+            name=name,
+            title=_(model.title),
+            summary=_(model.summary),
+            default_width=model.default_width,
+            width_unit=_(model.width_unit),
+            smallest_image=model.smallest_image,
         )
-        for name, m in MODELS.items()
-    ]  # fmt: skip
+        for name, model in MODELS.items()
+    ]
 
 
 @router.get("/presets")
@@ -51,12 +55,12 @@ def list_devices(state: State) -> list[DeviceOut]:
 @router.post("/describe")
 def describe(state: State, body: Annotated[dict[str, Any], Body()]) -> Description:
     """Layers, shapes, parameters and multiply-adds of a config; takes what ``POST /runs`` takes, starts nothing."""
-    planned = runs.plan(state, runs.parse_start(body))
-    return Description(**describe_config(state, planned.runs[0].config), warnings=planned.warnings)
+    plan = plan_run(state.settings.home, body)
+    return Description(**_describe(state, plan.runs[0].config), warnings=plan.warnings)
 
 
-def describe_config(state: Runoff, config: RunConfig) -> dict[str, Any]:
-    """Ask the trainer host what ``config`` builds. Raises ``Refused`` without a shape, ``Unavailable`` without a host."""
+def _describe(state: Runoff, config: RunConfig) -> dict[str, Any]:
+    """What the config builds, by the trainer host. Raises ``Refused`` without a shape, ``Unavailable`` without a host."""
     dataset = catalogue.get_dataset(state.settings.home, config.dataset)
     if dataset.image_shape is None or not dataset.class_names:
         message = _("{name} has no known image size yet. Prepare it first.").format(name=config.dataset)

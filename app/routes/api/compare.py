@@ -105,7 +105,7 @@ def pairs_csv(
 def epochs_csv(session: Reading, run: Runs) -> Response:
     """The epochs of all runs as CSV, one line each."""
     shown = runs_to_compare(session, run)
-    epochs = queries.epochs_of_runs(session, shown)
+    epochs = cost.epochs_of_runs(session, shown)
     return _csv(report.epochs_csv(shown, [epochs[one.id] for one in shown]), "runoff-epochs.csv")
 
 

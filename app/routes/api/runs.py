@@ -12,13 +12,15 @@ from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from app.errors import NotFound
-from app.runs import commands as runs
+from app.runs import commands
+from app.runs.plan import plan_run
 from app.schemas import AccuracyCost, EpochList, FileList, RunChange, RunLabels, RunList, RunOut, StepList
-from app.store import epochs as cost
 from app.store import predictions, queries
 from app.store.database import reading
-from app.store.predictions import AnswerPage, PredictionQuery
-from app.store.queries import RunFilter
+from app.store.epochs import epochs_csv, epochs_of, epochs_with_sums, to_accuracy
+from app.store.files import file_path, files_of, steps_of
+from app.store.predictions import PredictionPage, PredictionQuery
+from app.store.queries import RunFilter, run_out
 from app.store.tables import ACTIVE, Run
 from app.web.deps import Reading, State
 from trainer.config import RunConfig
@@ -48,9 +50,9 @@ _create_schema = {
 )
 def start_run(state: State, response: Response, body: Annotated[dict[str, Any], Body()]) -> RunOut:
     """Start a run."""
-    run, _warnings = runs.start(state, body)
+    [run] = commands.start(state, plan_run(state.settings.home, body)).runs
     response.headers["location"] = f"/api/v1/runs/{run.id}"
-    return queries.run_out(run)
+    return run_out(run)
 
 
 @router.get("")
@@ -69,46 +71,45 @@ def list_runs(
     offset: Offset = 0,
 ) -> RunList:
     """List runs."""
-    found, total = queries.find_runs(
-        session, RunFilter(status, dataset, model, tag, group, sweep, q, archived, sort, limit, offset)
-    )
-    return RunList(runs=[queries.run_out(run) for run in found], total=total)
+    wanted = RunFilter(status, dataset, model, tag, group, sweep, q, archived, sort, limit, offset)
+    runs, total = queries.find_runs(session, wanted)
+    return RunList(runs=[run_out(run) for run in runs], total=total)
 
 
 @router.get("/{run_id}")
 def get_run(session: Reading, run_id: str) -> RunOut:
     """One run."""
-    return queries.run_out(queries.get_run(session, run_id))
+    return run_out(queries.get_run(session, run_id))
 
 
 @router.patch("/{run_id}")
 def change_run(state: State, run_id: str, wanted: RunChange) -> RunOut:
     """Change name, tags, notes or archived."""
-    return queries.run_out(runs.change(state, run_id, wanted))
+    return run_out(commands.change(state, run_id, wanted))
 
 
 @router.delete("/{run_id}", status_code=204)
 def delete_run(state: State, run_id: str) -> None:
     """Delete a run with all its files; a running one must be cancelled first."""
-    runs.delete(state, run_id)
+    commands.delete(state, run_id)
 
 
 @router.post("/{run_id}/cancel", status_code=202)
 def cancel_run(state: State, run_id: str) -> RunOut:
     """Cancel a queued run, or ask a running one to stop at its next step."""
-    return queries.run_out(runs.cancel(state, run_id))
+    return run_out(commands.cancel(state, run_id))
 
 
 @router.post("/{run_id}/resume", status_code=202)
 def resume_run(state: State, run_id: str) -> RunOut:
     """Queue a failed or cancelled run again, from its last checkpoint."""
-    return queries.run_out(runs.resume(state, run_id))
+    return run_out(commands.resume(state, run_id))
 
 
 @router.get("/{run_id}/epochs")
 def list_epochs(session: Reading, run_id: str) -> EpochList:
     """The numbers of every epoch."""
-    return EpochList(epochs=queries.epochs_out(session, queries.get_run(session, run_id)))
+    return EpochList(epochs=epochs_with_sums(session, queries.get_run(session, run_id)))
 
 
 @router.get("/{run_id}/to_accuracy")
@@ -116,7 +117,7 @@ def cost_of_accuracy(
     session: Reading, run_id: str, accuracy: Annotated[float, Query(gt=0, le=1, description="a fraction: 0.9 is 90 %")]
 ) -> AccuracyCost:
     """Training seconds, images and FLOPs up to the first epoch with at least that test accuracy; null if none has it."""
-    return cost.to_accuracy(queries.epochs_out(session, queries.get_run(session, run_id)), accuracy)
+    return to_accuracy(epochs_with_sums(session, queries.get_run(session, run_id)), accuracy)
 
 
 @router.get("/{run_id}/steps")
@@ -125,7 +126,7 @@ def list_steps(
 ) -> StepList:
     """Losses of steps 1, 101, 201 ..., thinned with the extremes kept."""
     queries.get_run(session, run_id)
-    return queries.steps_of(runs.folder_of(state, run_id), max_points)
+    return steps_of(state.run_folder(run_id), max_points)
 
 
 @router.get("/{run_id}/predictions")
@@ -141,17 +142,17 @@ def list_predictions(
     sort: Literal["index", "confidence", "-confidence", "worst"] = "index",
     limit: Limit = 100,
     offset: Offset = 0,
-) -> AnswerPage:
+) -> PredictionPage:
     """What the run answered for the test images."""
     run = queries.get_run(session, run_id)
     wanted = PredictionQuery(correct, label, predicted, min_confidence, sort, limit, offset)
-    answers = queries.predictions_of(state.settings.runs, run, epoch)
-    defect = queries.defect_of_answers(session, run, epoch, answers)
-    return predictions.query(answers, wanted).model_copy(update={"defect": defect})
+    stored = queries.predictions_of(state.settings.runs, run, epoch)
+    defect = queries.defect_of_predictions(session, run, epoch, stored)
+    return predictions.query(stored, wanted).model_copy(update={"defect": defect})
 
 
 def _existing(state: State, run_id: str) -> str:
-    """Refuse a stream of a run that does not exist while an error can still be answered; holds no session meanwhile."""
+    """The id of a run that exists. Raises ``NotFound`` before the stream begins; holds no session while it runs."""
     with reading(state.engine) as session:
         return queries.get_run(session, run_id).id
 
@@ -164,7 +165,7 @@ async def follow_events(
     given = last_event_id or ""
     seen = int(given[:18]) if given.isascii() and given.isdigit() else 0
     offset = seq = 0
-    while True:  # asleep between polls without holding a thread: many may listen
+    while True:  # sleeps without holding a thread, because many may listen
         is_active, chunk = await run_in_threadpool(_poll_events, state, run_id, offset, seq)
         for event in chunk.events:
             seq = event["seq"]
@@ -177,11 +178,11 @@ async def follow_events(
 
 
 def _poll_events(state: State, run_id: str, offset: int, seq: int) -> tuple[bool, Chunk]:
-    """Whether more may come, and the events behind ``offset``; none of a log that was replaced meanwhile."""
+    """Whether more may come, and the events after ``offset``; none of a log that was replaced meanwhile."""
     with reading(state.engine) as session:
         run = session.get(Run, run_id)
     try:
-        chunk = read_events(runs.folder_of(state, run_id).events_path, offset, seq)
+        chunk = read_events(state.run_folder(run_id).events_path, offset, seq)
     except EventLogChanged:
         return False, Chunk([], offset)
     return run is not None and run.status in ACTIVE, chunk
@@ -191,7 +192,7 @@ def _poll_events(state: State, run_id: str, offset: int, seq: int) -> tuple[bool
 def list_files(state: State, session: Reading, run_id: str) -> FileList:
     """The files of a run that can be downloaded."""
     run = queries.get_run(session, run_id)
-    return FileList(files=queries.files_of(session, runs.folder_of(state, run_id), run))
+    return FileList(files=files_of(session, state.run_folder(run_id), run))
 
 
 @router.get("/{run_id}/files/{name}", response_class=FileResponse)
@@ -199,8 +200,8 @@ def get_file(state: State, session: Reading, run_id: str, name: str) -> Response
     """Download one of the files."""
     run = queries.get_run(session, run_id)
     if name == "epochs.csv":
-        return Response(queries.epochs_csv(queries.epochs_of(session, run_id)), media_type="text/csv")
-    path = queries.file_path(runs.folder_of(state, run_id), name, run)
+        return Response(epochs_csv(epochs_of(session, run_id)), media_type="text/csv")
+    path = file_path(state.run_folder(run_id), name, run)
     if path is None or not path.is_file():
         raise NotFound(
             _("The run has no file {name}. There are: {names}.").format(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from app.runs import commands as runs
+from app.runs import commands
+from app.runs.commands import Started
+from app.runs.plan import plan
 from app.schemas import RepeatsIn, SweepIn, SweepOut
 from app.store.queries import run_out, sweep_runs
 from app.web.deps import Reading, State
@@ -15,9 +17,7 @@ router = APIRouter(tags=["sweeps"])
 @router.post("/sweeps", status_code=201)
 def start_sweep(state: State, response: Response, sweep: SweepIn) -> SweepOut:
     """Start all runs of a grid times the repeats, or none of them."""
-    started = runs.start_sweep(state, sweep)
-    response.headers["location"] = f"/api/v1/sweeps/{started.id}"
-    return started
+    return _created(response, commands.start(state, plan(state.settings.home, sweep)))
 
 
 @router.get("/sweeps/{sweep_id}")
@@ -29,13 +29,17 @@ def get_sweep(session: Reading, sweep_id: str) -> SweepOut:
 @router.post("/sweeps/{sweep_id}/cancel", status_code=202)
 def cancel_sweep(state: State, session: Reading, sweep_id: str) -> SweepOut:
     """Cancel every run of the sweep that is queued or running."""
-    runs.cancel_sweep(state, sweep_id)
+    commands.cancel_sweep(state, sweep_id)
     return SweepOut(id=sweep_id, runs=[run_out(run) for run in sweep_runs(session, sweep_id)])
 
 
 @router.post("/groups/{group}/repeats", status_code=201)
 def add_repeats(state: State, response: Response, group: str, wanted: RepeatsIn) -> SweepOut:
     """Start more repeats of a group, with the next seeds that none of its runs has used; answers with the new runs."""
-    started = runs.add_repeats(state, group, wanted.count)
-    response.headers["location"] = f"/api/v1/sweeps/{started.id}"
-    return started
+    return _created(response, commands.add_repeats(state, group, wanted.count))
+
+
+def _created(response: Response, started: Started) -> SweepOut:
+    assert started.sweep is not None
+    response.headers["location"] = f"/api/v1/sweeps/{started.sweep}"
+    return SweepOut(id=started.sweep, runs=[run_out(run) for run in started.runs], warnings=started.warnings)

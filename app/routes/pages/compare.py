@@ -19,7 +19,7 @@ from app.errors import Refused
 from app.routes.pages.compare_parts import Evidence, LegendLine, ToAccuracy
 from app.routes.pages.compare_query import TILES, CompareQuery
 from app.routes.pages.compare_view import ComparePage, PickPage
-from app.runs import commands as runs
+from app.runs import commands
 from app.schemas import EpochOut
 from app.state import Runoff
 from app.statistics import t_interval
@@ -68,7 +68,7 @@ def figure(session: Reading, figure: curves.FigureName, query: Annotated[Compare
     """The curves of all runs for plotly.js."""
     found = runs_to_compare(session, query.ids)
     repeats = queries.runs_of_groups(session, [run.group for run in found]) if query.over == "seeds" else []
-    epochs = queries.epochs_of_runs(session, [*found, *repeats])
+    epochs = cost.epochs_of_runs(session, [*found, *repeats])
     return JSONResponse(plotly_json(curves.figure(figure, *parts.curves_of(found, epochs, repeats), query.view)))
 
 
@@ -84,12 +84,12 @@ def add_repeats(
             _("These are repeats of one recipe. Choose runs of two recipes, or add repeats on the runs page.")
         )
     session.close()  # a transaction that only reads would keep the writer waiting
-    with runs.choosing_seeds:
+    with commands.choosing_seeds:
         with reading(state.engine) as now:
             first, second = (_seeds(now, run) for run in found)
         for run, seeds in zip(found, parts.missing_seeds(first, second, further), strict=True):
             if seeds:
-                runs.repeat(state, run, seeds)
+                commands.repeat(state, run, seeds)
     return RedirectResponse(back, status_code=303)
 
 
@@ -133,7 +133,7 @@ def _page(state: Runoff, session: Session, query: CompareQuery, found: Sequence[
         pairs=parts.pair_table(comparison, {one.run.id: one.place for one in shown}),
         more=_more(session, a.run, b.run, focus.recipe), has_repeats=has_repeats,
         to_accuracy=_to_accuracy(query.to, loaded.epochs, [one.name for one in shown]),
-        legend=_legend(found, {**epochs, **queries.epochs_of_runs(session, missing)}, repeats, query.value),
+        legend=_legend(found, {**epochs, **cost.epochs_of_runs(session, missing)}, repeats, query.value),
         evidence=_evidence(state, query, focus), images=images_of(state.settings.home, a.run, "test"),
         classes=list(a.run.class_names),
         config=parts.config_rows(shown, comparison, base), offered=_offered(session, found), margin_problem=problem,
@@ -244,7 +244,7 @@ def _counts(mine: Predictions, other: Predictions, query: CompareQuery) -> dict[
 
 
 def _answers(state: Runoff, one: ShownRun) -> Predictions:
-    return predictions.load(runs.folder_of(state, one.run.id), one.epoch or 1)
+    return predictions.load(state.run_folder(one.run.id), one.epoch or 1)
 
 
 def _offered(session: Session, found: Sequence[Run]) -> list[tuple[str, str, float | None]]:

@@ -13,9 +13,9 @@ from fastapi.responses import RedirectResponse
 from sqlalchemy import func
 from sqlmodel import Session, select
 
+from app.datasets import find_dataset, remove_dataset
 from app.draw.small import Bar, bars
 from app.errors import Conflict, Refused
-from app.routes.api.datasets import begin_import, find_dataset, remove_dataset
 from app.schemas import DatasetWork
 from app.state import Runoff
 from app.store import queries
@@ -290,7 +290,7 @@ def import_archive(
     name = name.strip() or suggested_name(file.filename or "" if file else "")
     if not errors and file is not None:
         try:
-            begin_import(state, file, name, int(size))
+            state.imports.begin_import(file.file, file.filename or "", name, int(size))
             return RedirectResponse("/datasets", 303)
         except (Refused, Conflict) as problem:
             errors = {error.field: error.message for error in problem.errors} or {"name": problem.detail}
@@ -315,17 +315,17 @@ def _answer(request: Request, icon: str, message: str) -> Response:
 @router.post("/datasets/delete")
 def delete(request: Request, state: State, session: Reading, name: Annotated[str, Form()]) -> Response:
     """Remove an imported data set; refused while a live run uses it."""
-    dataset = find_dataset(state, name)
+    dataset = find_dataset(state.settings.home, name)
     if state.imports.is_active(name):
         raise Conflict(_("{name} is being prepared. Stop that first.").format(name=name))
-    remove_dataset(state, session, name)
+    remove_dataset(state.settings.home, session, name)
     return _answer(request, "trash", _("{name} deleted").format(name=dataset.title))
 
 
 @router.post("/datasets/{name}/prepare")
 def prepare(request: Request, state: State, name: str) -> Response:
     """Download a known data set if need be, and make its pixel cache."""
-    dataset = find_dataset(state, name)
+    dataset = find_dataset(state.settings.home, name)
     if dataset.status == "ready":
         return _answer(request, "check", _("{name} is ready already").format(name=dataset.title))
     state.imports.dismiss(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -17,10 +17,11 @@ from app.draw.markers import MARKS
 from app.errors import Refused
 from app.forms import read as forms
 from app.routes.pages.new_view import FormError, FormWarning, Net, NewPage, Schedule, Summary
-from app.runs import commands as runs
+from app.runs import commands
 from app.runs.estimate import estimate
 from app.runs.executors import ExecutorUnavailable
 from app.runs.executors import Refused as NotDescribed
+from app.runs.plan import Plan, plan
 from app.schemas import SweepIn
 from app.state import Runoff
 from app.store import queries
@@ -105,11 +106,12 @@ def _answer(
     state: Runoff,
     session: Session,
     typed: forms.Typed,
+    planned: FormPlan | None = None,
     *,
     reset: bool = False,
     status_code: int = 200,
 ) -> Response:
-    page = _page(state, session, typed, started=status_code != 200)
+    page = _page(state, session, typed, planned or _planned(state, typed), started=status_code != 200)
     response = templating.render(
         request,
         "new.html",
@@ -132,62 +134,62 @@ def _address(typed: forms.Typed) -> str:
 
 
 def _start(request: Request, state: Runoff, session: Session, typed: forms.Typed) -> Response:
-    wish = forms.wish(typed)
-    try:
-        if wish.sweep is None:
-            return _answer(request, state, session, typed, status_code=422)
-        planned = runs.plan(state, wish.sweep)
-        if len(planned.runs) > forms.MOST_WITHOUT_QUESTION and typed.confirmed != str(len(planned.runs)):
-            return _answer(request, state, session, typed, status_code=422)
-        address = _started(state, wish.sweep)
-    except Refused:
-        return _answer(request, state, session, typed, status_code=422)
+    planned = _planned(state, typed)
+    if planned.plan is None or planned.problems or not _is_confirmed(typed, len(planned.plan.runs)):
+        return _answer(request, state, session, typed, planned, status_code=422)
+    started = commands.start(state, planned.plan)
+    address = f"/sweeps/{started.sweep}" if started.sweep else f"/runs/{started.runs[0].id}"
     return RedirectResponse(address, status_code=303)
 
 
-def _started(state: Runoff, sweep: SweepIn) -> str:
-    """Start what was planned; where to look at it."""
-    if forms.is_one_run(sweep):
-        labels = forms.labels_of(sweep).model_dump(exclude_defaults=True)
-        run, _warnings = runs.start(state, {**sweep.base, **labels})
-        return f"/runs/{run.id}"
-    return f"/sweeps/{runs.start_sweep(state, sweep).id}"
+def _is_confirmed(typed: forms.Typed, num_runs: int) -> bool:
+    """Whether this many runs may start: few may always, many where the box for that number is ticked."""
+    return num_runs <= forms.MOST_WITHOUT_QUESTION or typed.confirmed == str(num_runs)
 
 
 # The page ------------------------------------------------------------------------------------------------------------
 
 
-def _page(state: Runoff, session: Session, typed: forms.Typed, *, started: bool) -> NewPage:
-    wish = forms.wish(typed)
-    plan, sweep, problems = _planned(state, typed, wish)
+def _page(state: Runoff, session: Session, typed: forms.Typed, planned: FormPlan, *, started: bool) -> NewPage:
     # What asks the trainer comes before what reads the database: a read transaction must not wait for another process.
     datasets = catalogue.list_datasets(state.settings.home)
     dataset = next((d for d in datasets if d.name == typed.values["dataset"].partition(",")[0].strip()), None)
-    controls = _controls(state, typed, problems)
-    net = _net(state, plan, dataset)
+    controls = _controls(state, typed, planned.problems)
+    net = _net(state, planned.plan, dataset)
     return NewPage(
         typed=typed, loaded=_source(typed), controls=controls, presets=list(PRESETS.values()),
         earlier=_earlier(session, typed), datasets=datasets, dataset=dataset, net=net,
-        schedule=_schedule(plan, dataset), seeds=forms.seeds_sentence(typed),
-        summary=_summary(state, session, typed, plan, sweep, problems, started=started),
+        schedule=_schedule(planned.plan, dataset), seeds=forms.seeds_sentence(typed),
+        summary=_summary(state, session, typed, planned, started=started),
     )  # fmt: skip
 
 
-def _planned(
-    state: Runoff, typed: forms.Typed, wish: forms.Wish
-) -> tuple[runs.Plan | None, SweepIn | None, list[FieldProblem]]:
-    """The plan of what is typed and its problems; with problems, the plan of what is right in it."""
+@dataclass(frozen=True)
+class FormPlan:
+    """What the form would start: the plan and the request that it was made from, and the problems of the form.
+
+    With problems, the plan leaves out the faulty fields; it is None where the rest can't be planned either.
+    """
+
+    plan: Plan | None
+    request: SweepIn | None
+    problems: list[FieldProblem]
+
+
+def _planned(state: Runoff, typed: forms.Typed) -> FormPlan:
+    home = state.settings.home
+    wish = forms.wish(typed)
     problems = wish.problems
     if wish.sweep is not None:
         try:
-            return runs.plan(state, wish.sweep), wish.sweep, []
+            return FormPlan(plan(home, wish.sweep, is_sweep=not forms.is_one_run(wish.sweep)), wish.sweep, [])
         except Refused as refused:
             problems = refused.errors
     rest = forms.wish(forms.healed(typed, problems)).sweep
     try:
-        return (runs.plan(state, rest) if rest else None), rest, problems
+        return FormPlan(plan(home, rest) if rest else None, rest, problems)
     except Refused:
-        return None, rest, problems
+        return FormPlan(None, rest, problems)
 
 
 def _controls(state: Runoff, typed: forms.Typed, problems: list[FieldProblem]) -> dict[str, forms.Control]:
@@ -227,7 +229,7 @@ def _earlier(session: Session, typed: forms.Typed) -> list[Run]:
 # The net -------------------------------------------------------------------------------------------------------------
 
 
-def _net(state: Runoff, plan: runs.Plan | None, dataset: Dataset | None) -> Net:
+def _net(state: Runoff, plan: Plan | None, dataset: Dataset | None) -> Net:
     if plan is None or dataset is None:
         return Net(missing=_("The layers appear once data set and model are chosen."))
     if dataset.image_shape is None or not dataset.class_names:
@@ -283,7 +285,7 @@ def _steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:
     return max(schedule.steps_per_epoch(dataset.num_train or 0, config), 1)
 
 
-def _schedule(plan: runs.Plan | None, dataset: Dataset | None) -> Schedule | None:
+def _schedule(plan: Plan | None, dataset: Dataset | None) -> Schedule | None:
     """One curve for each schedule of the plan, the highest first; None where the number of steps is not known."""
     if plan is None or dataset is None or not dataset.num_train:
         return None
@@ -316,26 +318,28 @@ def _schedule_label(config: RunConfig, among: list[RunConfig]) -> str:
 # The summary ---------------------------------------------------------------------------------------------------------
 
 
-def _summary(
-    state: Runoff, session: Session, typed: forms.Typed, plan: runs.Plan | None, sweep: SweepIn | None,
-    problems: list[FieldProblem], *, started: bool,
-) -> Summary:  # fmt: skip
-    count = len(plan.runs) if plan else 0
+def _summary(state: Runoff, session: Session, typed: forms.Typed, planned: FormPlan, *, started: bool) -> Summary:
+    sweep, runs = planned.request, planned.plan.runs if planned.plan else []
+    count = len(runs)
     needs_tick = count > forms.MOST_WITHOUT_QUESTION
-    ticked = needs_tick and typed.confirmed == str(count)
-    errors = [_error(problem) for problem in problems]
-    if started and not errors and needs_tick and not ticked:
+    is_confirmed = _is_confirmed(typed, count)
+    errors = [_error(problem) for problem in planned.problems]
+    if started and not errors and not is_confirmed:
         errors = [
             FormError(_("Many runs"), _("Tick that you mean to start {n} runs.").format(n=f"{count:,}"), "confirmed")
         ]
     counts = queries.status_counts(session)
-    configs = [run.config for run in plan.runs] if plan else []
     return Summary(
-        count=count, sentence=forms.sentence(sweep) if sweep else "", estimate=estimate(session, state.settings.home, configs),
-        num_ahead=counts["queued"] + counts["running"], errors=errors, warnings=_warnings(plan, sweep),
-        needs_tick=needs_tick, ticked=ticked,
-        same_as=forms.same_as(sweep, typed.preset) if sweep and not problems else None,
-    )  # fmt: skip
+        count=count,
+        sentence=forms.sentence(sweep) if sweep else "",
+        estimate=estimate(session, state.settings.home, [run.config for run in runs]),
+        num_ahead=counts["queued"] + counts["running"],
+        errors=errors,
+        warnings=_warnings(planned.plan, sweep),
+        needs_tick=needs_tick,
+        ticked=needs_tick and is_confirmed,
+        same_as=forms.same_as(sweep, typed.preset) if sweep and not planned.problems else None,
+    )
 
 
 def _error(problem: FieldProblem) -> FormError:
@@ -346,7 +350,7 @@ def _error(problem: FieldProblem) -> FormError:
     return FormError(own.get(name, _("Form")), problem.message, name if name in own else "")
 
 
-def _warnings(plan: runs.Plan | None, sweep: SweepIn | None) -> list[FormWarning]:
+def _warnings(plan: Plan | None, sweep: SweepIn | None) -> list[FormWarning]:
     said = [FormWarning(_("Check this"), text) for text in plan.warnings] if plan else []
     candidates = forms.choosing_by_test(sweep) if sweep else 0
     if candidates > 1:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import ValidationError
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
 from app.compare import curves, walls
 from app.compare.confusion_matrix import Matrix, matrix_of
@@ -18,11 +18,13 @@ from app.compare.walls import Wall
 from app.draw.figures import RunCurve, accuracy_figure, plotly_json, step_figure
 from app.errors import Refused
 from app.routes.pages.run_view import TILES, Answers, RunPage, RunQuery, Speed, Stat, ToAccuracy, TrainImages
-from app.runs import commands as runs
+from app.runs import commands
+from app.runs.queue import place_in_queue
 from app.schemas import EpochOut, RunChange, RunOut
 from app.state import Runoff
 from app.store import epochs as cost
 from app.store import predictions, queries
+from app.store.files import files_of, log_tail, steps_of
 from app.store.images import images_of
 from app.store.predictions import PredictionQuery, Predictions, PredictionsError
 from app.store.tables import ACTIVE, Run
@@ -51,7 +53,7 @@ def show(
 ) -> Response:  # fmt: skip
     """The run, live while it is queued or running."""
     run = queries.get_run(session, run_id)
-    place = _place_in_queue(session, run)
+    place = place_in_queue(session, run)
     counts = queries.status_counts(session)
     measured = measurements.path(state.settings.home)
     measured_at = measured.stat().st_mtime_ns if measured.exists() else 0
@@ -75,7 +77,7 @@ def change(
         wanted = RunChange(name=name, tags=words, notes=notes.replace("\r\n", "\n"))
     except ValidationError as error:
         raise Refused.fields(_named(problems_of(error))) from None
-    runs.change(state, run_id, wanted)
+    commands.change(state, run_id, wanted)
     return RedirectResponse(f"/runs/{run_id}", status_code=303)
 
 
@@ -87,14 +89,14 @@ def _named(problems: list[FieldProblem]) -> list[FieldProblem]:
 def act(state: State, run_id: str, action: Literal["archive", "restore", "cancel", "resume", "delete"]) -> Response:
     """One of the buttons; back to the run, or to the list where it is gone."""
     if action == "delete":
-        runs.delete(state, run_id)
+        commands.delete(state, run_id)
         return RedirectResponse("/runs", status_code=303)
     if action in ("archive", "restore"):
-        runs.change(state, run_id, RunChange(archived=action == "archive"))
+        commands.change(state, run_id, RunChange(archived=action == "archive"))
     elif action == "cancel":
-        runs.cancel(state, run_id)
+        commands.cancel(state, run_id)
     else:
-        runs.resume(state, run_id)
+        commands.resume(state, run_id)
     return RedirectResponse(f"/runs/{run_id}", status_code=303)
 
 
@@ -102,10 +104,10 @@ def act(state: State, run_id: str, action: Literal["archive", "restore", "cancel
 def figure(state: State, session: Reading, run_id: str, figure: Literal["accuracy", "loss"]) -> Response:
     """A chart of the run for plotly.js."""
     run = queries.get_run(session, run_id)
-    curve = RunCurve(0, run.name or run.id, curves.points_of(queries.epochs_out(session, run)))
+    curve = RunCurve(0, run.name or run.id, curves.points_of(cost.epochs_with_sums(session, run)))
     if figure == "accuracy":
         return JSONResponse(plotly_json(accuracy_figure(curve, last_epoch=run.epochs)))
-    steps = queries.steps_of(runs.folder_of(state, run_id))
+    steps = steps_of(state.run_folder(run_id))
     per_epoch = run.steps_per_epoch or 1
     shown = step_figure(
         steps.steps, steps.losses, curve, steps_per_epoch=per_epoch, total_steps=run.total_steps or per_epoch
@@ -116,22 +118,13 @@ def figure(state: State, session: Reading, run_id: str, figure: Literal["accurac
 # The page ------------------------------------------------------------------------------------------------------------
 
 
-def _place_in_queue(session: Session, run: Run) -> int:
-    """1 for the run that starts next; 0 for one that does not wait."""
-    if run.status != "queued":
-        return 0
-    order = (col(Run.queued_at), col(Run.created_at), col(Run.seed), col(Run.id))
-    waiting = session.exec(select(Run.id).where(Run.status == "queued").order_by(*order)).all()
-    return list(waiting).index(run.id) + 1 if run.id in waiting else 0
-
-
 def _page(state: Runoff, session: Session, run: Run, query: RunQuery, place: int) -> RunPage:
-    folder = runs.folder_of(state, run.id)
+    folder = state.run_folder(run.id)
     environment = folder.read_environment() or {}
     path = f"/runs/{run.id}"
     images = images_of(state.settings.home, run, "test")
     out = queries.run_out(run)
-    epochs = queries.epochs_out(session, run)
+    epochs = cost.epochs_with_sums(session, run)
     return RunPage(
         run=run, out=out, query=query, path=path, stats=_stats(run, out),
         left=remaining(run.seconds_left, run.updated_at),
@@ -141,8 +134,8 @@ def _page(state: Runoff, session: Session, run: Run, query: RunQuery, place: int
         first_images=None if run.epochs_done else _train_images(state, run, folder, environment),
         environment=_environment(run, environment), precision_reason=_precision_reason(state, run, environment),
         to_accuracy=_to_accuracy(query.to, epochs), speed=_speed(state, run, epochs, environment),
-        epochs=epochs[: -MOST_EPOCHS_IN_TABLE - 1 : -1], files=queries.files_of(session, folder, run),
-        log=queries.log_tail(folder, _LOG_BYTES), figure_version=f"{run.version}",
+        epochs=epochs[: -MOST_EPOCHS_IN_TABLE - 1 : -1], files=files_of(session, folder, run),
+        log=log_tail(folder, _LOG_BYTES), figure_version=f"{run.version}",
     )  # fmt: skip
 
 

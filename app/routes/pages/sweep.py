@@ -20,10 +20,10 @@ from app.compare.load import MAX_COMPARED
 from app.draw import sweep as sweep_charts
 from app.draw.small import Scale, scale_of
 from app.forms.read import text_of
-from app.runs import commands as runs
-from app.runs import sweeps
+from app.runs import commands, sweeps
+from app.runs.plan import default_name
+from app.runs.rows import GroupRow, Interval, Row, RunRow
 from app.runs.sweeps import Factor, Level
-from app.runs.table import GroupRow, Interval, Row, RunRow
 from app.state import Runoff
 from app.statistics import best_of_n_optimism, wilson_interval
 from app.store import predictions, queries
@@ -32,7 +32,7 @@ from app.store.tables import ACTIVE, STATUSES, Run
 from app.web import templating
 from app.web.deps import Reading, State
 from app.web.frame import header_from
-from app.words import number
+from app.words import number, statuses_in_words
 from trainer.config import RunConfig
 from trainer.i18n import _, ngettext
 from trainer.run_folder import RunFolder
@@ -164,11 +164,7 @@ class SweepPage:
     @property
     def states(self) -> str:
         """ "7 of 12 finished, 1 running, 4 queued" """
-        parts = [_("{n} of {total} finished").format(n=f"{self.counts['finished']:,}", total=f"{len(self.runs):,}")]
-        words = {"running": _("running"), "queued": _("queued"), "failed": _("failed"), "cancelled": _("cancelled")}
-        return ", ".join(
-            [*parts, *(f"{self.counts[s]:,} {words[s]}" for s in STATUSES if s in words and self.counts[s])]
-        )
+        return statuses_in_words(run.status for run in self.runs)
 
     @property
     def grid_words(self) -> str:
@@ -297,7 +293,7 @@ def show(
 @router.post("/sweeps/{sweep_id}/cancel")
 def cancel(state: State, sweep_id: str) -> Response:
     """Cancel what of the sweep has not ended; back to it."""
-    runs.cancel_sweep(state, sweep_id)
+    commands.cancel_sweep(state, sweep_id)
     return RedirectResponse(f"/sweeps/{sweep_id}", status_code=303)
 
 
@@ -306,7 +302,7 @@ def add_repeats(
     request: Request, state: State, group: str, count: Annotated[int, Form(ge=1, le=MOST_REPEATS)] = 3
 ) -> Response:
     """Start more repeats of a group: a line in the corner of the page that asked, else on to the group's runs."""
-    started = runs.add_repeats(state, group, count).runs
+    started = commands.add_repeats(state, group, count).runs
     if "HX-Request" not in request.headers:
         return RedirectResponse(f"/runs?group={group}", status_code=303)
     words = ngettext("{n} more repeat of {name}: seed {seeds}", "{n} more repeats of {name}: seeds {seeds}", count)
@@ -342,7 +338,7 @@ def _page(
 
 def _name(found: Sequence[Run]) -> str:
     """What the names share, else what all runs train on what; "" where they differ in that too."""
-    defaults = {runs.default_name(RunConfig(**run.config)) for run in found}
+    defaults = {default_name(RunConfig(**run.config)) for run in found}
     return sweeps.common_name([run.name for run in found]) or (defaults.pop() if len(defaults) == 1 else "")
 
 

@@ -1,0 +1,188 @@
+"""Every change of a run's status. docs/statuses.md draws them.
+
+What a person or the scheduler decides is one guarded UPDATE: a run that has another status by then is left as it is, and
+``Conflict`` is raised. It is also written to run.json, where a rebuilt index finds it. What a run's process reports
+comes as events, from the indexer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import update
+from sqlmodel import Session, col
+
+from app.errors import Conflict
+from app.store.queries import next_version
+from app.store.tables import Run
+from trainer.events import TERMINAL
+from trainer.i18n import _
+from trainer.run_folder import RunFolder, now
+
+MAX_FRUITLESS_ATTEMPTS = 3
+_AT_REST: dict[str, Any] = {
+    "cancel_requested": False,
+    "seconds_left": None,
+    "phase": None,
+}  # of a run without a process
+
+
+def _transition(session: Session, run: Run, *sources: str, to: str, **values: Any) -> None:
+    """Change the status by one guarded UPDATE. Raises ``Conflict`` for a run with none of the ``sources``' statuses."""
+    changed = session.connection().execute(
+        update(Run)
+        .where(col(Run.id) == run.id, col(Run.status).in_(sources))
+        .values(status=to, version=next_version(session), **values)
+    )
+    session.refresh(run)
+    if changed.rowcount != 1:
+        message = _("The run is {status} by now, so this is not possible. Load it again.")
+        raise Conflict(message.format(status=run.status))
+
+
+def _record(folder: RunFolder, run: Run, **values: Any) -> None:
+    """Write what was decided to run.json, with the attempt after which it was."""
+    folder.write_run((folder.read_run() or {}) | {"after_attempt": run.attempt, **values})
+
+
+# What a person decides -----------------------------------------------------------------------------------------------
+
+
+def cancel(session: Session, folder: RunFolder, run: Run) -> None:
+    """Cancel a queued run. Ask a running one to stop at its next step. Raises ``Conflict`` for a run that has ended."""
+    if run.status == "queued":
+        ended_at = now()
+        _transition(session, run, "queued", to="cancelled", finished_at=ended_at, cancel_requested=False)
+        _record(folder, run, status="cancelled", ended_at=ended_at)
+    elif run.status == "running":
+        folder.request_stop()
+        run.cancel_requested, run.version = True, next_version(session)
+        session.add(run)
+    else:
+        message = _("The run is {status} already; only queued and running runs can be cancelled.")
+        raise Conflict(message.format(status=run.status))
+
+
+def resume(session: Session, folder: RunFolder, run: Run) -> None:
+    """Queue a failed or cancelled run again. Raises ``Conflict`` for any other run."""
+    if run.status not in ("failed", "cancelled"):
+        message = _("The run is {status}; only failed and cancelled runs can be resumed.")
+        raise Conflict(message.format(status=run.status))
+    folder.clear_stop()
+    _requeue(session, folder, run, "failed", "cancelled", fruitless_attempts=0)
+
+
+def _requeue(session: Session, folder: RunFolder, run: Run, *sources: str, fruitless_attempts: int) -> None:
+    queued_at = now()
+    _transition(
+        session,
+        run,
+        *sources,
+        to="queued",
+        queued_at=queued_at,
+        finished_at=None,
+        error=None,
+        fruitless_attempts=fruitless_attempts,
+        **_AT_REST,
+    )
+    _record(folder, run, status="queued", queued_at=queued_at, error=None, fruitless_attempts=fruitless_attempts)
+
+
+# What the scheduler decides ------------------------------------------------------------------------------------------
+
+
+def begin_attempt(session: Session, folder: RunFolder, run: Run, device: str) -> None:
+    """A queued run starts its next attempt, on ``device``."""
+    folder.clear_stop()
+    _transition(session, run, "queued", to="running", attempt=run.attempt + 1, device=device, cancel_requested=False)
+
+
+def take_back_attempt(session: Session, folder: RunFolder, run: Run) -> None:
+    """The executor could not start the attempt: back to the queue as if there had been none, or cancelled if asked to."""
+    if run.cancel_requested:
+        end_vanished_attempt(session, folder, run)
+    else:
+        _transition(session, run, "running", to="queued", attempt=run.attempt - 1)
+
+
+def end_vanished_attempt(session: Session, folder: RunFolder, run: Run) -> None:
+    """The process of a running run is gone without a last event.
+
+    The run is cancelled if that was asked for, failed after three such attempts without a new epoch, else queued again.
+    """
+    fruitless = run.fruitless_attempts + 1
+    if run.cancel_requested:
+        ended_at = now()
+        _transition(session, run, "running", to="cancelled", finished_at=ended_at, **_AT_REST)
+        _record(folder, run, status="cancelled", ended_at=ended_at)
+    elif fruitless < MAX_FRUITLESS_ATTEMPTS:
+        _requeue(session, folder, run, "running", fruitless_attempts=fruitless)
+    else:
+        _fail(session, folder, run, _vanished_error(folder, run))
+
+
+def _fail(session: Session, folder: RunFolder, run: Run, error: dict[str, str]) -> None:
+    ended_at = now()
+    _transition(session, run, "queued", "running", to="failed", finished_at=ended_at, error=error, **_AT_REST)
+    _record(folder, run, status="failed", error=error, ended_at=ended_at)
+
+
+def _vanished_error(folder: RunFolder, run: Run) -> dict[str, str]:
+    ending = folder.read_exit(run.attempt) or {}
+    if ending.get("signal"):
+        how = _("ended by signal {signal}").format(signal=ending["signal"])
+    elif "code" in ending:
+        how = _("exited with code {code}").format(code=ending["code"])
+    else:
+        how = _("gone without a trace")
+    return {
+        "error": "ProcessVanished",
+        "message": _("{count} attempts in a row ended without a new epoch; the last process was {how}.").format(
+            count=MAX_FRUITLESS_ATTEMPTS, how=how
+        ),
+        "advice": _(
+            "Signal 9 usually means too little memory: take a smaller batch size or width. The log has the details."
+        ),
+    }
+
+
+# What the run's process reports ----------------------------------------------------------------------------------------
+
+
+def apply_started(run: Run, event: dict[str, Any]) -> None:
+    """An attempt has begun to train (event ``started``), whoever started it."""
+    run.status, run.error, run.finished_at, run.phase = "running", None, None, None
+    run.attempt = max(run.attempt, event["attempt"])
+    run.started_at = run.started_at or event["time"]
+
+
+def apply_ended(run: Run, event: dict[str, Any]) -> None:
+    """The run has ended (event ``finished``, ``failed`` or ``cancelled``)."""
+    run.status, run.finished_at = event["type"], event["time"]
+    if event["type"] == "failed":
+        run.error = {key: event[key] for key in ("error", "message", "advice")}
+    _set_at_rest(run)
+
+
+def restore(run: Run, folder: RunFolder, last_event: dict[str, Any] | None) -> None:
+    """Give a row that was made from its folder, events applied, the status that the folder proves.
+
+    Where the server decided something after the last event (queued again, cancelled in the queue, could not start), its
+    record in run.json holds. Else the last event does, and a run without an end is running until the scheduler finds its
+    process gone.
+    """
+    record = folder.read_run() or {}
+    last_attempt = last_event["attempt"] if last_event else 0
+    if record.get("status") and record.get("after_attempt", 0) >= last_attempt:
+        run.status, run.error = record["status"], record.get("error")
+        run.fruitless_attempts = record.get("fruitless_attempts", 0)
+        run.finished_at = None if run.status == "queued" else record.get("ended_at") or run.finished_at
+        _set_at_rest(run)
+    elif last_event is None or last_event["type"] not in TERMINAL:
+        run.status = "running"
+        run.cancel_requested = folder.stop_requested()
+
+
+def _set_at_rest(run: Run) -> None:
+    for name, value in _AT_REST.items():
+        setattr(run, name, value)
