@@ -12,6 +12,7 @@ from markupsafe import Markup
 from app.draw import svg
 
 MARKS = 8
+_LEGEND_BOX = "-6 -6 12 12"
 PLOTLY_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "circle-open", "x", "line-ew-open", "line-ns-open")
 PLOTLY_DASHES = ("solid", "solid", "6px,3px", "6px,3px", "2px,3px", "2px,3px", "8px,3px,2px,3px", "8px,3px,2px,3px")
 LINE_CLASSES = ("", "", "dash", "dash", "dot", "dot", "dashdot", "dashdot")
@@ -77,5 +78,9 @@ def legend_marker(number: int, x: float = 0, y: float = 0) -> Markup:
 @cache
 def mark(index: int) -> Markup:
     """The coloured marker of run ``index`` beside its name in a text, a legend or a table."""
-    shape = legend_marker(marker_of(index))
-    return Markup(f'<svg class="mark r{colour_of(index)}" viewBox="-6 -6 12 12" aria-hidden="true">{shape}</svg>')
+    return svg.decoration(f"mark r{colour_of(index)}", _LEGEND_BOX, [legend_marker(marker_of(index))])
+
+
+def grey_mark(number: int) -> Markup:
+    """Marker ``number`` in grey, for what a legend explains besides the runs."""
+    return svg.decoration("mark r5", _LEGEND_BOX, [legend_marker(number)])

@@ -43,6 +43,11 @@ class ResponsiveDrawing:
         return self.wide.__html__() + self.narrow.__html__()
 
 
+def decoration(css: str, box: str, parts: Iterable[Markup]) -> Markup:
+    """A small SVG beside a text that says the same, so it has no text alternative."""
+    return Markup(f'<svg class="{css}" viewBox="{box}" aria-hidden="true">{_join(parts)}</svg>')
+
+
 # Elements ------------------------------------------------------------------------------------------------------------
 
 
@@ -51,16 +56,22 @@ def n(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.1f}".removesuffix(".0")
 
 
+def _class(css: str) -> str:
+    return f' class="{css}"' if css else ""
+
+
 def _join(parts: Iterable[str]) -> Markup:
     return Markup("".join(parts))
 
 
-def text(x: float | str, y: float | str, content: str, css: str = "") -> Markup:
-    return Markup(f'<text class="{css}" x="{n(x)}" y="{n(y)}">{escape(content)}</text>')
+def text(x: float | str, y: float | str, content: str, css: str = "", *, size: int | None = None) -> Markup:
+    """A text; ``size`` is that of its font where the style sheet's does not fit."""
+    font = "" if size is None else f' font-size="{size}"'
+    return Markup(f'<text class="{css}" x="{n(x)}" y="{n(y)}"{font}>{escape(content)}</text>')
 
 
-def path(d: str, css: str) -> Markup:
-    return Markup(f'<path class="{css}" d="{d}"/>')
+def path(d: str, css: str = "") -> Markup:
+    return Markup(f'<path{_class(css)} d="{d}"/>')
 
 
 def horizontal(y: float, start: float, end: float, css: str) -> Markup:
@@ -75,8 +86,8 @@ def rect(x: float | str, y: float | str, width: float | str, height: float | str
     return Markup(f'<rect class="{css}" x="{n(x)}" y="{n(y)}" width="{n(width)}" height="{n(height)}"/>')
 
 
-def circle(x: float | str, y: float | str, radius: float | str, css: str) -> Markup:
-    return Markup(f'<circle class="{css}" cx="{n(x)}" cy="{n(y)}" r="{n(radius)}"/>')
+def circle(x: float | str, y: float | str, radius: float | str, css: str = "") -> Markup:
+    return Markup(f'<circle{_class(css)} cx="{n(x)}" cy="{n(y)}" r="{n(radius)}"/>')
 
 
 def polyline(points: Sequence[Point], css: str) -> Markup:

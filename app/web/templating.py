@@ -22,8 +22,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from app import resources, words
-from app.draw import markers
-from app.draw import small as drawings
+from app.draw import markers, small
 from app.web.frame import Header, header_of
 from trainer.i18n import N_, _, ngettext, translations
 
@@ -137,12 +136,12 @@ def environment() -> Environment:
         "status_words": words.STATUS_WORDS,
         "navigation": NAVIGATION,
         "style_sheets": STYLE_SHEETS,
-        "icon_of": drawings.icon,
-        "strip_of": drawings.strip,
-        "spark_of": drawings.spark,
-        "bars_of": drawings.bars,
+        "icon_of": small.icon,
+        "strip_of": small.strip,
+        "spark_of": small.spark,
         "mark_of": markers.mark,
-        "marker_of": markers.legend_marker,
+        "grey_mark_of": markers.grey_mark,
+        "legend_marker_of": markers.legend_marker,
     }
     return env
 

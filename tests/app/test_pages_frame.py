@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import Markup
 from starlette.requests import Request
 
-from app.draw.small import bars, scale_of, spark, strip
+from app.draw.small import class_bars, scale_of, spark, strip
 from app.web import templating
 from app.web.problems import render_error
 from tests.app.page_answers import joined
@@ -44,16 +46,18 @@ def test_a_strip_stays_inside() -> None:
 
 def test_a_spark_needs_two_finite_values() -> None:
     assert spark([1.0]) == spark([1.0, float("nan")]) == ""
-    drawn = spark([2.0, float("inf"), 1.0])
+    drawn = Markup(spark([2.0, float("inf"), 1.0]))
     assert 'd="M2.0 2.0L84.0 18.0"' in drawn
     assert 'aria-label="training loss, from 2 to 1"' in drawn
 
 
 def test_bars_of_no_images_and_long_names() -> None:
-    assert bars([], []) == []
-    drawn = bars(["a long name"] * 10, [0] * 10)
-    assert drawn[0].height == 0
-    assert drawn[0].label == "a lon…"
+    assert class_bars([], [], "", are_named=True) == ""
+    drawn = ET.fromstring(Markup(class_bars(["a long <b>"] * 10, [0] * 10, "images", are_named=True)))
+    assert [bar.get("height") for bar in drawn.iter("rect")] == ["0.0"] * 10
+    assert [text.text for text in drawn.iter("text")][:2] == ["0", "a lon…"]
+    unnamed = ET.fromstring(Markup(class_bars(["a"] * 30, [1] * 30, "images", are_named=False)))
+    assert list(unnamed.iter("text")) == []
 
 
 # Static files -----------------------------------------------------------------------------------------------------------

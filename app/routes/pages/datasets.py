@@ -14,7 +14,8 @@ from sqlalchemy import func
 from sqlmodel import Session, select
 
 from app.datasets import find_dataset, remove_dataset
-from app.draw.small import Bar, bars
+from app.draw.small import class_bars
+from app.draw.svg import Drawing
 from app.errors import Conflict, Refused
 from app.schemas import DatasetWork
 from app.state import Runoff
@@ -127,10 +128,6 @@ class Card:
         )
 
     @property
-    def has_named_bars(self) -> bool:
-        return len(self.dataset.class_names) <= MOST_NAMED_BARS
-
-    @property
     def unlisted_words(self) -> str:
         """How many unreadable files are not listed."""
         count = self.dataset.num_unreadable - len(self.dataset.unreadable)
@@ -186,9 +183,10 @@ class Card:
         return columns * max(SHEET_CELL, width), SHEET_ROWS * max(SHEET_CELL, height)
 
     @property
-    def bars(self) -> list[Bar]:
+    def bars(self) -> Drawing | str:
         """Training images of each class; of many classes the first ``MOST_BARS``."""
-        return bars(self.dataset.class_names[:MOST_BARS], self.dataset.train_counts[:MOST_BARS])
+        names, counts = self.dataset.class_names[:MOST_BARS], self.dataset.train_counts[:MOST_BARS]
+        return class_bars(names, counts, self.spread, are_named=len(self.dataset.class_names) <= MOST_NAMED_BARS)
 
     @property
     def spread(self) -> str:
