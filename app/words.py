@@ -177,6 +177,11 @@ def p_text(p: float, threshold: float = 0.05) -> str:
     return f"p = {mantissa} × 10{str(int(power)).translate(_SUPERSCRIPTS)}"
 
 
+def p_number(p: float | None) -> str:
+    """A p-value below a head that says p: ``0.012``, ``p < 10⁻⁶``; empty for None."""
+    return "" if p is None else p_text(p).removeprefix("p = ")
+
+
 def level_text(level: float) -> str:
     """The level of an interval, with as many digits as keep it below 100 %: ``95 %``, ``98.33 %``, ``99.9959 %``."""
     return f"{level * 100:.{max(4, math.ceil(-math.log10(1 - level)) + 1)}g} %"

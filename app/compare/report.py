@@ -21,7 +21,6 @@ from app.compare import view as compare_parts
 from app.compare import walls as compare_images
 from app.compare.comparison import Comparison
 from app.compare.load import LoadedComparison
-from app.compare.verdicts import equivalence_text
 from app.compare.view import ConfigRow, Focus, PairTable, ShownRun
 from app.compare.walls import ClassTable, SharedTile
 from app.draw.figures import axis_title
@@ -36,7 +35,7 @@ from app.store.images import image_png
 from app.store.predictions import Predictions, PredictionsError
 from app.store.tables import Run
 from app.web import templating
-from app.words import level_text, p_text, plain_points
+from app.words import between, compact, level_text, number, p_text, percent, plain_points, points, points_range
 from trainer.i18n import _, ngettext
 from trainer.run_folder import RunFolder, now
 
@@ -177,11 +176,36 @@ class Report:
         names = self.focus.a.run.class_names
         return names[number] if number < len(names) else str(number)
 
-    def p_words(self, p: float) -> str:
-        return p_text(p)
+    @property
+    def pair_facts(self) -> list[tuple[str, str]]:
+        """The numbers of the pair in focus, with their names."""
+        pair, comparison = self.focus.pair, self.comparison
+        assert pair.interval is not None
+        assert pair.p_value is not None
+        test = p_text(pair.p_value)
+        if self.focus.is_corrected and pair.p_value_adjusted is not None:
+            test += f", {_('corrected')} {p_text(pair.p_value_adjusted)}"
+        agreement = _("{percent} % of {n} images").format(percent=percent(pair.agreement), n=number(pair.num_images))
+        facts = [
+            (_("Difference, points"), f"{points(pair.difference)}, {points_range(pair.interval)}"),
+            (_("Level of the interval"), _("{percent} %").format(percent=compact(100 * comparison.level, 4))),
+            (_("Exact McNemar test"), test),
+            (_("Same answer"), agreement),
+        ]
+        if pair.kappa:
+            low, high = (f"{end:.4f}" for end in pair.kappa.interval)
+            facts.append((_("Cohen's kappa"), f"{pair.kappa.value:.4f}, {between(low, high)}"))
+        return facts
 
-    def equivalence_words(self, p: float) -> str:
-        return equivalence_text(p, self.comparison.margin)
+    @property
+    def pairs_title(self) -> str:
+        if self.base:
+            return _("Differences against {name}").format(name=self.by_id[self.base].name)
+        return _("All pairs")
+
+    def is_optimistic(self, one: ShownRun) -> bool:
+        """Whether the run was chosen by the very images that it is tested on."""
+        return self.comparison.best_of is not None and self.comparison.best_of.run == one.run.id
 
     def html(self) -> str:
         """The file."""

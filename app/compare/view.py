@@ -21,7 +21,7 @@ from app.runs.sweeps import next_seeds, without_seed
 from app.schemas import EpochOut, RunOut
 from app.store import queries
 from app.store.tables import Run
-from app.words import value_words
+from app.words import p_text, points, value_words
 from trainer.config import FIELDS, MODELS
 from trainer.i18n import _, ngettext
 
@@ -93,6 +93,40 @@ class Focus:
     @property
     def places(self) -> tuple[int, int]:
         return self.a.place, self.b.place
+
+    @property
+    def recipes_title(self) -> str:
+        if self.recipe:
+            return _("Two recipes: the noise over seeds")
+        return _("One recipe: the noise over seeds")
+
+    @property
+    def recipe_difference(self) -> str:
+        """A sentence with the difference of the recipes; empty where there is no interval."""
+        recipe = self.recipe
+        if recipe is None or recipe.interval is None or recipe.p_value_adjusted is None:
+            return ""
+        low, high = recipe.interval
+        return _("Difference {difference} points, interval {low} to {high}, {p} ({method}).").format(
+            difference=points(recipe.difference),
+            low=points(low),
+            high=points(high),
+            p=p_text(recipe.p_value_adjusted),
+            method=recipe.method,
+        )
+
+    @property
+    def equivalence(self) -> str:
+        """The test that the difference is negligible; empty where the verdict is another."""
+        p = self.pair.equivalence_p_value
+        if self.pair.verdict != "negligible" or p is None:
+            return ""
+        return verdicts.equivalence_text(p, self.comparison.margin)
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether p-values are corrected for several pairs."""
+        return self.comparison.num_tested > 1
 
     @property
     def winner(self) -> ShownRun | None:

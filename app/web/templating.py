@@ -101,6 +101,7 @@ FILTERS: tuple[Callable[..., str], ...] = (
     words.points,
     words.points_range,
     words.p_text,
+    words.p_number,
     words.seconds,
     words.whole_seconds,
     words.filesize,

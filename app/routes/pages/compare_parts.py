@@ -10,7 +10,7 @@ from app.compare.comparison import BudgetRow, Pair
 from app.compare.view import ShownRun
 from app.compare.walls import SharedTile
 from app.draw.svg import Drawing
-from app.words import p_text, percent, short_percent
+from app.words import percent, short_percent
 from trainer.i18n import _
 
 SMOOTHING = (0.0, 0.5, 0.8, 0.9, 0.95)  # what the page offers
@@ -82,11 +82,6 @@ class PairLine:
     href: str
     is_current: bool
     is_optimistic: bool
-
-    @property
-    def p_words(self) -> str:
-        p = self.pair.p_value_adjusted
-        return "" if p is None else p_text(p).replace("p = ", "")
 
 
 # Choices ---------------------------------------------------------------------------------------------------------

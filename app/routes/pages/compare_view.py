@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
-from app.compare import confusion_matrix, curves, verdicts, walls
+from app.compare import confusion_matrix, curves, walls
 from app.compare import view as parts
 from app.compare.comparison import Comparison, Pair
 from app.compare.load import MAX_COMPARED
@@ -135,21 +135,8 @@ class ComparePage(walls.NamesClasses):
         return self.pair.verdict == "inconclusive"
 
     @property
-    def is_corrected(self) -> bool:
-        """Whether p-values are corrected for several pairs."""
-        return self.comparison.num_tested > 1
-
-    @property
     def level_words(self) -> str:
         return compact(100 * self.comparison.level, 4)
-
-    @property
-    def equivalence_words(self) -> str:
-        """The test that the difference is negligible; empty where the verdict is another."""
-        p = self.pair.equivalence_p_value
-        if self.pair.verdict != "negligible" or p is None:
-            return ""
-        return verdicts.equivalence_text(p, self.comparison.margin)
 
     @property
     def detectable_words(self) -> str:
@@ -197,12 +184,6 @@ class ComparePage(walls.NamesClasses):
     def is_narrow(self) -> bool:
         """Whether two cards of recipes and budget fit side by side."""
         return len(self.shown) <= _MOST_SIDE_BY_SIDE
-
-    @property
-    def recipes_title(self) -> str:
-        if self.focus.recipe:
-            return _("Two recipes: the noise over seeds")
-        return _("One recipe: the noise over seeds")
 
     @property
     def groups_words(self) -> str:
