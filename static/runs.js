@@ -2,7 +2,6 @@
 import { isTyping } from "./app.js";
 import { showToast } from "./toasts.js";
 
-const MOST_COMPARED = 50; // as many as the server compares at once
 const ticks = () => [...document.querySelectorAll(".c-tick [name=run]")];
 const chosen = () => ticks().filter((tick) => tick.checked);
 const words = (element, n) =>
@@ -55,7 +54,7 @@ function showSelection() {
     element.textContent = words(element, all.length);
 
   const compare = bar.querySelector("[data-compare]");
-  const enough = comparable.length >= 2 && comparable.length <= MOST_COMPARED;
+  const enough = comparable.length >= 2 && comparable.length <= Number(bar.dataset.mostCompared);
   compare.setAttribute("aria-disabled", String(!enough));
   compare.title = enough ? "" : comparable.length < 2 ? bar.dataset.tooFew : bar.dataset.tooMany;
   if (enough) compare.href = `/compare?${new URLSearchParams(comparable.map((id) => ["run", id]))}`;

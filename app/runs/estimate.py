@@ -11,6 +11,7 @@ from sqlmodel import Session, col, select
 from app.store.tables import Run
 from trainer.config import MODELS, RunConfig, resolved_width
 from trainer.datasets import catalogue
+from trainer.schedule import images_per_epoch
 
 _NEWEST_RUNS = 20  # whose speed counts
 _LOOKED_AT = 100  # among which runs of the same width are searched for
@@ -46,14 +47,10 @@ def estimate(session: Session, home: Path, configs: Sequence[RunConfig]) -> Esti
         num_train = sizes[config.dataset]
         if not speeds[key].num_epochs or not num_train:
             return unknown
-        total += speeds[key].seconds_per_image * config.epochs * _images_per_epoch(config, num_train)
+        total += speeds[key].seconds_per_image * config.epochs * images_per_epoch(num_train, config)
     if not configs:
         return unknown
     return Estimate(total, total / len(configs), sum(speed.num_epochs for speed in speeds.values()))
-
-
-def _images_per_epoch(config: RunConfig, num_train: int) -> int:
-    return round(num_train * config.train_fraction * (1 - config.validation_fraction))
 
 
 def _measured_speed(session: Session, dataset: str, model: str, width: int) -> _Speed:

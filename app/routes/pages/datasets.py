@@ -239,9 +239,13 @@ def _work_of(work: DatasetWork) -> Work:
         "cache": _("Preparing {total} images") if work.total else _("Preparing the images"),
     }.get(work.what, _("Reading {total} images") if work.total else _("Reading the archive"))
     return Work(
-        work.what, words.format(total=total), share, error.get("message", ""), error.get("advice", ""),
-        work.cancelled,
-    )  # fmt: skip
+        what=work.what,
+        words=words.format(total=total),
+        share=share,
+        message=error.get("message", ""),
+        advice=error.get("advice", ""),
+        is_stopping=work.cancelled,
+    )
 
 
 def _cards(session: Session, datasets: Sequence[Dataset], active: Sequence[DatasetWork]) -> list[Card]:
