@@ -11,7 +11,7 @@ help:
 	@echo "make demo   set up, serve, train FC, CNN and permuted CNN, end with the link to their comparison (ARGS=--exit, ARGS=--again)"
 	@echo "make serve  serve on http://127.0.0.1:8000, starting again when the code changes"
 	@echo "make test   set up and run all tests (ARGS=\"-m 'not slow'\" leaves out the slow ones)"
-	@echo "make check  style, types, import contracts"
+	@echo "make check  format and lint of Python, templates, CSS and JavaScript, types, import contracts, spelling"
 	@echo "make format writes Python, templates, CSS and JavaScript in the project's format"
 	@echo "make bench  the benchmarks, about two and a half hours; writes docs/lab/benchmarks.md (ARGS=--quick goes through them in a few steps)"
 
@@ -29,6 +29,11 @@ check: $(VENV)/ready-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/djlint --check templates
+	@$(BIN)/djlint --lint templates
+	@$(BIN)/oxfmt --check static
+	@$(BIN)/oxlint --deny-warnings --ignore-pattern static/vendor static
+	@$(BIN)/codespell
 
 format: $(VENV)/ready-dev
 	@$(BIN)/ruff format .

@@ -60,11 +60,11 @@ document.addEventListener("pointerdown", ({ target, clientX, clientY }) => {
 // Fields that were left empty stay out of the address.
 document.addEventListener("htmx:config:request", ({ detail: { ctx } }) => {
   if (!ctx.sourceElement.matches?.("form[data-lean]")) return;
-  for (const [name, value] of [...ctx.request.body]) if (value === "") ctx.request.body.delete(name);
+  for (const [name, value] of Array.from(ctx.request.body)) if (value === "") ctx.request.body.delete(name);
 });
 document.addEventListener("formdata", ({ target, formData }) => {
   if (!target.matches("form[data-lean]")) return;
-  for (const [name, value] of [...formData]) if (value === "") formData.delete(name);
+  for (const [name, value] of Array.from(formData)) if (value === "") formData.delete(name);
 });
 
 /** Whether letters typed now belong to a field. */
