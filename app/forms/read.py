@@ -1,7 +1,7 @@
 """The form of a new run, made from ``RunConfig``: text that a person typed becomes a sweep, and a config becomes text.
 
 Here live the controls with their values, lists and ranges in fields, and what the form equals as a command and as an API
-call. Whether a configuration is accepted is decided by ``app.runs.commands``; pages live in ``app.routes.pages.new``.
+call. Whether a configuration is accepted is decided by ``app.runs.plan``; pages live in ``app.routes.pages.new``.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class Wish:
 
 
 def wish(typed: Typed) -> Wish:
-    """Turn text into a sweep. Whether each combination is accepted is for ``app.runs.commands.plan`` to say."""
+    """Turn text into a sweep. Whether each combination is accepted is decided by ``app.runs.plan.plan``."""
     base: dict[str, Any] = {}
     grid: dict[str, list[Any]] = {}
     problems: list[FieldProblem] = []
