@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from app.draw.svg import Drawing, ResponsiveDrawing
-from app.forms import read as forms
+from app.forms.preview import Net, Schedule
+from app.forms.read import FROM_RUN, Typed
+from app.forms.same_as import SameAs
+from app.forms.show import Control, in_group
 from app.runs.estimate import Estimate
 from app.store.tables import Run
 from app.words import number, whole_seconds
@@ -15,29 +16,6 @@ from trainer.i18n import _, ngettext
 from trainer.presets import Preset
 
 _PREVIEW_PIXELS = 48  # the height of the image beside "permute pixels", about
-
-
-@dataclass(frozen=True)
-class Net:
-    """The table of layers, or why it can't be shown."""
-
-    layers: list[dict[str, Any]] = field(default_factory=list)
-    input_shape: list[int] = field(default_factory=list)
-    num_parameters: int = 0
-    multiply_adds: int = 0
-    chart: Drawing | None = None
-    comparison: str = ""
-    missing: str = ""
-    waiting: bool = False  # the trainer will be there in a moment: ask again
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The learning rate over the steps, with its legend as (number, label)."""
-
-    chart: ResponsiveDrawing
-    legend: list[tuple[int, str]]
-    steps_per_epoch: int
 
 
 @dataclass(frozen=True)
@@ -71,7 +49,7 @@ class Summary:
     warnings: list[FormWarning]
     needs_tick: bool
     ticked: bool
-    same_as: forms.SameAs | None
+    same_as: SameAs | None
 
     @property
     def title(self) -> str:
@@ -191,9 +169,9 @@ class Preview:
 class NewPage:
     """Variables of new.html."""
 
-    typed: forms.Typed
+    typed: Typed
     loaded: str
-    controls: dict[str, forms.Control]
+    controls: dict[str, Control]
     presets: list[Preset]
     earlier: list[Run]
     datasets: list[Dataset]
@@ -206,7 +184,7 @@ class NewPage:
     @property
     def is_copy(self) -> bool:
         """Whether the form begins with the configuration of an earlier run."""
-        return self.typed.preset == forms.FROM_RUN
+        return self.typed.preset == FROM_RUN
 
     @property
     def dataset_choices(self) -> list[DatasetChoice]:
@@ -224,7 +202,7 @@ class NewPage:
         permuted = f"{plain}?permutation={seed if seed.isdigit() else '0'}"
         return Preview(plain, permuted, height, width, max(round(_PREVIEW_PIXELS / height), 1))
 
-    def help_of(self, control: forms.Control) -> str:
+    def help_of(self, control: Control) -> str:
         """The help of a field, with what it means for what is typed."""
         if control.name == "batch_size" and self.schedule:
             steps = number(self.schedule.steps_per_epoch)
@@ -241,8 +219,8 @@ class NewPage:
         """What is wrong with a field that is none of a run's configuration."""
         return [error for error in self.summary.errors if error.target == target]
 
-    def group(self, name: str) -> list[forms.Control]:
-        return forms.in_group(self.controls, name)
+    def group(self, name: str) -> list[Control]:
+        return in_group(self.controls, name)
 
     @property
     def advanced_words(self) -> str:
