@@ -11,10 +11,18 @@ from trainer.config import FieldProblem
 from trainer.i18n import N_, _
 
 TITLES = {
-    400: N_("Bad request"), 401: N_("Not signed in"), 403: N_("Not allowed"), 404: N_("Not found"),
-    405: N_("Method not allowed"), 409: N_("Not possible now"), 413: N_("Too large"), 421: N_("Unknown host"),
-    422: N_("Not accepted"), 500: N_("Internal error"), 503: N_("Not ready"),
-}  # fmt: skip
+    400: N_("Bad request"),
+    401: N_("Not signed in"),
+    403: N_("Not allowed"),
+    404: N_("Not found"),
+    405: N_("Method not allowed"),
+    409: N_("Not possible now"),
+    413: N_("Too large"),
+    421: N_("Unknown host"),
+    422: N_("Not accepted"),
+    500: N_("Internal error"),
+    503: N_("Not ready"),
+}
 
 
 class ProblemOut(BaseModel):

@@ -17,10 +17,14 @@ from trainer.i18n import _
 
 POLICY = "; ".join(
     [
-        "default-src 'self'", "img-src 'self' data: blob:", "object-src 'none'", "base-uri 'none'",
-        "form-action 'self'", "frame-ancestors 'none'",
+        "default-src 'self'",
+        "img-src 'self' data: blob:",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
     ]
-)  # fmt: skip
+)
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",

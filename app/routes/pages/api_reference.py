@@ -25,9 +25,13 @@ EXAMPLE_BODIES: dict[str, Any] = {
 EXAMPLE_VALUES = {"run_id": "RUN", "sweep_id": "SWEEP", "group": "GROUP", "name": "NAME"}
 EXAMPLE_QUERIES = {"/api/v1/compare": "?run=A&run=B", "/api/v1/difficulty": "?run=A&run=B"}
 TAG_TITLES = {
-    "runs": N_("Runs"), "sweeps": N_("Sweeps"), "compare": N_("Compare"), "data sets": N_("Data sets"),
-    "choices": N_("What can be chosen"), "system": N_("System"),
-}  # fmt: skip
+    "runs": N_("Runs"),
+    "sweeps": N_("Sweeps"),
+    "compare": N_("Compare"),
+    "data sets": N_("Data sets"),
+    "choices": N_("What can be chosen"),
+    "system": N_("System"),
+}
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,17 @@ class Reference:
         status = next(code for code in operation["responses"] if code.startswith("2"))
         answer_type, answer = _content(operation["responses"][status])
         return Call(
-            method, path, str(operation.get("description") or operation.get("summary", "")),
+            method,
+            path,
+            str(operation.get("description") or operation.get("summary", "")),
             [self._parameter(parameter) for parameter in operation.get("parameters", [])],
-            list(self._fields(body)), body_type, status, answer_type, list(self._fields(answer)),
+            list(self._fields(body)),
+            body_type,
+            status,
+            answer_type,
+            list(self._fields(answer)),
             self._curl(method, path, body_type),
-        )  # fmt: skip
+        )
 
     def _parameter(self, parameter: Mapping[str, Any]) -> FieldLine:
         where = {"path": _("in the path"), "header": _("header")}.get(parameter["in"], "")

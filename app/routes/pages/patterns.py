@@ -63,8 +63,15 @@ class PatternsPage:
     seeds: list[float] = field(default_factory=lambda: list(SEEDS))
     losses: list[float] = field(default_factory=lambda: list(LOSSES))
     tiles: tuple[tuple[int, int, float], ...] = (
-        (7, 7, 1.0), (2, 2, 1.0), (1, 1, 1.0), (0, 0, 0.998), (8, 7, 0.999), (2, 7, 0.998), (5, 3, 0.997), (8, 9, 0.996),
-    )  # fmt: skip
+        (7, 7, 1.0),
+        (2, 2, 1.0),
+        (1, 1, 1.0),
+        (0, 0, 0.998),
+        (8, 7, 0.999),
+        (2, 7, 0.998),
+        (5, 3, 0.997),
+        (8, 9, 0.996),
+    )
     pairs: tuple[Example, ...] = (
         Example(5, [(0, 5, True, 0.993), (1, 6, False, 0.941)]),
         Example(3, [(0, 3, True, 0.87), (1, 2, False, 0.8)]),

@@ -50,7 +50,7 @@ _VERSIONS = (("torch", "PyTorch"), ("python", "Python"))
 @router.get("/runs/{run_id}")
 def show(
     request: Request, state: State, session: Reading, run_id: str, query: Annotated[RunQuery, Query()]
-) -> Response:  # fmt: skip
+) -> Response:
     """The run, live while it is queued or running."""
     run = queries.get_run(session, run_id)
     place = place_in_queue(session, run)
@@ -68,9 +68,12 @@ def show(
 
 @router.post("/runs/{run_id}/change")
 def change(
-    state: State, run_id: str, name: Annotated[str, Form()] = "", tags: Annotated[str, Form()] = "",
+    state: State,
+    run_id: str,
+    name: Annotated[str, Form()] = "",
+    tags: Annotated[str, Form()] = "",
     notes: Annotated[str, Form()] = "",
-) -> Response:  # fmt: skip
+) -> Response:
     """Rename, tag, note; back to the run. Raises ``Refused`` for a text that is too long."""
     words = [tag for part in tags.split(",") if (tag := part.strip())]
     try:
@@ -126,17 +129,29 @@ def _page(state: Runoff, session: Session, run: Run, query: RunQuery, place: int
     out = queries.run_out(run)
     epochs = cost.epochs_with_sums(session, run)
     return RunPage(
-        run=run, out=out, query=query, path=path, stats=_stats(run, out),
+        run=run,
+        out=out,
+        query=query,
+        path=path,
+        stats=_stats(run, out),
         left=remaining(run.seconds_left, run.updated_at),
         seconds_so_far=seconds_since(run.started_at) if run.status == "running" else 0.0,
-        place_in_queue=place, next_seed=_next_seed(session, run), classes=list(run.class_names), images=images,
-        answers=_answers(state, run, folder, query, path, environment, epochs), config=_config(run),
+        place_in_queue=place,
+        next_seed=_next_seed(session, run),
+        classes=list(run.class_names),
+        images=images,
+        answers=_answers(state, run, folder, query, path, environment, epochs),
+        config=_config(run),
         first_images=None if run.epochs_done else _train_images(state, run, folder, environment),
-        environment=_environment(run, environment), precision_reason=_precision_reason(state, run, environment),
-        to_accuracy=_to_accuracy(query.to, epochs), speed=_speed(state, run, epochs, environment),
-        epochs=epochs[: -MOST_EPOCHS_IN_TABLE - 1 : -1], files=files_of(session, folder, run),
-        log=log_tail(folder, _LOG_BYTES), figure_version=f"{run.version}",
-    )  # fmt: skip
+        environment=_environment(run, environment),
+        precision_reason=_precision_reason(state, run, environment),
+        to_accuracy=_to_accuracy(query.to, epochs),
+        speed=_speed(state, run, epochs, environment),
+        epochs=epochs[: -MOST_EPOCHS_IN_TABLE - 1 : -1],
+        files=files_of(session, folder, run),
+        log=log_tail(folder, _LOG_BYTES),
+        figure_version=f"{run.version}",
+    )
 
 
 def _next_seed(session: Session, run: Run) -> int:
@@ -207,9 +222,11 @@ def _environment(run: Run, environment: dict[str, Any]) -> list[tuple[str, str]]
 
 def _convolution_words(convolution: str) -> str:
     words = {
-        "direct": _("direct"), "winograd": _("Winograd's method"), "fused": _("fused with pooling and ReLU"),
+        "direct": _("direct"),
+        "winograd": _("Winograd's method"),
+        "fused": _("fused with pooling and ReLU"),
         "columns": _("product of each pixel's neighbours"),
-    }  # fmt: skip
+    }
     return words.get(convolution, convolution)
 
 
@@ -241,11 +258,14 @@ def _speed(state: Runoff, run: Run, epochs: Sequence[EpochOut], environment: dic
     saving = [epoch.save_seconds for epoch in epochs if epoch.save_seconds is not None]
     images, flops = epochs[-1].images, epochs[-1].total_flops
     return Speed(
-        seconds=run.train_seconds, evaluation_seconds=run.evaluation_seconds, save_seconds=sum(saving) if saving else None,
-        images_per_second=run.images_per_second, flops_per_image=flops / images if flops and images else None,
+        seconds=run.train_seconds,
+        evaluation_seconds=run.evaluation_seconds,
+        save_seconds=sum(saving) if saving else None,
+        images_per_second=run.images_per_second,
+        flops_per_image=flops / images if flops and images else None,
         gflops_per_second=cost.rate(flops, run.train_seconds) if flops else None,
         matmul_gflops=_matmul_gflops(state, environment),
-    )  # fmt: skip
+    )
 
 
 def _matmul_gflops(state: Runoff, environment: dict[str, Any]) -> float | None:
@@ -262,9 +282,14 @@ def _matmul_gflops(state: Runoff, environment: dict[str, Any]) -> float | None:
 
 
 def _answers(
-    state: Runoff, run: Run, folder: RunFolder, query: RunQuery, path: str, environment: dict[str, Any],
+    state: Runoff,
+    run: Run,
+    folder: RunFolder,
+    query: RunQuery,
+    path: str,
+    environment: dict[str, Any],
     epochs: Sequence[EpochOut],
-) -> Answers | None:  # fmt: skip
+) -> Answers | None:
     """What is under the tabs; None before the first epoch."""
     if not run.epochs_done:
         return None
@@ -294,9 +319,13 @@ def _wanted(query: RunQuery) -> PredictionQuery:
     if query.tab == "matrix":
         correct = None
     return PredictionQuery(
-        correct=correct, label=query.label, predicted=query.predicted, min_confidence=query.confidence,
-        sort=query.order, limit=query.shown,
-    )  # fmt: skip
+        correct=correct,
+        label=query.label,
+        predicted=query.predicted,
+        min_confidence=query.confidence,
+        sort=query.order,
+        limit=query.shown,
+    )
 
 
 def _wall(found: Predictions, folder: RunFolder, run: Run, query: RunQuery, epoch: int, path: str) -> Wall:
