@@ -41,7 +41,6 @@ NAVIGATION = (
     ("/runs", N_("Runs")),
     ("/compare", N_("Compare")),
     ("/datasets", N_("Data sets")),
-    ("/patterns", N_("Patterns")),
     ("/api", N_("API")),
 )
 

@@ -93,7 +93,7 @@ def test_modules_import_files_that_exist() -> None:
 # The frame --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/runs", "/datasets", "/patterns", "/api"])
+@pytest.mark.parametrize("path", ["/runs", "/datasets", "/api"])
 def test_every_page_has_its_frame(site: Any, path: str) -> None:
     answer = site.get(path)
     assert answer.status_code == 200
@@ -101,6 +101,11 @@ def test_every_page_has_its_frame(site: Any, path: str) -> None:
     for part in ('<html lang="en">', 'href="#main">Skip to content', 'id="main"', 'id="toasts"', "theme.js"):
         assert part in answer.text
     assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+
+
+def test_the_patterns_page_is_for_developers(site: Any) -> None:
+    assert site.get("/patterns").status_code == 200
+    assert 'href="/patterns"' not in site.get("/runs").text
 
 
 def test_the_header_counts_runs(site: Any, add_run: Any) -> None:
