@@ -29,6 +29,11 @@ check: $(VENV)/ready-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/djlint --check templates
+	@$(BIN)/djlint --lint templates
+	@$(BIN)/oxfmt --check static
+	@$(BIN)/oxlint --deny-warnings --ignore-pattern static/vendor static
+	@$(BIN)/codespell
 
 format: $(VENV)/ready-dev
 	@$(BIN)/ruff format .
