@@ -396,8 +396,12 @@ class Kappa:
     standard_error: float
 
 
-def kappa(predicted_a: ArrayLike, predicted_b: ArrayLike, level: float = LEVEL) -> Kappa:
-    """Cohen's kappa of the classes [N] that two runs name for the same images; 1 where all N are equal.
+def kappa(
+    predicted_a: ArrayLike, predicted_b: ArrayLike, level: float = LEVEL, *, same: NDArray[np.bool_] | None = None
+) -> Kappa:
+    """Cohen's kappa of the classes [N] that two runs predict for the same images; 1 where all N are equal.
+
+    ``same`` says where they are equal [N], if the caller knows it already.
 
     Sources: J. Cohen (1960), Educ. Psychol. Meas. 20, 37-46; standard error: J. L. Fleiss, J. Cohen, B. S. Everitt
     (1969), Psychol. Bull. 72, 323-327. That error is 0 where the runs never disagree, so the interval is Wilson's of the
@@ -410,7 +414,7 @@ def kappa(predicted_a: ArrayLike, predicted_b: ArrayLike, level: float = LEVEL) 
         raise ValueError("an agreement needs images")
     size = int(max(a.max(), b.max())) + 1
     share_a, share_b = np.bincount(a, minlength=size) / n, np.bincount(b, minlength=size) / n
-    same = a == b
+    same = np.asarray(a == b) if same is None else same
     agreement, chance = float(same.mean()), float(share_a @ share_b)
     if chance == 1:
         return Kappa(1.0, 1.0, 1.0, 1.0, 0.0)

@@ -11,14 +11,21 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from scipy import optimize, stats
 
-from app.compare.comparison import ComparedRun, compare
+from app.compare.comparison import compare
+from app.compare.shapes import ComparedRun, Comparison
+from app.store.predictions import Predictions
 from trainer.config import parse_config
 
 SEED = 0
+_as_json = TypeAdapter(Comparison)
 
 
 def make_runs(num_groups: int, num_seeds: int, num_images: int) -> list[ComparedRun]:
@@ -36,30 +43,35 @@ def make_runs(num_groups: int, num_seeds: int, num_images: int) -> list[Compared
         runs.append(
             ComparedRun(
                 id=name, name=f"FC {group} seed {seed}", config=config.model_dump(), group=f"g{group}", seed=seed,
-                test_fingerprint="same", epoch=1, labels=labels, predicted=predicted,
+                test_fingerprint="same", epoch=1, predictions=predictions_of(labels, predicted),
             )
         )  # fmt: skip
     return runs
 
 
+def predictions_of(labels: NDArray[Any], predicted: NDArray[np.uint16]) -> Predictions:
+    return Predictions(labels, predicted, np.full(len(labels), 0.9, np.float32))
+
+
 def product(runs: list[ComparedRun]) -> None:
     """All that ``GET /compare`` needs, from arrays to JSON."""
-    fresh = [ComparedRun(**{f: getattr(run, f) for f in run.__dataclass_fields__}) for run in runs]  # nothing cached
+    fresh = [
+        replace(run, predictions=predictions_of(run.known.labels, run.known.predicted)) for run in runs
+    ]  # nothing cached
     groups: dict[str, list[ComparedRun]] = {}
     for run in fresh:
         groups.setdefault(run.group, []).append(run)
-    compare(fresh, groups).model_dump_json()
+    _as_json.dump_json(compare(fresh, groups))
 
 
 def plain_loop(runs: list[ComparedRun]) -> None:
     """The same numbers the usual way: a loop over pairs, ``binomtest``, a root finder per limit."""
     rows = []
     for a, b in itertools.combinations(runs, 2):
-        assert a.labels is not None
-        right_a, right_b = a.predicted == a.labels, b.predicted == b.labels
+        right_a, right_b = a.known.predicted == a.known.labels, b.known.predicted == b.known.labels
         only_a, only_b = int(np.sum(right_a & ~right_b)), int(np.sum(~right_a & right_b))
-        n, p = len(a.labels), stats.binomtest(only_a, only_a + only_b).pvalue
-        same_wrong = int(np.sum((a.predicted == b.predicted) & ~right_a))
+        n, p = a.known.num_images, stats.binomtest(only_a, only_a + only_b).pvalue
+        same_wrong = int(np.sum((a.known.predicted == b.known.predicted) & ~right_a))
         rows.append([only_a, only_b, same_wrong, p, *limits(only_a, only_b, n)])
     stats.false_discovery_control([row[3] for row in rows])
     json.dumps(rows)

@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 
-from trainer import engine, loader, measurements
+from trainer import engine, layers, loader, measurements
 from trainer.config import RunConfig, parse_config
 from trainer.cores import threads_for
 from trainer.datasets import catalogue
-from trainer.describe import describe
 from trainer.environment import Environment, apply, machine, precision_key, resolve, resolve_device
 from trainer.events import Epoch, Finished, Started
 from trainer.host import measure
@@ -100,14 +99,21 @@ def run(config: RunConfig, home: Path, threads: int, matmul_every: int | None) -
         if rates is not None and matmul_every and step % matmul_every == 0 and not epochs:
             rates.measure()
     test_seconds = sum(epoch["evaluation_seconds"] for epoch in epochs)
-    multiply_adds = describe(config, data.image_shape, data.num_classes)["multiply_adds"]
     return {
-        "seed": config.seed, "seconds": end - begin, "train_seconds": end - begin - test_seconds,
-        "test_seconds": test_seconds, "loop_seconds": end - started, "steps": epochs[-1]["step"],
-        "num_trained": num_train * len(epochs), "num_tested": epochs[-1]["test_total"],
-        "accuracy": epochs[-1]["test_accuracy"], "epochs": epochs, "precision": environment.precision,
-        "flops_per_image": 6 * multiply_adds, "matmul": None if rates is None else rates.result(),
-    }  # fmt: skip
+        "seed": config.seed,
+        "seconds": end - begin,
+        "train_seconds": end - begin - test_seconds,
+        "test_seconds": test_seconds,
+        "loop_seconds": end - started,
+        "steps": epochs[-1]["step"],
+        "num_trained": num_train * len(epochs),
+        "num_tested": epochs[-1]["test_total"],
+        "accuracy": epochs[-1]["test_accuracy"],
+        "epochs": epochs,
+        "precision": environment.precision,
+        "flops_per_image": layers.training_flops(config, data.image_shape, data.num_classes),
+        "matmul": None if rates is None else rates.result(),
+    }
 
 
 def _numbers(event: Epoch) -> dict[str, Any]:

@@ -29,7 +29,9 @@ import torch
 from numpy.typing import NDArray
 
 from app import statistics
-from app.compare.comparison import ComparedRun, Recipe, compare
+from app.compare.comparison import compare
+from app.compare.shapes import ComparedRun, Recipe
+from app.store.predictions import Predictions
 from benchmarks.engine_loop import versions
 from trainer import engine, loader
 from trainer.config import RunConfig, config_hash, parse_config
@@ -130,7 +132,8 @@ def compared(
     config = recipe(dataset, seed)
     return ComparedRun(
         id=f"{group}{seed}", name=group, config=config.model_dump(), group=group, seed=seed, test_fingerprint=fingerprint,
-        epoch=config.epochs, labels=labels, predicted=predicted, epochs_done=config.epochs,
+        epoch=config.epochs, epochs_done=config.epochs,
+        predictions=Predictions(labels, predicted.astype(np.uint16), np.ones(len(labels), np.float32)),
     )  # fmt: skip
 
 

@@ -18,7 +18,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from app.compare.verdicts import DEFAULT_MARGIN, judge
+from app.compare.shapes import DEFAULT_MARGIN
+from app.compare.verdicts import judge
 from app.statistics import (
     SeedTest,
     calibration_error,

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from typer.main import get_command
 
 from app.cli.commands import app as commands
-from app.compare.comparison import Pair, Recipe
+from app.compare.shapes import Pair, Recipe
 from app.main import create_app
 from app.schemas import Status
 from app.settings import Settings
@@ -256,7 +256,9 @@ class Api:
     def get(self, path: str, params: Any = None) -> Any:
         if path == "/compare":
             self.compared = params["run"]
-            sample = {kind: [dict.fromkeys(kind.model_fields, "")] for kind in (Pair, Recipe)}
+            sample = {
+                kind: [dict.fromkeys((field.name for field in dataclasses.fields(kind)), "")] for kind in (Pair, Recipe)
+            }
             return Answer({"pairs": sample[Pair], "recipes": sample[Recipe]})
         return Answer(self.rest.get(self.prefix + path).raise_for_status().json() | {"status": "finished"})
 

@@ -1,4 +1,4 @@
-"""What a net answers for every image of a split: loss, how many are right, and the answers to keep."""
+"""What a net predicts for every image of a split: loss, number of correct predictions, and the predictions to keep."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainer.config import RunConfig, resolved_width
-from trainer.environment import Environment, release_freed_memory
+from trainer.config import RunConfig
+from trainer.environment import Environment
+from trainer.fast.memory import release_freed_memory
 from trainer.loader import Data, Rows, in_order, net_input
+from trainer.models import Shape
 
-# Most images in a batch, and most floats of its widest layer. On the CPU 2,000 images took 37 % to 56 % longer each than
-# 1,000 (cnn, lenet). vgg answers 1.1 to 1.3 times as many images a second in batches of 128 as of 64; 256 are no faster. On
-# a GPU, which was not measured, larger batches only save calls, and memory is the bound.
+# The most images in a batch, and the most numbers in the output of its first layer. On the CPU a batch of 2,000 takes 37 %
+# to 56 % longer per image than one of 1,000 (cnn, lenet), and vgg predicts 1.1 to 1.3 times as many images a second in
+# batches of 128 as of 64; 256 are no faster. The values for a GPU were not measured: memory is the bound there.
 _CPU_BATCH, _CPU_ACTIVATIONS = 1000, 1 << 23  # 32 MiB
 _GPU_BATCH, _GPU_ACTIVATIONS = 4000, 1 << 26  # 256 MiB
 MOST_CLASSES_IN_FULL = 64
@@ -28,7 +30,7 @@ _HALF = torch.finfo(torch.float16)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result over one split; ``loss`` is the plain mean negative log-likelihood in nats."""
+    """The result for one split; ``loss`` is the plain mean negative log-likelihood in nats."""
 
     loss: float
     correct: int
@@ -44,58 +46,60 @@ class Evaluation:
 def evaluate(
     model: nn.Module, images: Tensor | Rows, labels: Tensor, data: Data, config: RunConfig, environment: Environment
 ) -> Generator[None, None, Evaluation]:
-    """Ask the net about images uint8 [N, C, H, W]; yields after each batch, and returns an ``Evaluation``.
+    """Predict the classes of images uint8 [N, C, H, W]; yields after each batch, and returns an ``Evaluation``.
 
-    Nothing is read back from the device before the last batch. With ``flip_averaging`` the probabilities of an image and
-    of its mirror image are averaged.
+    Nothing is read back from the device before the last batch. With ``flip_averaging`` the probabilities for an image and
+    for its mirror image are averaged.
     """
     release_freed_memory()
     model.eval()
-    answers = []
-    with contextlib.closing(in_order(data, images, evaluation_batch(config, data.image_shape, data.device))) as batches:
+    results = []
+    with contextlib.closing(in_order(data, images, evaluation_batch(model, data.image_shape, data.device))) as batches:
         for batch in batches:
-            answers.append(_log_probabilities(model, batch, data, config, environment))
+            results.append(_log_probabilities(model, batch, data, config, environment))
             yield
     model.train()
     release_freed_memory()
-    log_probabilities = torch.cat(answers)
+    log_probabilities = torch.cat(results)
     predicted = log_probabilities.argmax(1)
     losses = -log_probabilities.gather(1, labels[:, None]).double()
     correct = int((predicted == labels).sum())
     return Evaluation(float(losses.mean()), correct, len(images), predicted.cpu(), log_probabilities.cpu())
 
 
-@torch.inference_mode()  # here and not around the loop: its caller would be in that mode at every yield
+@torch.inference_mode()  # here and not around the loop: the caller would be in that mode at every yield
 def _log_probabilities(
     model: nn.Module, images: Tensor, data: Data, config: RunConfig, environment: Environment
 ) -> Tensor:
-    first = _answer(model, images, data, environment)
+    plain = _predict(model, images, data, environment)
     if not config.flip_averaging:
-        return first
-    return torch.logaddexp(first, _answer(model, images.flip(3), data, environment)) - math.log(2)
+        return plain
+    return torch.logaddexp(plain, _predict(model, images.flip(3), data, environment)) - math.log(2)
 
 
-def _answer(model: nn.Module, images: Tensor, data: Data, environment: Environment) -> Tensor:
-    """Log-probabilities [N, K] in float32, whatever the net calculates in."""
-    with torch.autocast(data.device.type, environment.autocast_dtype, enabled=environment.autocast_dtype is not None):
+def _predict(model: nn.Module, images: Tensor, data: Data, environment: Environment) -> Tensor:
+    """Log-probabilities [N, K] in float32, whatever precision the net computes in."""
+    with environment.autocast():
         logits = model(net_input(images, data))
     return torch.log_softmax(logits.float(), dim=1)
 
 
-def evaluation_batch(config: RunConfig, image_shape: tuple[int, int, int], device: torch.device) -> int:
-    """Images per batch: on the CPU 1,000 as the notebook has it, fewer where a wide net would need much memory."""
+def evaluation_batch(model: nn.Module, image_shape: Shape, device: torch.device) -> int:
+    """Images per batch: 1,000 on the CPU and 4,000 on a GPU, fewer where the first convolution's output would be large."""
     channels, height, width = image_shape
-    widest = max(channels, resolved_width(config) if config.model != "fc" else 1) * height * width
+    first_convolution = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first_convolution is not None:
+        channels = max(channels, first_convolution.out_channels)
     most, activations = (_CPU_BATCH, _CPU_ACTIVATIONS) if device.type == "cpu" else (_GPU_BATCH, _GPU_ACTIVATIONS)
-    return max(1, min(most, activations // widest))
+    return max(1, min(most, activations // (channels * height * width)))
 
 
 def to_keep(evaluation: Evaluation, labels: Tensor) -> dict[str, NDArray[np.generic]]:
-    """The answers as arrays, as the run folder keeps them.
+    """The predictions as the arrays that the run folder keeps.
 
-    ``predicted`` uint16 [N], ``confidence`` float32 [N]; then ``log_probabilities`` float16 [N, K], or past 64 classes
-    ``best_classes`` uint16 [N, 5] and ``best_log_probabilities`` float16 [N, 5], descending, with
-    ``label_log_probability`` float16 [N]. What lies below the range of float16 is kept as its lowest number.
+    ``predicted`` uint16 [N], ``confidence`` float32 [N]; then ``log_probabilities`` float16 [N, K]. For more than 64
+    classes, in place of the latter, ``best_classes`` uint16 [N, 5] and ``best_log_probabilities`` float16 [N, 5] in
+    descending order, and ``label_log_probability`` float16 [N]. Numbers below the range of float16 become its lowest one.
     """
     log_probabilities = evaluation.log_probabilities
     rows = {
@@ -105,12 +109,12 @@ def to_keep(evaluation: Evaluation, labels: Tensor) -> dict[str, NDArray[np.gene
     if log_probabilities.shape[1] <= MOST_CLASSES_IN_FULL:
         return {**rows, "log_probabilities": _half(log_probabilities)}
     best = log_probabilities.topk(_NUM_BEST, dim=1)
-    own = log_probabilities.gather(1, labels.cpu()[:, None]).squeeze(1)
+    of_label = log_probabilities.gather(1, labels.cpu()[:, None]).squeeze(1)
     return {
         **rows,
         "best_classes": best.indices.numpy().astype(np.uint16),
         "best_log_probabilities": _half(best.values),
-        "label_log_probability": _half(own),
+        "label_log_probability": _half(of_label),
     }
 
 

@@ -34,19 +34,6 @@ def build(config: RunConfig, image_shape: Shape, num_classes: int) -> nn.Sequent
         return nn.Sequential(layers)
 
 
-def pool_before_relu(model: nn.Sequential) -> nn.Sequential:
-    """The same net with each ReLU behind the max-pooling that follows it, where it has a quarter of the work.
-
-    Both orders give the same numbers, and the same gradients: where the largest of a window is not above 0, the output is
-    0 and its gradient stops, in either order. Names and parameters stay.
-    """
-    layers = list(model.named_children())
-    for index, ((_name, layer), (_next, pool)) in enumerate(pairwise(layers)):
-        if isinstance(layer, nn.ReLU) and isinstance(pool, nn.MaxPool2d):
-            layers[index], layers[index + 1] = layers[index + 1], layers[index]
-    return nn.Sequential(OrderedDict(layers))
-
-
 def count_parameters(model: nn.Module) -> int:
     """How many numbers the optimizer may change."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlmodel import Session, col, select
 
-from app.compare.comparison import ComparedRun, CompareError, Comparison, compare
-from app.compare.verdicts import DEFAULT_MARGIN
+from app.compare.comparison import compare
+from app.compare.shapes import DEFAULT_MARGIN, ComparedRun, CompareError, Comparison
 from app.errors import NotFound, Refused
 from app.schemas import EpochOut
 from app.store.epochs import epochs_of_runs
-from app.store.predictions import PredictionsError, load
+from app.store.predictions import Predictions, PredictionsError, load
 from app.store.queries import runs_of_groups
 from app.store.tables import Run
 from trainer.config import FieldProblem
@@ -34,10 +34,11 @@ def runs_to_compare(session: Session, run_ids: Sequence[str]) -> list[Run]:
     if missing:
         raise NotFound(
             ngettext(
-                "There is no run {ids}. It may have been deleted.", "There are no runs {ids}. They may have been deleted.",
+                "There is no run {ids}. It may have been deleted.",
+                "There are no runs {ids}. They may have been deleted.",
                 len(missing),
             ).format(ids=", ".join(missing))
-        )  # fmt: skip
+        )
     return [found[run_id] for run_id in ids]
 
 
@@ -59,71 +60,91 @@ def epoch_at(run: Run, at: str) -> int | None:
 
 @dataclass(frozen=True)
 class LoadedComparison:
-    """A comparison with the runs and the epochs that it was made of, all in one order."""
+    """A comparison with the runs, their epochs and their predictions that it was made of, all in one order."""
 
     runs: list[Run]
     epochs: list[list[EpochOut]]
+    predictions: list[Predictions | None]  # None for a run without an epoch
     comparison: Comparison
 
 
 def load_comparison(
-    folder: Path, session: Session, shown: Sequence[Run], at: str = "last", base: str | None = None,
+    folder: Path,
+    session: Session,
+    shown: Sequence[Run],
+    at: str = "last",
+    base: str | None = None,
     margin: float = DEFAULT_MARGIN,
-) -> LoadedComparison:  # fmt: skip
+) -> LoadedComparison:
     """Compare runs and their recipes; ``folder`` holds the run folders. Raises ``Refused``, ``PredictionsError``."""
     epochs = epochs_of_runs(session, shown)
     compared = [_compared(folder, run, epoch_at(run, at), epochs[run.id]) for run in shown]
-    groups = _repeats(session, folder, compared, at)
+    repeats = _repeats(session, folder, compared, at)
     try:
-        comparison = compare(compared, groups, base=base, margin=margin, at=at)
+        comparison = compare(compared, repeats, base=base, margin=margin, at=at)
     except CompareError as error:
         raise Refused(str(error)) from None
-    return LoadedComparison(list(shown), [epochs[run.id] for run in shown], comparison)
+    predictions = [run.predictions for run in compared]
+    return LoadedComparison(list(shown), [epochs[run.id] for run in shown], predictions, comparison)
 
 
-def _compared(runs: Path, run: Run, epoch: int | None, epochs: Sequence[EpochOut]) -> ComparedRun:
-    """A run shown, with its answers and its spending up to ``epoch``. Raises ``PredictionsError`` that names the run."""
+def _compared(folder: Path, run: Run, epoch: int | None, epochs: Sequence[EpochOut]) -> ComparedRun:
+    """A run shown, with its predictions and what it spent up to ``epoch``.
+
+    Raises ``PredictionsError`` that names the run.
+    """
     try:
-        answers = load(RunFolder(runs / run.id), epoch) if epoch else None
+        predictions = load(RunFolder(folder / run.id), epoch) if epoch else None
     except PredictionsError as error:
         raise type(error)(f"{run.name or run.id}: {error}") from None
-    spent = next((one for one in epochs if one.epoch == epoch), None)
-    return ComparedRun(
-        id=run.id, name=run.name, config=run.config, group=run.group, seed=run.seed, epoch=epoch,
-        test_fingerprint=run.test_fingerprint or "", status=run.status, created_at=run.created_at,
-        finished_at=run.finished_at, sweep=run.sweep,
-        labels=answers.labels if answers else None, predicted=answers.predicted if answers else None,
-        calibration=answers.calibration if answers else None, reported_correct=spent.reported_correct if spent else None,
-        num_parameters=run.num_parameters, epochs_done=epoch or 0, images_seen=(epoch or 0) * (run.num_train or 0),
+    spent = next((row for row in epochs if row.epoch == epoch), None)
+    return replace(
+        _from_index(run),
+        epoch=epoch,
+        predictions=predictions,
+        reported_correct=spent.reported_correct if spent else None,
+        num_parameters=run.num_parameters,
+        epochs_done=epoch or 0,
+        images_seen=(epoch or 0) * (run.num_train or 0),
         train_seconds=spent.train_seconds if spent else 0.0,
-    )  # fmt: skip
+    )
 
 
-def _repeats(session: Session, runs: Path, shown: Sequence[ComparedRun], at: str) -> dict[str, list[ComparedRun]]:
-    """All runs of the groups shown, the finished ones with their answers unless these can't be read."""
+def _repeats(session: Session, folder: Path, shown: Sequence[ComparedRun], at: str) -> dict[str, list[ComparedRun]]:
+    """All runs of the groups shown, the finished ones with their predictions unless these can't be read."""
     known = {(run.id, run.epoch): run for run in shown}
-    # an unfinished run must not take its repeats back to its epoch, while another recipe is read at its end
+    # An unfinished run must not take its repeats back to its epoch, while another recipe is read at its end.
     ended = [run for run in shown if at != "last" or run.status == "finished"]
     epochs = {run.group: None for run in shown} | {run.group: run.epoch for run in reversed(ended)}
     groups: dict[str, list[ComparedRun]] = {}
     for run in runs_of_groups(session, list(epochs)):
         wanted = run.best_epoch if at == "best" else _epoch_within(run, epochs[run.group])
         epoch = wanted if run.status == "finished" else None
-        groups.setdefault(run.group, []).append(known.get((run.id, epoch)) or _repeat(runs, run, epoch))
+        groups.setdefault(run.group, []).append(known.get((run.id, epoch)) or _repeat(folder, run, epoch))
     return groups
 
 
-def _repeat(runs: Path, run: Run, epoch: int | None) -> ComparedRun:
+def _repeat(folder: Path, run: Run, epoch: int | None) -> ComparedRun:
     try:
-        answers = load(RunFolder(runs / run.id), epoch) if epoch else None
+        predictions = load(RunFolder(folder / run.id), epoch) if epoch else None
     except PredictionsError:
-        answers = None
+        predictions = None
+    return replace(_from_index(run), epoch=epoch if predictions else None, predictions=predictions)
+
+
+def _from_index(run: Run) -> ComparedRun:
     return ComparedRun(
-        id=run.id, name=run.name, config=run.config, group=run.group, seed=run.seed, epoch=epoch if answers else None,
-        test_fingerprint=run.test_fingerprint or "", status=run.status, created_at=run.created_at,
-        finished_at=run.finished_at, sweep=run.sweep,
-        labels=answers.labels if answers else None, predicted=answers.predicted if answers else None,
-    )  # fmt: skip
+        id=run.id,
+        name=run.name,
+        config=run.config,
+        group=run.group,
+        seed=run.seed,
+        test_fingerprint=run.test_fingerprint or "",
+        status=run.status,
+        created_at=run.created_at,
+        finished_at=run.finished_at,
+        sweep=run.sweep,
+    )
 
 
 def _epoch_within(run: Run, epoch: int | None) -> int | None:

@@ -19,8 +19,8 @@ from sqlmodel import Session
 from app.compare import curves
 from app.compare import view as compare_parts
 from app.compare import walls as compare_images
-from app.compare.comparison import Comparison
 from app.compare.load import LoadedComparison
+from app.compare.shapes import Comparison
 from app.compare.view import ConfigRow, Focus, PairTable, ShownRun
 from app.compare.walls import ClassTable, SharedTile
 from app.draw.figures import axis_title

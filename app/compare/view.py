@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from app.compare import curves, verdicts
-from app.compare.comparison import Answers, Comparison, ConfigDifference, Group, Pair, Recipe, letter
+from app.compare import curves
 from app.compare.load import LoadedComparison
+from app.compare.names import letter
+from app.compare.recipe_verdicts import seeds_text
+from app.compare.shapes import Comparison, ConfigDifference, Group, Pair, Recipe, Score, Verdict
+from app.compare.verdicts import equivalence_text
 from app.draw.compare import DifferenceStrips, ForestRow, SeedRow, forest_plot, seeds_chart
 from app.draw.figures import RunCurve
 from app.draw.markers import colour_of
@@ -39,7 +42,7 @@ class ShownRun:
     run: Run
     out: RunOut
     name: str
-    answers: Answers
+    answers: Score
 
     @property
     def letter(self) -> str:
@@ -121,7 +124,7 @@ class Focus:
         p = self.pair.equivalence_p_value
         if self.pair.verdict != "negligible" or p is None:
             return ""
-        return verdicts.equivalence_text(p, self.comparison.margin)
+        return equivalence_text(p, self.comparison.margin)
 
     @property
     def is_corrected(self) -> bool:
@@ -199,25 +202,29 @@ def focus(comparison: Comparison, shown: Sequence[ShownRun], wanted: str) -> Foc
     found = next((recipe for recipe in comparison.recipes if {recipe.a, recipe.b} == in_focus), None)
     recipe = turned(found, a.run.group) if found else None
     named = {recipe.a: recipe.a_name, recipe.b: recipe.b_name} if recipe else {}
-    groups = [(place, one.model_copy(update={"name": named.get(one.group, one.name)})) for place, one in groups]
+    groups = [(place, replace(one, name=named.get(one.group, one.name))) for place, one in groups]
     return Focus(pair, a, b, recipe, groups, comparison)
 
 
-_OTHER_SIDE = {"a_better": "b_better", "b_better": "a_better"}
+_OTHER_SIDE: dict[Verdict, Verdict] = {"a_better": "b_better", "b_better": "a_better"}
 
 
 def turned(recipe: Recipe, a: str) -> Recipe:
     """The recipe with group ``a`` as its first side."""
     if recipe.a == a:
         return recipe
-    return recipe.model_copy(
-        update={
-            "a": recipe.b, "b": recipe.a, "a_name": recipe.b_name, "b_name": recipe.a_name, "n_a": recipe.n_b,
-            "n_b": recipe.n_a, "difference": None if recipe.difference is None else -recipe.difference,
-            "interval": None if recipe.interval is None else (-recipe.interval[1], -recipe.interval[0]),
-            "verdict": _OTHER_SIDE.get(recipe.verdict or "", recipe.verdict),
-        }
-    )  # fmt: skip
+    return replace(
+        recipe,
+        a=recipe.b,
+        b=recipe.a,
+        a_name=recipe.b_name,
+        b_name=recipe.a_name,
+        n_a=recipe.n_b,
+        n_b=recipe.n_a,
+        difference=None if recipe.difference is None else -recipe.difference,
+        interval=None if recipe.interval is None else (-recipe.interval[1], -recipe.interval[0]),
+        verdict=None if recipe.verdict is None else _OTHER_SIDE.get(recipe.verdict, recipe.verdict),
+    )
 
 
 def _forest_row(
@@ -239,7 +246,7 @@ def _details(a: ShownRun, b: ShownRun, recipe: Recipe | None) -> tuple[str, str]
     )  # fmt: skip
     first = f"{seeds} {_epochs_words(a.epoch)}" if a.epoch == b.epoch else seeds
     first = _("{what}, paired").format(what=first)
-    return first, verdicts.seeds_text(recipe.n_a, recipe.n_b) if recipe else ""
+    return first, seeds_text(recipe.n_a, recipe.n_b) if recipe else ""
 
 
 def _seeds_caption(groups: Sequence[Group]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from app import statistics
-from app.compare.verdicts import ALPHA
+from app.compare.shapes import ALPHA
 from app.draw.compare import DifferenceStrips
 from app.draw.svg import Drawing
 from app.store.predictions import PredictionQuery, Predictions, load_log_probabilities, query

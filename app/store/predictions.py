@@ -47,13 +47,19 @@ class Predictions:
     labels: NDArray[np.int64]  # [N], true classes
     predicted: NDArray[np.uint16]  # [N]
     confidence: NDArray[np.float32]  # [N], probability of the predicted class, 0..1
-    correct: NDArray[np.bool_]  # [N]
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """Which images are predicted right [N]."""
+        correct = np.asarray(self.predicted == self.labels)
+        correct.setflags(write=False)
+        return correct
 
     @property
     def num_images(self) -> int:
         return len(self.labels)
 
-    @property
+    @cached_property
     def num_correct(self) -> int:
         return int(self.correct.sum())
 
@@ -129,7 +135,7 @@ def _load(labels_file: _Stamp, predictions_file: _Stamp) -> Predictions:
         raise _damaged(path, f"{predicted.shape}, {confidence.shape}, {labels.shape}")
     if not np.all((confidence >= 0) & (confidence <= _MOST_CONFIDENCE)):  # NaN is neither
         raise _damaged(path, "confidence")
-    result = Predictions(labels, predicted, confidence, predicted == labels)
+    result = Predictions(labels, predicted, confidence)
     for array in vars(result).values():
         array.setflags(write=False)
     return result

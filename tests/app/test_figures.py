@@ -96,7 +96,7 @@ def test_the_browser_has_the_plotly_js_of_the_python_package() -> None:
 
 def test_server_and_trainer_do_not_import_plotly() -> None:
     code = (
-        "import sys, app.server, app.main, app.cli, trainer.engine, trainer.runtime, trainer.describe, trainer.host.loop\n"
+        "import sys, app.server, app.main, app.cli, trainer.engine, trainer.runtime, trainer.host.describe, trainer.host.loop\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('plotly', 'sklearn')])"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

@@ -326,7 +326,7 @@ def test_missing_seeds(a: set[int], b: set[int], further: int, expected: tuple[l
 def answers(predicted: list[int], confidence: list[float]) -> Predictions:
     labels = np.array([0, 0, 1, 1])
     given = np.array(predicted, np.uint16)
-    return Predictions(labels, given, np.array(confidence, np.float32), given == labels)
+    return Predictions(labels, given, np.array(confidence, np.float32))
 
 
 def test_the_surest_wrong_answer_comes_first() -> None:

@@ -102,7 +102,7 @@ def test_unknown_sort(folder: RunFolder) -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.3, 0.5, 0.9])), max_size=40))
 def test_every_sort_keeps_all_and_ties_by_index(rows: list[tuple[int, int, float]]) -> None:
     labels, predicted = np.array([r[0] for r in rows], np.int64), np.array([r[1] for r in rows], np.uint16)
-    answers = Predictions(labels, predicted, np.array([r[2] for r in rows], np.float32), predicted == labels)
+    answers = Predictions(labels, predicted, np.array([r[2] for r in rows], np.float32))
     keys: dict[Sort, list[tuple[float, ...]]] = {
         "index": [(i,) for i in range(len(rows))],
         "confidence": [(c, i) for i, (_l, _p, c) in enumerate(rows)],

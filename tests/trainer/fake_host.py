@@ -64,8 +64,7 @@ class FakeHost(host.Host):
 
     def _warm_up(self) -> None:
         super()._warm_up()
-        from trainer import describe
-        from trainer.host import measure
+        from trainer.host import describe, measure
 
         describe.devices = lambda: time.sleep(600)  # type: ignore[assignment,return-value]
         measure.measure = _measure

@@ -18,6 +18,7 @@ from trainer.environment import Environment, apply
 from trainer.events import Epoch, Event, Finished, Started, Step
 from trainer.failures import NonFiniteLoss
 from trainer.loader import Data
+from trainer.progress import Report
 
 MakeConfig = Callable[..., RunConfig]
 MakeData = Callable[..., Data]
@@ -239,7 +240,7 @@ def test_more_than_64_classes_keep_the_five_best(make_config: MakeConfig, make_d
 def test_at_most_four_lines_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    report, times, losses = engine.Report(), [], 0
+    report, times, losses = Report(), [], 0
     for step in range(1, 2000):
         clock[0] += 0.004
         report.add(step, 1.0)

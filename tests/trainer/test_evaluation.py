@@ -117,4 +117,6 @@ def test_the_caller_is_not_left_in_inference_mode(
 def test_batches_are_bounded_by_memory(
     make_config: MakeConfig, fields: dict[str, object], shape: tuple[int, int, int], device: str, batch: int
 ) -> None:
-    assert evaluation_batch(make_config(**fields), shape, torch.device(device)) == batch
+    with torch.device("meta"):
+        net = models.build(make_config(**fields), shape, 10)
+    assert evaluation_batch(net, shape, torch.device(device)) == batch

@@ -1,22 +1,35 @@
-"""Convolution 5 x 5, pooling and ReLU as one layer, for nets with few channels on one core of a CPU."""
+"""5 x 5 convolution, pooling and ReLU as one layer, for nets with few channels on one core of a CPU."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainer.fast import conv_pool_kernels as kernels
+from trainer.fast.sequence import Replacement, halves
 
-_MOST_IMAGES = 64
+_MOST_IMAGES = 64  # that the kernels are given at a time
+
+
+class ConvPoolReLU(nn.Conv2d):
+    """``nn.Conv2d`` with kernel 5, then max-pooling by 2, then ReLU, all in float32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if len(input) <= _MOST_IMAGES:
+            return self._few(input)
+        return torch.cat([self._few(part) for part in torch.split(input, _MOST_IMAGES)])
+
+    def _few(self, images: Tensor) -> Tensor:
+        return _ConvPoolReLU.apply(images, self.weight, self.bias)  # type: ignore[no-any-return]
 
 
 class _ConvPoolReLU(torch.autograd.Function):
     """(images [N, C, H, W], weight [K, C, 5, 5], bias [K]) -> [N, K, (H - 4) // 2, (W - 4) // 2], all float32.
 
-    What comes out lies in memory as [K, P, Q, N], and so does what comes in from another such layer.
+    The output lies in memory as [K, P, Q, N], which is the order that the next such layer needs.
     """
 
     @staticmethod
@@ -33,46 +46,31 @@ class _ConvPoolReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         pixels, weight, place = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[0]
-        of_images = torch.zeros_like(pixels) if wanted else pixels.new_empty(0, 0, 0, 0)
-        of_weight, of_bias = torch.zeros_like(weight), weight.new_zeros(len(weight))
+        needs_images = ctx.needs_input_grad[0]
+        image_gradient = torch.zeros_like(pixels) if needs_images else pixels.new_empty(0, 0, 0, 0)
+        weight_gradient, bias_gradient = torch.zeros_like(weight), weight.new_zeros(len(weight))
         rows = pixels.new_zeros(2, 2, (2 * place.shape[2] + 8) * pixels.shape[3])
-        tensors = (pixels, weight, _batch_last(gradient), place, of_images, of_weight, of_bias, rows)
+        gradients = (image_gradient, weight_gradient, bias_gradient)
+        tensors = (pixels, weight, _batch_last(gradient), place, *gradients, rows)
         kernels.backward(*(tensor.detach().numpy() for tensor in tensors))
-        return of_images.permute(3, 0, 1, 2) if wanted else None, of_weight, of_bias
+        return image_gradient.permute(3, 0, 1, 2) if needs_images else None, weight_gradient, bias_gradient
 
 
 def _batch_last(images: Tensor) -> Tensor:
-    """[N, C, H, W] -> [C, H, W, N]; as a matrix, which PyTorch transposes four times as fast."""
+    """[N, C, H, W] -> [C, H, W, N]. Written as a matrix, which PyTorch transposes four times as fast."""
     return images.flatten(1).t().contiguous().view(*images.shape[1:], len(images))
 
 
-class ConvPoolReLU(nn.Conv2d):
-    """``nn.Conv2d`` with kernel 5, with the pooling by 2 and the ReLU that follow it."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if len(input) <= _MOST_IMAGES:
-            return self._convolved(input)
-        return torch.cat([self._convolved(part) for part in torch.split(input, _MOST_IMAGES)])
-
-    def _convolved(self, images: Tensor) -> Tensor:
-        return _ConvPoolReLU.apply(images, self.weight, self.bias)  # type: ignore[no-any-return]
-
-
-def fuse(model: nn.Sequential) -> nn.Sequential:
-    """The same net with each 5 x 5 convolution and what follows it in one layer; parameters and their names stay.
-
-    Each convolution of ``cnn`` and ``lenet`` has a ReLU and a pooling by 2 behind it, in either order.
-    """
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    rest = iter(model.named_children())
-    for name, layer in rest:
-        if isinstance(layer, nn.Conv2d):
-            with torch.device("meta"):
-                faster = ConvPoolReLU(layer.in_channels, layer.out_channels, 5)
-            faster.weight, faster.bias = layer.weight, layer.bias
-            next(rest), next(rest)
-            layers[name] = faster
-        else:
-            layers[name] = layer
-    return nn.Sequential(layers)
+def faster(layers: Sequence[nn.Module]) -> Replacement | None:
+    """For ``sequence.replace``: a ``ConvPoolReLU`` in place of a 5 x 5 convolution, max-pooling by 2 and ReLU."""
+    if len(layers) < 3:
+        return None
+    convolution, pool, relu = layers[:3]
+    if not (isinstance(convolution, nn.Conv2d) and halves(pool) and isinstance(relu, nn.ReLU)):
+        return None
+    if (convolution.kernel_size, convolution.padding, convolution.stride) != ((5, 5), (0, 0), (1, 1)):
+        return None
+    with torch.device("meta"):
+        fused = ConvPoolReLU(convolution.in_channels, convolution.out_channels, 5)
+    fused.weight, fused.bias = convolution.weight, convolution.bias
+    return fused, 3

@@ -1,10 +1,9 @@
-"""BatchNorm with the max-pooling and the ReLU that follow it as one layer on a CPU; see ``trainer.fast.norm_pool_kernels``."""
+"""BatchNorm with the max-pooling and the ReLU that follow it as one layer on a CPU; see ``norm_pool_kernels``."""
 
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any
@@ -15,18 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.fast import norm_pool_kernels as kernels
+from trainer.fast.sequence import Replacement, halves
 
-_PIECES = 8  # of a batch, shared by the threads; sums are added in their order, so they don't depend on the threads
-_SMALL = 1 << 17  # pixels times channels that one thread does faster alone
+_PIECES = 8  # of a batch, shared by the threads; their sums are added in order, whatever the number of threads
+_SMALL = 1 << 17  # pixels times channels; below, one thread alone is faster
 Array = NDArray[Any]
 
 
 class NormPoolReLU(nn.BatchNorm2d):
-    """``nn.BatchNorm2d``, then max-pooling by 2 where ``pooling`` is "down" or "up" (how odd sides are halved), then ReLU.
+    """``nn.BatchNorm2d``, then max-pooling by 2 unless ``pooling`` is None, then ReLU.
 
-    Images [N, C, H, W] in float32 or bfloat16 become [N, C, P, Q] in the same dtype. Parameters, running statistics and
-    their names are those of BatchNorm. In evaluation there is no backward pass. One value a channel, where PyTorch gives
-    up, has no deviation: it answers ReLU(bias) and leaves the running statistics as they are.
+    ``pooling`` is "down" or "up", which is how half of an odd side is rounded. Images [N, C, H, W] in float32 or bfloat16
+    become [N, C, P, Q] in the same dtype. Parameters, running statistics and their names are those of BatchNorm. There is
+    no backward pass in evaluation mode. PyTorch raises ``ValueError`` for one value per channel, which has no deviation;
+    this layer returns ReLU(bias) and leaves the running statistics as they are.
     """
 
     def __init__(self, norm: nn.BatchNorm2d, pooling: str | None) -> None:
@@ -37,20 +38,22 @@ class NormPoolReLU(nn.BatchNorm2d):
         self.num_batches_tracked = norm.num_batches_tracked
 
     def forward(self, input: Tensor) -> Tensor:
-        known = [one for one in (self.running_mean, self.running_var) if one is not None]
+        assert self.running_mean is not None
+        assert self.running_var is not None
         if not self.training:
-            scale, shift = _affine(self.weight, self.bias, known[0], known[1], self.eps)
+            scale, shift = _affine(self.weight, self.bias, self.running_mean, self.running_var, self.eps)
             return _normalized(_channels_last(input), scale, shift, self.pooling)
-        output, *found = _NormPoolReLU.apply(input, self.weight, self.bias, self.eps, self.pooling)
+        output: Tensor
+        output, mean, variance = _NormPoolReLU.apply(input, self.weight, self.bias, self.eps, self.pooling)
         count = input.numel() // self.num_features
         if count == 1:
-            return output  # type: ignore[no-any-return]
-        found[1] *= count / (count - 1)
+            return output
+        variance *= count / (count - 1)
         with torch.no_grad():
-            for running, one in zip(known, found, strict=True):
-                running.lerp_(one, self.momentum or 0.0)
+            self.running_mean.lerp_(mean, self.momentum or 0.0)
+            self.running_var.lerp_(variance, self.momentum or 0.0)
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-        return output  # type: ignore[no-any-return]
+        return output
 
 
 class _NormPoolReLU(torch.autograd.Function):
@@ -78,17 +81,18 @@ class _NormPoolReLU(torch.autograd.Function):
         result = torch.empty_like(pixels)
         arrays = [_array(pixels), _array(_channels_last(gradient.to(pixels.dtype)))]
         arrays = arrays if ctx.pooling else [array.reshape(-1, len(scale)) for array in arrays]
-        affine = [one.numpy() for one in (scale, shift, mean.float())]
-        of_bias, product = torch.from_numpy(_sums(kernels.pool_sums if ctx.pooling else kernels.sums, *arrays, *affine))
-        of_weight = product * inverse
+        affine = [values.numpy() for values in (scale, shift, mean.float())]
+        sums = _sums(kernels.pool_sums if ctx.pooling else kernels.sums, *arrays, *affine)
+        bias_gradient, product = torch.from_numpy(sums)
+        weight_gradient = product * inverse
+        # Ioffe and Szegedy, "Batch Normalization", 2015, section 3: the gradient that passes ReLU, less its mean and less
+        # its part along the normalized pixels.
         count = pixels.numel() // len(scale)
-        # Ioffe and Szegedy 2015, section 3: what passes, less its mean and its part along the normalised pixels
-        slope, offset = -scale * inverse * of_weight / count, -scale * of_bias / count
-        _in_pieces(
-            kernels.pool_backward if ctx.pooling else kernels.backward, *arrays, *affine, scale.numpy(),
-            slope.float().numpy(), offset.float().numpy(), _array(result).reshape(arrays[0].shape),
-        )  # fmt: skip
-        return result.permute(0, 3, 1, 2), of_weight.float(), of_bias.float(), None, None
+        slope, offset = -scale * inverse * weight_gradient / count, -scale * bias_gradient / count
+        factors = [values.numpy() for values in (scale, slope.float(), offset.float())]
+        kernel = kernels.pool_backward if ctx.pooling else kernels.backward
+        _in_pieces(kernel, *arrays, *affine, *factors, _array(result).reshape(arrays[0].shape))
+        return result.permute(0, 3, 1, 2), weight_gradient.float(), bias_gradient.float(), None, None
 
 
 def _affine(weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -98,7 +102,7 @@ def _affine(weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: f
 
 
 def _normalized(pixels: Tensor, scale: Tensor, shift: Tensor, pooling: str | None) -> Tensor:
-    """[N, H, W, C] -> [N, C, P, Q], channels last."""
+    """[N, H, W, C] -> [N, C, P, Q], channels last: scaled, shifted, pooled, and not below 0."""
     count, height, width, channels = pixels.shape
     up = 1 if pooling == "up" else 0
     sides = ((height + up) // 2, (width + up) // 2) if pooling else (height, width)
@@ -121,9 +125,9 @@ def _sums(kernel: Callable[..., None], *arrays: Array) -> Array:
 
 
 def _in_pieces(kernel: Callable[..., None], *arrays: Array, sums: Array | None = None) -> None:
-    """Call a kernel on pieces of a batch, on as many threads as PyTorch takes.
+    """Call a kernel for each piece of a batch, on as many threads as PyTorch uses.
 
-    Arrays of one dimension are by channel, the others by image or by row; each piece has its own of ``sums``.
+    Arrays of one dimension are per channel, the others per image or per row of channels. Each piece has its own of ``sums``.
     """
     count, threads = len(arrays[0]), torch.get_num_threads()
     if arrays[0].size < _SMALL:
@@ -149,12 +153,12 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads - 1, thread_name_prefix="norm")
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # its threads stay behind in the parent
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads of the parent do not exist in the child
 
 
-def _array(rows: Tensor) -> Array:
-    """The memory of a tensor; bfloat16 as uint16."""
-    array: Array = rows.view(torch.uint16).numpy() if rows.dtype == torch.bfloat16 else rows.numpy()
+def _array(tensor: Tensor) -> Array:
+    """The memory of a tensor as an array; bfloat16 as uint16."""
+    array: Array = tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
     return array
 
 
@@ -163,18 +167,15 @@ def _channels_last(images: Tensor) -> Tensor:
     return images.detach().permute(0, 2, 3, 1).contiguous()
 
 
-def fuse(model: nn.Sequential) -> nn.Sequential:
-    """The same net with each BatchNorm and the layers behind it, max-pooling by 2 or none and ReLU, in one layer."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    rest = iter(model.named_children())
-    for name, layer in rest:
-        if isinstance(layer, nn.BatchNorm2d):
-            _next, following = next(rest)
-            pooling = None
-            if isinstance(following, nn.MaxPool2d):
-                pooling = "up" if following.ceil_mode else "down"
-                _next, following = next(rest)
-            assert isinstance(following, nn.ReLU)
-            layer = NormPoolReLU(layer, pooling)
-        layers[name] = layer
-    return nn.Sequential(layers)
+def faster(layers: Sequence[nn.Module]) -> Replacement | None:
+    """For ``sequence.replace``: a ``NormPoolReLU`` in place of BatchNorm, max-pooling by 2 if there is any, and ReLU."""
+    norm, rest = layers[0], layers[1:]
+    if not isinstance(norm, nn.BatchNorm2d):
+        return None
+    pooling = None
+    if rest and isinstance(rest[0], nn.MaxPool2d) and halves(rest[0]):
+        pooling = "up" if rest[0].ceil_mode else "down"
+        rest = rest[1:]
+    if not (rest and isinstance(rest[0], nn.ReLU)):
+        return None
+    return NormPoolReLU(norm, pooling), 2 if pooling is None else 3

@@ -148,11 +148,10 @@ def _write_lines_at_once() -> None:
 
 def answer(request: Request) -> dict[str, Any]:
     """The answer to a question: ``{"result"}``, or ``{"error"}`` where what was asked can't be answered."""
-    from trainer import describe
     from trainer.config import parse_config
     from trainer.failures import RunError
     from trainer.home import home
-    from trainer.host import measure, predict
+    from trainer.host import describe, measure, predict
 
     try:
         match request:

@@ -119,9 +119,8 @@ class Host:
             # torch imports this only for the first optimizer or meta tensor: a second that every child would spend
             import torch._dynamo  # noqa: F401
 
-            from trainer import describe  # noqa: F401
             from trainer.fast import conv_pool as fused  # noqa: F401
-            from trainer.host import predict  # noqa: F401
+            from trainer.host import describe, predict  # noqa: F401
 
             if self._execute is None:
                 from trainer.runtime import execute

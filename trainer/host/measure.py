@@ -29,6 +29,7 @@ from trainer.failures import NonFiniteLoss, PrecisionUnsupported
 from trainer.i18n import _
 from trainer.loader import Data
 from trainer.measurements import Section
+from trainer.progress import Stopwatch
 
 BUDGET_SECONDS = 10.0  # of steps that are timed; the first look at each precision comes on top
 MOST_STEPS, LEAST_STEPS = 200, 3
@@ -231,7 +232,7 @@ class Candidate:
         if not self._has_begun:
             next(self._events)
             self._has_begun = True
-        stopwatch = engine.Stopwatch(self._device)
+        stopwatch = Stopwatch(self._device)
         for _step in range(num_steps):
             next(self._events)
         (self._warm if is_warm else self._cold).append(stopwatch.seconds() / num_steps)
@@ -318,6 +319,6 @@ def _product(size: int, device: torch.device, dtype: torch.dtype) -> Callable[[]
 
 
 def _timed(product: Callable[[], Tensor], device: torch.device) -> float:
-    stopwatch = engine.Stopwatch(device)
+    stopwatch = Stopwatch(device)
     product()
     return stopwatch.seconds()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from app.compare import curves, report
 from app.compare import view as compare_parts
 from app.compare import walls as compare_images
-from app.compare.comparison import Comparison
 from app.compare.load import MAX_COMPARED, LoadedComparison, load_comparison, runs_to_compare
-from app.compare.verdicts import DEFAULT_MARGIN
+from app.compare.shapes import DEFAULT_MARGIN, Comparison
 from app.compare.walls import ClassDifference
 from app.draw.figures import Axis
 from app.errors import Refused
@@ -44,6 +44,7 @@ class ByClass(BaseModel):
     classes: list[ClassDifference]
 
 
+@dataclass(frozen=True, kw_only=True)
 class CompareOut(Comparison):
     """The comparison with the runs compared, their epochs (``curves``: run id -> epochs) and what an accuracy cost each."""
 
@@ -51,6 +52,9 @@ class CompareOut(Comparison):
     curves: dict[str, list[EpochOut]]
     to_accuracy: list[AccuracyCost]  # in the order of the runs
     by_class: list[ByClass]  # of the pairs that can be compared, where asked for
+
+
+_compare_out = TypeAdapter(CompareOut)
 
 
 @router.get("/compare", response_model=CompareOut)
@@ -66,13 +70,13 @@ def compare_runs(
     loaded = load_comparison(state.settings.runs, session, shown, at, base, margin)
     target = accuracy or cost.highest_of_all(loaded.epochs)
     found = CompareOut(
-        **{name: getattr(loaded.comparison, name) for name in Comparison.model_fields},
+        **vars(loaded.comparison),
         runs=[queries.run_out(one) for one in shown],
         curves={one.id: epochs for one, epochs in zip(shown, loaded.epochs, strict=True)},
         to_accuracy=[cost.to_accuracy(epochs, target) for epochs in loaded.epochs] if target else [],
         by_class=_by_class(state, loaded) if classes else [],
     )
-    return Response(found.model_dump_json(), media_type="application/json")  # once: 1,225 pairs take a while
+    return Response(_compare_out.dump_json(found), media_type="application/json")  # once: 1,225 pairs take a while
 
 
 def _by_class(state: Runoff, loaded: LoadedComparison) -> list[ByClass]:

@@ -9,10 +9,12 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlmodel import Session, col, select
 
-from app.compare import confusion_matrix, curves, verdicts, walls
+from app.compare import confusion_matrix, curves, walls
 from app.compare import view as parts
-from app.compare.comparison import USEFUL_SEEDS, Recipe, accuracy_rows
+from app.compare.budget import accuracy_rows
 from app.compare.load import MAX_COMPARED, load_comparison, runs_to_compare
+from app.compare.recipes import USEFUL_SEEDS
+from app.compare.shapes import DEFAULT_MARGIN, Recipe
 from app.compare.view import Focus, ShownRun
 from app.draw.figures import plotly_json
 from app.errors import Refused
@@ -105,7 +107,7 @@ def _pick(session: Session, query: CompareQuery, found: Sequence[Run]) -> PickPa
 
 def _margin(query: CompareQuery) -> tuple[float, str]:
     """The margin as a fraction, and what is wrong with what was typed."""
-    default = verdicts.DEFAULT_MARGIN
+    default = DEFAULT_MARGIN
     try:
         points = float(query.margin.replace("−", "-"))
     except ValueError:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.compare import confusion_matrix, walls
-from app.compare.comparison import BudgetRow, Pair
+from app.compare.shapes import BudgetRow, Pair
 from app.compare.view import ShownRun
 from app.compare.walls import SharedTile
 from app.draw.svg import Drawing

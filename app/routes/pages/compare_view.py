@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 
 from app.compare import confusion_matrix, curves, walls
 from app.compare import view as parts
-from app.compare.comparison import Comparison, Pair
 from app.compare.load import MAX_COMPARED
+from app.compare.shapes import Comparison, Pair
 from app.compare.view import Focus, ShownRun
 from app.compare.walls import Around
 from app.draw.markers import colour_of

@@ -43,7 +43,7 @@ class Executor(Protocol):
         """
 
     def describe(self, config: dict[str, Any], image_shape: list[int], num_classes: int) -> dict[str, Any]:
-        """Layers, parameters and multiply-adds of a config, as ``trainer.describe.describe`` gives them."""
+        """Layers, parameters and multiply-adds of a config, as ``trainer.host.describe`` gives them."""
 
     def devices(self) -> list[dict[str, Any]]:
         """What runs can compute on, the CPU first, with the memory that is free now."""

@@ -167,7 +167,7 @@ class LocalExecutor:
         self._call(request, START_SECONDS)
 
     def describe(self, config: dict[str, Any], image_shape: list[int], num_classes: int) -> dict[str, Any]:
-        """Layers, parameters and multiply-adds of a config, as ``trainer.describe`` gives them.
+        """Layers, parameters and multiply-adds of a config, as ``trainer.host.describe`` gives them.
 
         Raises ``ExecutorUnavailable``, and ``Refused`` for a config that is not valid.
         """

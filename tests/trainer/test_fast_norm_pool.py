@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from trainer import models
 from trainer.config import parse_config
-from trainer.fast import norm_pool
-from trainer.fast.norm_pool import NormPoolReLU, fuse
+from trainer.fast import norm_pool, sequence
+from trainer.fast.norm_pool import NormPoolReLU
 
 SIZES = [(8, 8), (2, 2), (1, 1), (5, 7), (6, 3), (1, 4)]
 
@@ -142,8 +142,8 @@ def test_it_works_behind_a_fork() -> None:
 @pytest.mark.parametrize("side", [32, 50])
 def test_a_fused_net_keeps_names_and_parameters_and_answers_alike(model: str, side: int) -> None:
     config, _ = parse_config({"dataset": "cifar10", "model": model, "width": 4})
-    built = models.pool_before_relu(models.build(config, (3, side, side), 10))
-    net = fuse(copy.deepcopy(built))
+    built = sequence.pool_before_relu(models.build(config, (3, side, side), 10))
+    net = sequence.replace(copy.deepcopy(built), norm_pool.faster)
     assert list(net.state_dict()) == list(built.state_dict())
     assert not any(isinstance(layer, nn.MaxPool2d) for layer in net)
     images = torch.randn(6, 3, side, side)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from trainer import models
 from trainer.config import parse_config
-from trainer.fast.conv_pool import ConvPoolReLU, fuse
+from trainer.fast import conv_pool, sequence
+from trainer.fast.conv_pool import ConvPoolReLU
 
 
 def _with_gradients(layer: nn.Conv2d, images: Tensor, *, fused: bool) -> list[Tensor]:
@@ -61,8 +62,8 @@ def test_a_weight_that_is_no_number_is_not_hidden(value: float) -> None:
 @pytest.mark.parametrize("model", ["cnn", "lenet"])
 def test_a_fused_net_keeps_names_and_parameters_and_answers_alike(model: str) -> None:
     config, _ = parse_config({"dataset": "mnist", "model": model})
-    built = models.pool_before_relu(models.build(config, (1, 28, 28), 10))
-    net = fuse(copy.deepcopy(built))
+    built = sequence.pool_before_relu(models.build(config, (1, 28, 28), 10))
+    net = sequence.replace(copy.deepcopy(built), conv_pool.faster)
     assert list(net.state_dict()) == list(models.build(config, (1, 28, 28), 10).state_dict())
     assert sum(isinstance(layer, ConvPoolReLU) for layer in net) == 2
     images = torch.randn(130, 1, 28, 28, generator=torch.Generator().manual_seed(0))

@@ -9,20 +9,20 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer import engine, loader, models, optimizers, schedule
+from trainer import engine, fast, loader, models, optimizers, schedule
 from trainer.checkpoint import State
 from trainer.config import RunConfig
-from trainer.environment import Environment, apply, fastest_ways, resolve, uses_graphs
+from trainer.environment import Environment, apply
 from trainer.events import Epoch
 from trainer.failures import NonFiniteLoss
 from trainer.fast import graphs
+from trainer.learner import Learner
 from trainer.loader import Data
 
 MakeConfig = Callable[..., RunConfig]
@@ -199,8 +199,10 @@ def test_the_rate_changes_between_replays(place: Place, make_config: MakeConfig)
     """The loss of the last step before and behind a rate of zero is the same, and else it is not."""
     config = make_config(momentum=0.0)
     data = place.data(config)
-    learner = engine.Learner.create(config, data, place.environment())
-    step = engine._step(config, data, place.environment(), learner)
+    environment = place.environment()
+    learner = Learner.create(config, data, environment)
+    step = engine.training_step(config, environment, learner)
+    step = fast.speed_up_step(step, environment.ways, config.batch_size, data.device)
     images, labels = next(iter(loader.training_epoch(config, data, 1)))
     losses = []
     for rate in (0.1, 0.1, 0.1, 0.1, 0.0, 0.0, 0.1, 0.1):
@@ -242,62 +244,6 @@ def test_rates_in_tensors_are_the_rates(make_config: MakeConfig, name: str) -> N
         assert [float(one.param_groups[0]["lr"]) for one in made] == pytest.approx([rate, rate])
     for mine, theirs in zip(*(net.parameters() for net in nets), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
-
-
-# Where graphs are used -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("device", "precision", "expected"),
-    [
-        ("cpu", "float32", False),
-        ("mps", "float32", False),
-        ("cuda:0", "float32", True),
-        ("cuda:1", "bfloat16", True),
-        ("cuda:0", "float16", False),
-    ],
-)
-def test_where_graphs_are_used(device: str, precision: str, expected: bool) -> None:
-    assert uses_graphs(device, precision) is expected
-
-
-def test_the_environment_keeps_it(make_config: MakeConfig, tmp_path: Path) -> None:
-    environment = Environment("cuda:0", "float32", 1, graphs=True)
-    assert Environment.from_json(environment.to_json()) == environment
-    assert resolve(make_config(), (1, 16, 16), tmp_path, num_threads=1).graphs is False
-    newer = ("graphs", "fused_norm")
-    old = Environment.from_json({name: value for name, value in environment.to_json().items() if name not in newer})
-    assert (old.graphs, old.fused_norm) == (False, False)
-
-
-@pytest.mark.parametrize(
-    ("model", "device", "precision", "convolution", "norm", "last", "graphed"),
-    [
-        ("fc", "cpu", "float32", "direct", False, False, False),
-        ("cnn", "cpu", "float32", "fused", False, False, False),
-        ("lenet", "cpu", "bfloat16", "direct", False, True, False),
-        ("vgg", "cpu", "float32", "winograd", True, True, False),
-        ("vgg16", "cpu", "bfloat16", "columns", True, True, False),
-        ("vgg", "cuda:0", "float32", "direct", False, False, True),
-        ("vgg16", "cuda:1", "bfloat16", "direct", False, True, True),
-        ("vgg", "cuda:0", "float16", "direct", False, False, False),
-        ("cnn", "cuda:0", "bfloat16", "direct", False, False, True),
-        ("vgg", "mps", "bfloat16", "direct", False, False, False),
-    ],
-)
-def test_the_fastest_way_for_each_device(
-    make_config: MakeConfig,
-    model: str,
-    device: str,
-    precision: str,
-    convolution: str,
-    norm: bool,
-    last: bool,
-    graphed: bool,
-) -> None:
-    assert fastest_ways(make_config(model=model), device, precision) == {
-        "channels_last": last, "convolution": convolution, "fused_norm": norm, "graphs": graphed,
-    }  # fmt: skip
 
 
 # On a GPU only -------------------------------------------------------------------------------------------------------

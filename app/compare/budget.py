@@ -1,0 +1,57 @@
+"""What compared runs spent: in total, and until they reached an accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from app.compare.shapes import BudgetRow, ComparedRun
+from app.schemas import AccuracyCost
+from trainer.i18n import _
+
+
+def budget(runs: Sequence[ComparedRun], names: Mapping[str, str]) -> list[BudgetRow]:
+    """What each run used up to the epoch compared: parameters, epochs, images, time."""
+    many, long = _("{name} {ratio} × as many"), _("{name} {ratio} × as long")
+    shown = [names[run.id] for run in runs]
+    return [
+        _row("num_parameters", _("Parameters"), [run.num_parameters for run in runs], shown, many),
+        _row("epochs_done", _("Epochs"), [run.epochs_done for run in runs], shown, many),
+        _row("images_seen", _("Training images seen"), [run.images_seen for run in runs], shown, many),
+        _row("train_seconds", _("Training time"), [run.train_seconds for run in runs], shown, long),
+    ]
+
+
+def accuracy_rows(costs: Sequence[AccuracyCost], names: Sequence[str]) -> list[BudgetRow]:
+    """What each run spent until it reached one accuracy; None where it never did, or where it was not recorded."""
+    many, long = _("{name} {ratio} × as many"), _("{name} {ratio} × as long")
+    return [
+        _row("seconds", _("Training time"), [cost.seconds for cost in costs], names, long),
+        _row("epoch", _("Epochs"), [cost.epoch for cost in costs], names, many),
+        _row("images", _("Training images seen"), [cost.images for cost in costs], names, many),
+        _row("flops", _("Training FLOPs"), [cost.flops for cost in costs], names, many),
+    ]
+
+
+def _row(field: str, title: str, values: Sequence[int | float | None], names: Sequence[str], words: str) -> BudgetRow:
+    return BudgetRow(field=field, title=title, values=list(values), verdict=_apart(values, names, words))
+
+
+def _apart(values: Sequence[float | None], names: Sequence[str], words: str) -> str:
+    """How far the values are apart: "equal", "0.3 % apart", "CNN 13 × as long". Of more than two runs none is named."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or len(values) < 2:
+        return ""
+    least, most = min(known), max(known)
+    if least == most:
+        return _("equal")
+    ratio = most / least if least > 0 else np.inf
+    if ratio < 1.5:
+        share = (ratio - 1) * 100
+        text = _("up to {share} % apart") if len(values) > 2 else _("{share} % apart")
+        return text.format(share=f"{share:.1f}" if share >= 0.05 else "< 0.1")
+    times = "∞" if ratio == np.inf else f"{ratio:,.0f}" if ratio >= 9.95 else f"{ratio:.1f}"
+    if len(values) > 2:
+        return _("up to {ratio} × apart").format(ratio=times)
+    return words.format(name=names[known.index(most)], ratio=times)

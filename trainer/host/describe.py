@@ -1,0 +1,73 @@
+"""The layers of a configuration's net, and the devices of this machine.
+
+Both need PyTorch to compute, so only a child of the host may ask for them (see ``trainer.host.child``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from trainer import layers, nvml
+from trainer.config import MODELS, RunConfig
+from trainer.cores import num_cores
+from trainer.environment import device_name
+from trainer.i18n import ngettext
+from trainer.models import Shape
+
+
+def describe(config: RunConfig, image_shape: Shape, num_classes: int) -> dict[str, Any]:
+    """Layers, parameters and multiply-adds of a configuration's net for images of ``image_shape``."""
+    table = layers.table(config, image_shape, num_classes)
+    smallest = MODELS[config.model].smallest_image
+    height, width = (max(side, smallest) for side in image_shape[1:])
+    padded = [image_shape[0], height, width]
+    return {
+        "input_shape": list(image_shape),
+        "padded_shape": padded if padded != list(image_shape) else None,
+        "smallest_image": smallest,
+        "layers": [asdict(layer) for layer in table],
+        "num_parameters": sum(layer.num_parameters for layer in table),
+        "multiply_adds": sum(layer.multiply_adds for layer in table),
+    }
+
+
+# Devices -------------------------------------------------------------------------------------------------------------
+
+
+def devices() -> list[dict[str, Any]]:
+    """What runs can compute on, the CPU first: ``name`` as in ``RunConfig.device``, ``title``, and what is known of it.
+
+    ``memory_total`` and ``memory_free`` are bytes of a GPU, None where they are not known.
+    """
+    gpus = [_nvidia_gpu(index) for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        gpus.append({"name": "mps", "title": "Apple GPU", "memory_total": None, "memory_free": None})
+    return [_cpu(), *gpus]
+
+
+def _nvidia_gpu(index: int) -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(index)
+    memory = nvml.memory(str(properties.uuid))
+    return {
+        "name": f"cuda:{index}",
+        "title": properties.name,
+        "memory_bytes": properties.total_memory,
+        "memory_total": memory.total if memory else properties.total_memory,
+        "memory_free": memory.free if memory else None,
+    }
+
+
+def _cpu() -> dict[str, Any]:
+    cores = num_cores()
+    title = ngettext("CPU, {cores} core", "CPU, {cores} cores", cores).format(cores=f"{cores:,}")
+    return {
+        "name": "cpu",
+        "title": title,
+        "num_cores": cores,
+        "model": device_name("cpu"),
+        "memory_total": None,
+        "memory_free": None,
+    }
