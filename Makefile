@@ -52,7 +52,7 @@ $(VENV)/bin/python:
 $(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Setting up $(VENV) (once, a few minutes; most of it is PyTorch)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
-	@$(BIN)/python -c "import trainer.fast.norm_pool_kernels"
+	@$(BIN)/python -c "import trainer.fast.conv_pool_kernels, trainer.fast.norm_pool_kernels"
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready

@@ -23,10 +23,10 @@ NUM_CLASSES = 4
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two threads per test process would only fight for the cores."""
+def _few_threads() -> Iterator[None]:
+    """One thread in each test process, or OMP_NUM_THREADS: the processes of a test run would only compete for the cores."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     yield
     torch.set_num_threads(before)
 

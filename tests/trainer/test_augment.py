@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from trainer import augment
 from trainer.randomness import generator
+
+pytestmark = pytest.mark.arithmetic
 
 
 def one_by_one(images: Tensor, drawn: augment.Drawn) -> Tensor:

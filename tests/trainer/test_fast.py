@@ -17,6 +17,8 @@ from trainer.fast import Ways, sequence
 from trainer.fast.conv3x3 import Conv3x3
 from trainer.fast.conv_pool import ConvPoolReLU
 
+pytestmark = pytest.mark.arithmetic
+
 MakeConfig = Callable[..., RunConfig]
 DEVICES = ["cpu", "cuda:0", "cuda:3", "mps"]
 PRECISIONS = ["float32", "bfloat16", "float16"]

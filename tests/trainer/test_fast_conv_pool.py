@@ -14,6 +14,8 @@ from trainer.config import parse_config
 from trainer.fast import conv_pool, sequence
 from trainer.fast.conv_pool import ConvPoolReLU
 
+pytestmark = pytest.mark.arithmetic
+
 
 def _with_gradients(layer: nn.Conv2d, images: Tensor, *, fused: bool) -> list[Tensor]:
     """Output and the gradients of a fixed sum of it, by images, weight and bias."""

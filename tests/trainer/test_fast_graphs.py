@@ -25,6 +25,8 @@ from trainer.fast import graphs
 from trainer.learner import Learner
 from trainer.loader import Data
 
+pytestmark = pytest.mark.arithmetic
+
 MakeConfig = Callable[..., RunConfig]
 MakeData = Callable[..., Data]
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

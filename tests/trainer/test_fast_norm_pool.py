@@ -15,6 +15,8 @@ from trainer.config import parse_config
 from trainer.fast import norm_pool, sequence
 from trainer.fast.norm_pool import NormPoolReLU
 
+pytestmark = pytest.mark.arithmetic
+
 SIZES = [(8, 8), (2, 2), (1, 1), (5, 7), (6, 3), (1, 4)]
 
 

@@ -15,6 +15,8 @@ from trainer.config import RunConfig
 from trainer.datasets.catalogue import pixel_permutation
 from trainer.loader import Data
 
+pytestmark = pytest.mark.arithmetic
+
 MakeConfig = Callable[..., RunConfig]
 MakeData = Callable[..., Data]
 

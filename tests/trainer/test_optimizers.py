@@ -11,6 +11,8 @@ from torch import nn
 from trainer import optimizers
 from trainer.config import RunConfig
 
+pytestmark = pytest.mark.arithmetic
+
 MakeConfig = Callable[..., RunConfig]
 
 
