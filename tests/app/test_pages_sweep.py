@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from sqlmodel import select
 
 from app.draw import sweep as sweep_charts
-from app.routes.pages.sweep import _mean
+from app.routes.pages.sweep_view import mean
 from app.runs.sweeps import Level
 from app.statistics import best_of_n_optimism
 from app.store.database import reading, writing
@@ -224,8 +224,8 @@ def test_answers_that_come_back_count_again(site: Client, site_app: FastAPI, gri
 
 
 def test_an_accuracy_of_zero_is_a_number_in_a_mean() -> None:
-    assert _mean([0.0, 0.5, None]) == 0.25
-    assert _mean([None]) is None
+    assert mean([0.0, 0.5, None]) == 0.25
+    assert mean([None]) is None
 
 
 def test_other_test_images_are_not_ranked_together(site: Client, site_app: FastAPI, make: Any) -> None:

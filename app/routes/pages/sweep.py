@@ -5,272 +5,48 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import urlencode
+from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
-from pydantic import BaseModel, Field
 
-from app.compare.load import MAX_COMPARED
 from app.draw import sweep as sweep_charts
-from app.draw.small import Scale, scale_of
-from app.forms.read import text_of
+from app.draw.small import scale_of
+from app.routes.pages.sweep_view import (
+    DEFAULT_SORT,
+    Best,
+    FactorPlot,
+    SweepPage,
+    SweepQuery,
+    accuracy_of,
+    measured_of,
+    members_of,
+    seconds_of,
+    text_in_address,
+    validation_of,
+)
 from app.runs import commands, sweeps
 from app.runs.plan import default_name
 from app.runs.rows import GroupRow, Interval, Row, RunRow
-from app.runs.sweeps import Factor, Level
+from app.runs.sweeps import Factor
 from app.state import Runoff
 from app.statistics import best_of_n_optimism, wilson_interval
 from app.store import predictions, queries
 from app.store.predictions import PredictionsError
-from app.store.tables import ACTIVE, STATUSES, Run
+from app.store.tables import STATUSES, Run
 from app.web import templating
 from app.web.deps import Reading, State
 from app.web.frame import header_from
-from app.words import number, statuses_in_words
 from trainer.config import RunConfig
-from trainer.i18n import _, ngettext
+from trainer.i18n import ngettext
 from trainer.run_folder import RunFolder
 
 router = APIRouter()
-DEFAULT_SORT = "-accuracy"
 MOST_REPEATS = 100
-FIRST_ROWS, MORE_ROWS, MOST_ROWS = 50, 200, 10_000
 _COMPARED = 5  # of the best ones
-_LEAST_OPTIMISM = 0.00005  # below this it is shown as 0.00 points
-_NO_VALUE = "none"  # null as a filter in the address
-
-
-class SweepQuery(BaseModel):
-    """What of the sweep is shown; it stands in the URL, beside one value for each field that is filtered by."""
-
-    sort: str = DEFAULT_SORT
-    apart: bool = False  # repeats as single rows
-    shown: int = Field(FIRST_ROWS, ge=1, le=MOST_ROWS)  # rows of the table
-
-
-# What the page shows -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Best:
-    """The run with the highest accuracy, and what to think of it."""
-
-    run: Run
-    interval: Interval
-    num_candidates: int
-    by_validation: bool  # chosen by images that its test accuracy does not rest on
-    optimism: float | None  # mean drop from the half it was chosen on to the other; None where the answers are gone
-
-    @property
-    def was_chosen(self) -> bool:
-        """Whether it is the best of several on the test images themselves, so that part of its lead is luck."""
-        return self.num_candidates > 1 and not self.by_validation
-
-    @property
-    def optimism_words(self) -> str:
-        """How much of its lead is luck."""
-        n = number(self.num_candidates)
-        if self.optimism is None:
-            return _(
-                "It is the best of {n} on the test images themselves, so part of its lead is luck. How much can't be "
-                "said: the stored answers of some runs are not here."
-            ).format(n=n)
-        if self.optimism > _LEAST_OPTIMISM:
-            return _(
-                "It is the best of {n} on the test images themselves, so part of its lead is luck: on images that did "
-                "not take part in the choice, such a winner's accuracy was {points} points lower."
-            ).format(n=n, points=f"{100 * self.optimism:.2f}")
-        return _(
-            "It is the best of {n} on the test images themselves. Here the choice has hardly helped it: on images that "
-            "did not take part, such a winner did as well."
-        ).format(n=n)
-
-
-@dataclass(frozen=True)
-class FactorPlot:
-    """One field: the accuracies of its values."""
-
-    factor: Factor
-    levels: list[Level]
-    chart: sweep_charts.Chart
-    balanced: bool
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One value of a filter."""
-
-    text: str  # as in the address
-    label: str
-
-
-@dataclass(frozen=True)
-class SweepPage:
-    """Variables of sweep.html."""
-
-    id: str
-    query: SweepQuery
-    filters: dict[str, str]  # field -> the value shown, as in the address
-    runs: list[Run]
-    name: str
-    factors: list[Factor]
-    rows: list[Row]  # all of them; the table shows the first ``query.shown``
-    scale: Scale
-    best: Best | None
-    best_group: GroupRow | None  # by the mean over seeds, where there are any
-    plots: list[FactorPlot]
-    parallel: list[sweep_charts.Chart]
-    compared: list[str]  # the best ones
-    answered: list[str]  # tested on the same images, best first
-    num_shown: int
-
-    @property
-    def path(self) -> str:
-        return f"/sweeps/{self.id}"
-
-    @property
-    def title(self) -> str:
-        count = len(self.runs)
-        return self.name or ngettext("Sweep of {n} run", "Sweep of {n} runs", count).format(n=number(count))
-
-    @property
-    def counts(self) -> Counter[str]:
-        return Counter(run.status for run in self.runs)
-
-    @property
-    def num_active(self) -> int:
-        return sum(run.status in ACTIVE for run in self.runs)
-
-    @property
-    def has_repeats(self) -> bool:
-        return len({run.group for run in self.runs}) < len(self.runs)
-
-    @property
-    def num_test_sets(self) -> int:
-        return len({run.test_fingerprint for run in self.runs if run.test_fingerprint})
-
-    @property
-    def fraction(self) -> float:
-        """Of all epochs, 0..1."""
-        done = sum(run.epochs if run.status not in ACTIVE else run.epochs_done for run in self.runs)
-        return done / max(sum(run.epochs for run in self.runs), 1)
-
-    @property
-    def states(self) -> str:
-        """ "7 of 12 finished, 1 running, 4 queued" """
-        return statuses_in_words(run.status for run in self.runs)
-
-    @property
-    def grid_words(self) -> str:
-        """ "4 values of Learning rate × 3 seeds" """
-        parts = [
-            ngettext("{n} value of {field}", "{n} values of {field}", len(factor.values)).format(
-                n=len(factor.values), field=factor.title
-            )
-            for factor in self.factors
-        ]
-        seeds = len({run.seed for run in self.runs})
-        return " × ".join([*parts, *([_("{n} seeds").format(n=seeds)] if seeds > 1 else [])])
-
-    def url(self, **changes: Any) -> str:
-        """The address with the sort, the folding or one filter changed, from the first rows on."""
-        changes = {"shown": FIRST_ROWS} | changes
-        query = self.query.model_copy(update={k: v for k, v in changes.items() if k in SweepQuery.model_fields})
-        filters = self.filters | {k: v for k, v in changes.items() if k not in SweepQuery.model_fields}
-        pairs = [
-            (k, str(v).lower() if isinstance(v, bool) else v)
-            for k, v in query.model_dump(exclude_defaults=True).items()
-        ]
-        pairs += [(field, text) for field, text in filters.items() if text]
-        return self.path + ("?" + urlencode(pairs) if pairs else "")
-
-    def sorted_by(self, name: str) -> str:
-        """``ascending``, ``descending`` or ``none``, as aria-sort wants it."""
-        if self.query.sort.removeprefix("-") != name:
-            return "none"
-        return "descending" if self.query.sort.startswith("-") else "ascending"
-
-    def sort_url(self, name: str) -> str:
-        """Sort by the column; once sorted by it, the other way round."""
-        first = "-" + name if name in ("accuracy", "validation", "seconds") else name
-        turned = first.removeprefix("-") if first.startswith("-") else "-" + first
-        return self.url(sort=turned if self.query.sort == first else first)
-
-    @property
-    def by_validation(self) -> bool:
-        """Whether runs are chosen by images that their test accuracy does not rest on."""
-        return self.best is not None and self.best.by_validation
-
-    def seconds(self, row: Row) -> float | None:
-        """Training seconds of one run of the row, on average."""
-        return _seconds(row)
-
-    def validation(self, row: Row) -> float | None:
-        """Validation accuracy of the row's runs, on average."""
-        return _validation(row)
-
-    def choices(self, factor: Factor) -> list[Choice]:
-        return [Choice(_text(value), factor.words(value)) for value in factor.values]
-
-    @property
-    def kept_fields(self) -> list[tuple[str, str]]:
-        """What the form of filters sends along unseen, as name and value."""
-        fields = {
-            "sort": self.query.sort if self.query.sort != DEFAULT_SORT else "",
-            "apart": "true" if self.query.apart else "",
-        }
-        return [(name, value) for name, value in fields.items() if value]
-
-    @property
-    def shown_words(self) -> str:
-        """How many runs the table is about."""
-        total = len(self.runs)
-        if self.num_shown < total:
-            return _("{shown} of {total}").format(shown=number(self.num_shown), total=number(total))
-        return ngettext("{n} run", "{n} runs", total).format(n=number(total))
-
-    def is_best(self, run: Run) -> bool:
-        """Whether the row of the run says that it is the best."""
-        return self.best is not None and self.best.num_candidates > 1 and run.id == self.best.run.id
-
-    @property
-    def no_best_words(self) -> str:
-        """Why there is no best run."""
-        if self.num_active:
-            return _("The best run appears when the first one has finished.")
-        return _("No run of this sweep has finished.")
-
-    @property
-    def more_url(self) -> str:
-        return self.url(shown=self.query.shown + self.num_more)
-
-    @property
-    def num_more(self) -> int:
-        """How many rows the table can show further at once."""
-        return min(MORE_ROWS, max(len(self.rows) - self.query.shown, 0))
-
-    @property
-    def compare_url(self) -> str:
-        """The best runs side by side; empty where there are fewer than two."""
-        return "/compare?" + urlencode([("run", run_id) for run_id in self.compared]) if len(self.compared) > 1 else ""
-
-    @property
-    def difficulty_url(self) -> str:
-        """The images that are hard for all of its runs; empty where fewer than two have answers."""
-        if len(self.answered) < 2:
-            return ""
-        return "/difficulty?" + urlencode([("run", run_id) for run_id in self.answered[:MAX_COMPARED]])
-
-
-def _text(value: Any) -> str:
-    """A value of a field as a filter in the address."""
-    return _NO_VALUE if value is None else text_of(value)
 
 
 # Routes --------------------------------------------------------------------------------------------------------------
@@ -318,9 +94,11 @@ def _page(
     state: Runoff, sweep_id: str, query: SweepQuery, params: Mapping[str, str], found: list[Run]
 ) -> SweepPage:  # fmt: skip
     factors = sweeps.factors_of([run.config for run in found])
-    texts = {factor.field: {_text(value) for value in factor.values} for factor in factors}
+    texts = {factor.field: {text_in_address(value) for value in factor.values} for factor in factors}
     filters = {field: params[field] for field in texts if params.get(field) in texts[field]}
-    shown = [run for run in found if all(_text(run.config.get(field)) == text for field, text in filters.items())]
+    shown = [
+        run for run in found if all(text_in_address(run.config.get(field)) == text for field, text in filters.items())
+    ]
     intervals = _intervals(found)
     rows = _rows(shown, intervals, fold=not query.apart)
     ranked = _ranked(found)
@@ -329,7 +107,7 @@ def _page(
     return SweepPage(
         id=sweep_id, query=query, filters=filters, runs=found, name=_name(found),
         factors=factors, rows=_sorted(rows, query.sort, factors),
-        scale=scale_of([one.interval for row in rows for one in (row, *_members(row)) if one.interval]),
+        scale=scale_of([one.interval for row in rows for one in (row, *members_of(row)) if one.interval]),
         best=best, best_group=_best_group(ranked, intervals), plots=_plots(factors, finished),
         parallel=_parallel(factors, finished, best, {run.id for run in shown}), compared=_compared(ranked),
         answered=[run.id for run in ranked], num_shown=len(shown),
@@ -362,39 +140,13 @@ def _rows(shown: Sequence[Run], intervals: Mapping[str, Interval], *, fold: bool
     ]  # fmt: skip
 
 
-def _accuracy(row: Row) -> float | None:
-    return row.mean if isinstance(row, GroupRow) else row.run.test_accuracy
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _members(row: Row) -> list[RunRow]:
-    return row.members if isinstance(row, GroupRow) else [row]
-
-
-def _measured(row: Row) -> list[RunRow]:
-    """The runs that the row's accuracy is the mean of."""
-    return row.measured if isinstance(row, GroupRow) else [row]
-
-
-def _seconds(row: Row) -> float | None:
-    return _mean([one.run.train_seconds or None for one in _members(row)])
-
-
-def _validation(row: Row) -> float | None:
-    return _mean([one.run.validation_accuracy for one in _measured(row)])
-
-
 def _sorted(rows: list[Row], sort: str, factors: Sequence[Factor]) -> list[Row]:
     """By a column (accuracy, validation, seconds, status, runs or a field that varies), rows without a value last."""
     by_field = {factor.field: factor for factor in factors}
     name = sort.removeprefix("-")
     keys: dict[str, Callable[[Row], float | None]] = {
-        "accuracy": _accuracy, "seconds": _seconds, "validation": _validation,
-        "status": lambda row: min(STATUSES.index(one.run.status) for one in _members(row)),
+        "accuracy": accuracy_of, "seconds": seconds_of, "validation": validation_of,
+        "status": lambda row: min(STATUSES.index(one.run.status) for one in members_of(row)),
         "runs": lambda row: row.run.seed,
     }  # fmt: skip
     if name in by_field:
@@ -458,7 +210,7 @@ def _groups(ranked: Sequence[Run], intervals: Mapping[str, Interval]) -> list[Ro
     by_validation = _has_validation(ranked)
 
     def mean(row: Row) -> float:
-        scores = [_score(one.run, by_validation) for one in _measured(row)]
+        scores = [_score(one.run, by_validation) for one in measured_of(row)]
         return sum(scores) / len(scores)
 
     return sorted(_rows(ranked, intervals, fold=True), key=mean, reverse=True)
@@ -473,7 +225,7 @@ def _best_group(ranked: Sequence[Run], intervals: Mapping[str, Interval]) -> Gro
 def _compared(ranked: Sequence[Run]) -> list[str]:
     """One run of each of the best groups, of one seed where all have it: the compare page brings in the repeats."""
     groups = _groups(ranked, {})[:_COMPARED]
-    members = [_measured(row) for row in groups]
+    members = [measured_of(row) for row in groups]
     if len(members) < 2:
         return [run.id for run in ranked[:_COMPARED]]
     shared = set.intersection(*({one.run.seed for one in found} for found in members))
