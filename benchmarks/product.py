@@ -107,8 +107,8 @@ class OpenPage:
         answer = self._get(self._path, headers)
         if answer.status_code == 200:
             self._tag = answer.headers["HX-PTag"]
-            figures = re.findall(r'data-figure="([^"]+)" data-version="([^"]+)"', answer.text)
-            pictures = [(source, "") for source in re.findall(r'<img [^>]*src="([^"]+)"', answer.text)]
+            figures = re.findall(r'data-figure="([^"]+)"\s+data-version="([^"]+)"', answer.text)
+            pictures = [(source, "") for source in re.findall(r'<img [^>]*\bsrc="([^"]+)"', answer.text)]
             for address, version in [*figures, *pictures]:
                 if (address, version) not in self._seen:
                     self._seen.add((address, version))
