@@ -144,7 +144,7 @@ def test_resumed_equals_uninterrupted(make_config: MakeConfig, make_data: MakeDa
         assert (one.predictions["confidence"] == other.predictions["confidence"]).all()
 
 
-VGG_WAYS = {
+VGG_WAYS: dict[str, dict[str, Any]] = {
     "float32": {"precision": "float32", "channels_last": True, "convolution": "winograd", "fused_norm": True},
     "bfloat16": {"precision": "bfloat16", "channels_last": True, "convolution": "columns", "fused_norm": True},
 }
