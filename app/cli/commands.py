@@ -139,7 +139,7 @@ def reindex() -> None:
 @app.command()
 def demo(
     exit: Annotated[bool, typer.Option("--exit", help="End when the runs are finished, leaving no process.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Train anew instead of reusing finished runs.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Train again instead of reusing finished runs.")] = False,
 ) -> None:
     """Train FC, CNN and CNN on permuted pixels, and end with the link to their comparison."""
     from app.cli.demo import run_demo

@@ -153,7 +153,7 @@ def _report_end(last: Mapping[str, Any]) -> int:
 
 
 def _local_events(folder: RunFolder, labels: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Train ``folder`` in a process of its own and yield its events; Ctrl-C asks it to stop and keeps the last epoch.
+    """Train ``folder`` in a separate process and yield its events; Ctrl-C asks it to stop and keeps the last epoch.
 
     The folder is announced when the process has its lock, so that a running server does not start it as well.
     """

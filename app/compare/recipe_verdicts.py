@@ -158,7 +158,7 @@ def what_seeds_say(recipe: Recipe, winner: str | None) -> str:
         return _("Too few seeds say nothing about the recipes.")
     seeds = seeds_text(recipe.n_a, recipe.n_b)
     if recipe.interval is None or recipe.verdict not in ("a_better", "b_better"):
-        return _("With {seeds} the recipes can't be told apart.").format(seeds=seeds)
+        return _("With {seeds} the recipes are not distinguishable.").format(seeds=seeds)
     leader, name = (recipe.a, recipe.a_name) if recipe.verdict == "a_better" else (recipe.b, recipe.b_name)
     low, high = sorted(abs(limit) for limit in recipe.interval)
     text = _("With {seeds} the recipe {leader} leads by {low} to {high} points.")

@@ -344,7 +344,7 @@ class Indexer:
 
 
 def _is_unready(folder: RunFolder) -> bool:
-    """Whether a folder without run.json is so new that its files may still be on their way."""
+    """Whether a folder without run.json is so new that its files may not be complete yet."""
     try:
         return not (folder.path / "run.json").exists() and time.time() - folder.path.stat().st_mtime < _UNREADY_SECONDS
     except OSError:

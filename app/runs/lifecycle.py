@@ -36,7 +36,7 @@ def _transition(session: Session, run: Run, *sources: str, to: str, **values: An
     )
     session.refresh(run)
     if changed.rowcount != 1:
-        message = _("The run is {status} by now, so this is not possible. Load it again.")
+        message = _("The run is already {status}. Reload the page.")
         raise Conflict(message.format(status=run.status))
 
 

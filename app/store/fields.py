@@ -33,7 +33,7 @@ class Field:
 
     @property
     def in_config(self) -> bool:
-        """Whether it is stored in the config and has no column of its own."""
+        """Whether it is stored in the config only, without a separate column."""
         return self.part == "config" and self.name not in Run.model_fields
 
     @property

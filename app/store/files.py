@@ -22,7 +22,7 @@ FILES: dict[str, str] = {
     "epochs.csv": N_("the numbers of every epoch"),
     "log.txt": N_("what the run printed"),
     "checkpoint-best.safetensors": N_("weights of the best epoch"),
-    "checkpoint-last.safetensors": N_("weights and optimizer of the newest epoch, to go on from"),
+    "checkpoint-last.safetensors": N_("weights and optimizer of the latest epoch, for resuming"),
     "predictions-last.safetensors": N_("answers for every test image after the newest epoch"),
     "labels.npy": N_("true classes of the test images"),
     "train.png": N_("training images as the net sees them"),

@@ -96,7 +96,7 @@ def image_png(
 ) -> bytes:
     """Image ``index`` of a split as PNG: grey for one channel, RGB for three; its pixels permuted where a seed is given.
 
-    Raises ``NotFound`` where the data set isn't here, is another by now, or has fewer images.
+    Raises ``NotFound`` where the data set isn't here, has changed since, or has fewer images.
     """
     try:
         images = _pixels(home, name, split, fingerprint)

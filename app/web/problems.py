@@ -35,7 +35,7 @@ HANDLED: tuple[type[Exception], ...] = (
 
 @dataclass(frozen=True)
 class ErrorPage:
-    """Variables of error.html: what happened, and a link to go on from here."""
+    """Variables of error.html: what happened, and a link to continue from."""
 
     status: int
     title: str

@@ -77,7 +77,7 @@ def test_only_a_running_run_can_not_be_deleted(state: Runoff, with_status: Queue
 @pytest.mark.parametrize("status", ["running", "finished", "failed", "cancelled"])
 def test_a_stale_change_of_status_is_refused(state: Runoff, with_status: Queue, status: str) -> None:
     run = with_status(status)
-    with writing(state.engine) as session, pytest.raises(Conflict, match=f"The run is {status} by now"):
+    with writing(state.engine) as session, pytest.raises(Conflict, match=f"The run is already {status}"):
         lifecycle.begin_attempt(session, state.run_folder(run.id), get_run(session, run.id), "cpu")
 
 

@@ -197,7 +197,7 @@ def test_nothing_starts_while_something_is_wrong(site: Client, site_app: FastAPI
 def test_many_runs_need_a_tick(site: Client, site_app: FastAPI) -> None:
     answer = send(site, repeats="21")
     assert answer.status_code == 422
-    assert "Tick that you mean to start 21 runs." in answer.text
+    assert "Tick the box to confirm that you want to start 21 runs." in answer.text
     assert runs_of(site_app) == []
     assert send(site, repeats="21", confirmed="20").status_code == 422
     assert send(site, repeats="21", confirmed="21").status_code == 303

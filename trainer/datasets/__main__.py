@@ -101,7 +101,7 @@ def _explain_disk(error: OSError) -> DatasetError:
         return DatasetError(_("The disk is full."), _("Free some space, then try again."))
     where = f": {error.filename}" if error.filename else ""
     return DatasetError(
-        _("The disk refused: {reason}{where}.").format(reason=error.strerror or error, where=where),
+        _("Could not write to disk: {reason}{where}.").format(reason=error.strerror or error, where=where),
         _("Check the disk and who may write there, then try again."),
     )
 

@@ -155,7 +155,7 @@ def remove_dataset(home: Path, name: str) -> None:
     if name in KNOWN:
         raise DatasetError(
             _("{title} belongs to Runoff and can't be removed.").format(title=_(KNOWN[name].title)),
-            _("Only imported data sets can."),
+            _("Only imported data sets can be removed."),
         )
     get_dataset(home, name)
     with cache.locked(home, name, wait=False) as taken:

@@ -116,7 +116,7 @@ def _read(child: subprocess.Popen[bytes]) -> Generator[Progress, None, None]:
     code = child.wait()
     what = signal.Signals(-code).name if code < 0 else _("status {code}").format(code=code)
     raise DatasetError(
-        _("The images could not be read: the process ended without a word ({what}).").format(what=what),
+        _("The images could not be read: the process ended unexpectedly ({what}).").format(what=what),
         _("It may have run out of memory. Try again, with smaller images."),
     )
 

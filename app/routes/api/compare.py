@@ -61,7 +61,7 @@ _compare_out = TypeAdapter(CompareOut)
 def compare_runs(
     state: State, session: Reading, run: Runs, at: At = "last", base: Base = None, margin: Margin = DEFAULT_MARGIN,
     accuracy: Annotated[
-        float | None, Query(gt=0, le=1, description="for to_accuracy; else the last whole per cent that all reached")
+        float | None, Query(gt=0, le=1, description="for to_accuracy; default: the highest whole percent that all runs reached")
     ] = None,
     classes: Annotated[bool, Query(description="whether by_class has the differences of each class")] = False,
 ) -> Response:  # fmt: skip

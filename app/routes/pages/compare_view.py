@@ -175,7 +175,8 @@ class ComparePage(walls.NamesClasses):
         if not needed or needed <= self.pair.num_images:
             return _("There are enough of them: the interval is as narrow as the margin asks.")
         return _(
-            "An interval of ±{margin} points needs about {n} test images. This data set has {have}, so this way is closed."
+            "An interval of ±{margin} points needs about {n} test images. "
+            "The data set has only {have}, so this is not an option here."
         ).format(margin=compact(100 * self.comparison.margin), n=number(needed), have=number(self.pair.num_images))
 
     # Recipes and budget

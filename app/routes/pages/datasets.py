@@ -39,7 +39,7 @@ KINDS = {"torchvision": N_("torchvision"), "built in": N_("built in"), "imported
 
 @dataclass(frozen=True)
 class Work:
-    """What goes on about a data set, in words."""
+    """What is in progress for a data set, in words."""
 
     what: str
     words: str
@@ -341,7 +341,7 @@ def stop(request: Request, state: State, name: str) -> Response:
     """Stop a download or an import; nothing of it stays."""
     if not state.imports.is_active(name):
         raise Refused.fields(
-            [FieldProblem(field="name", message=_("Nothing goes on about {name}.").format(name=name[:64]))]
+            [FieldProblem(field="name", message=_("Nothing is in progress for {name}.").format(name=name[:64]))]
         )
     state.imports.cancel(name)
     return _answer(request, "stop", _("{name} is being stopped").format(name=name))

@@ -191,7 +191,7 @@ def _summary(state: Runoff, session: Session, form: CheckedForm, *, refused: boo
     needs_tick = form.num_runs > MOST_UNCONFIRMED
     errors = [_error(problem) for problem in form.problems]
     if refused and not errors and not _is_confirmed(form):
-        message = _("Tick that you mean to start {n} runs.").format(n=f"{form.num_runs:,}")
+        message = _("Tick the box to confirm that you want to start {n} runs.").format(n=f"{form.num_runs:,}")
         errors = [FormError(_("Many runs"), message, "confirmed")]
     counts = queries.status_counts(session)
     configs = [run.config for run in form.plan.runs] if form.plan else []

@@ -225,7 +225,7 @@ class RunsPage:
         """What is shown in place of a table without rows."""
         query = self.query
         if self.problem:
-            text = _("Mend the expression in the search field, or clear it.")
+            text = _("Fix the search expression, or clear it.")
             return Nothing(_("Nothing was searched"), text, query.url(q=""), _("Clear the search"))
         if self.table.rows:
             return None
