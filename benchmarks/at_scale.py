@@ -87,8 +87,16 @@ def build(home: Path, load: Load) -> Index:
             index.compared.append(run["id"])
         rows.append(run)
         epochs += history
-        told.append({"id": run["id"], "name": run["name"], "created_at": run["created_at"], "config": run["config"],
-                     "tags": run["tags"], "metrics": {m: [row[m] for row in history] for m in METRICS}})  # fmt: skip
+        told.append(
+            {
+                "id": run["id"],
+                "name": run["name"],
+                "created_at": run["created_at"],
+                "config": run["config"],
+                "tags": run["tags"],
+                "metrics": {m: [row[m] for row in history] for m in METRICS},
+            }
+        )
     engine = make_engine(Settings(home=home).database)
     migrate(engine)
     with writing(engine) as session:
@@ -124,19 +132,54 @@ def _invented(
     history = [_epoch(run_id, e, load, best, chance, ended_at) for e in range(1, load.epochs + 1)]
     last = history[-1]
     run = {
-        "id": run_id, "name": name, "status": "finished", "config": config.model_dump(), "dataset": "mnist", "model": model,
-        "config_hash": config_hash(config), "group": group_hash(config), "sweep": f"sweep{recipe // 100}", "seed": seed,
-        "epochs": load.epochs, "tags": ["final"] if recipe % 10 < 4 else [], "notes": "", "archived": False, "warnings": [],
-        "created_at": created_at, "queued_at": created_at, "started_at": created_at, "finished_at": ended_at,
-        "attempt": 1, "fruitless_attempts": 0, "cancel_requested": False, "num_parameters": 6_422, "device": "cpu",
-        "precision": "float32", "test_fingerprint": "f" * 64, "num_train": 60_000, "num_test": load.images,
-        "class_names": [str(digit) for digit in range(10)], "steps_per_epoch": 938, "total_steps": 938 * load.epochs,
-        "step": 938 * load.epochs, "epochs_done": load.epochs, **{metric: last[metric] for metric in METRICS},
-        "test_correct": last["test_correct"], "test_total": load.images, "best_epoch": load.epochs,
-        "best_score": last["test_accuracy"], "best_test_accuracy": last["test_accuracy"], "train_seconds": 10.0 * load.epochs,
-        "evaluation_seconds": 1.0 * load.epochs, "images_per_second": 6_000.0, "flops": 1e9 * load.epochs,
-        "event_offset": 1, "event_seq": 1, "version": number + 1, "updated_at": ended_at,
-    }  # fmt: skip
+        "id": run_id,
+        "name": name,
+        "status": "finished",
+        "config": config.model_dump(),
+        "dataset": "mnist",
+        "model": model,
+        "config_hash": config_hash(config),
+        "group": group_hash(config),
+        "sweep": f"sweep{recipe // 100}",
+        "seed": seed,
+        "epochs": load.epochs,
+        "tags": ["final"] if recipe % 10 < 4 else [],
+        "notes": "",
+        "archived": False,
+        "warnings": [],
+        "created_at": created_at,
+        "queued_at": created_at,
+        "started_at": created_at,
+        "finished_at": ended_at,
+        "attempt": 1,
+        "fruitless_attempts": 0,
+        "cancel_requested": False,
+        "num_parameters": 6_422,
+        "device": "cpu",
+        "precision": "float32",
+        "test_fingerprint": "f" * 64,
+        "num_train": 60_000,
+        "num_test": load.images,
+        "class_names": [str(digit) for digit in range(10)],
+        "steps_per_epoch": 938,
+        "total_steps": 938 * load.epochs,
+        "step": 938 * load.epochs,
+        "epochs_done": load.epochs,
+        **{metric: last[metric] for metric in METRICS},
+        "test_correct": last["test_correct"],
+        "test_total": load.images,
+        "best_epoch": load.epochs,
+        "best_score": last["test_accuracy"],
+        "best_test_accuracy": last["test_accuracy"],
+        "train_seconds": 10.0 * load.epochs,
+        "evaluation_seconds": 1.0 * load.epochs,
+        "images_per_second": 6_000.0,
+        "flops": 1e9 * load.epochs,
+        "event_offset": 1,
+        "event_seq": 1,
+        "version": number + 1,
+        "updated_at": ended_at,
+    }
     return run, history
 
 
@@ -144,12 +187,24 @@ def _epoch(run_id: str, epoch: int, load: Load, best: float, chance: random.Rand
     correct = round(load.images * (best - 0.5 / (epoch + 1) + 0.01 * chance.random()))
     loss = 2.3 / epoch + 0.1 * chance.random()
     return {
-        "run_id": run_id, "epoch": epoch, "step": 938 * epoch, "attempt": 1, "train_loss": loss,
-        "train_accuracy": min(1.0, correct / load.images + 0.01), "test_loss": loss + 0.05,
-        "test_accuracy": correct / load.images, "test_correct": correct, "test_total": load.images, "learning_rate": 0.01,
-        "seconds": 10.0, "evaluation_seconds": 1.0, "save_seconds": 0.1, "images_per_second": 6_000.0, "flops": 1e9,
+        "run_id": run_id,
+        "epoch": epoch,
+        "step": 938 * epoch,
+        "attempt": 1,
+        "train_loss": loss,
+        "train_accuracy": min(1.0, correct / load.images + 0.01),
+        "test_loss": loss + 0.05,
+        "test_accuracy": correct / load.images,
+        "test_correct": correct,
+        "test_total": load.images,
+        "learning_rate": 0.01,
+        "seconds": 10.0,
+        "evaluation_seconds": 1.0,
+        "save_seconds": 0.1,
+        "images_per_second": 6_000.0,
+        "flops": 1e9,
         "ended_at": ended_at,
-    }  # fmt: skip
+    }
 
 
 def _answer(home: Path, run_ids: Sequence[str], load: Load) -> None:
@@ -281,8 +336,13 @@ def say_ours(found: dict[str, Times | str], index: Index, load: Load) -> None:
             failed.append(f"{work.title}: {times}")
             continue
         met = "met" if 1000 * times.median <= work.target else "missed"
-        words = [f"median {1000 * times.median:.1f} ms", f"p95 {1000 * times.p95:.1f} ms", f"first {1000 * times.first:.0f} ms",
-                 f"{times.size / 1000:,.0f} kB", *([f"target {work.target:g} ms {met}"] if load == Load() else [])]  # fmt: skip
+        words = [
+            f"median {1000 * times.median:.1f} ms",
+            f"p95 {1000 * times.p95:.1f} ms",
+            f"first {1000 * times.first:.0f} ms",
+            f"{times.size / 1000:,.0f} kB",
+            *([f"target {work.target:g} ms {met}"] if load == Load() else []),
+        ]
         print(f"{work.title}: {', '.join(words)}", flush=True)
     if failed:
         raise SystemExit("\n".join(failed))
@@ -407,8 +467,11 @@ def main() -> None:
     options = parser.parse_args()
     load = QUICK if options.quick else Load()
     with prepared(options.folder, load) as (folder, index):
-        print(f"{load.runs:,} runs x {load.epochs} epochs; {load.requests} requests each; {platform.machine()}, "
-              f"Python {platform.python_version()}", flush=True)  # fmt: skip
+        print(
+            f"{load.runs:,} runs x {load.epochs} epochs; {load.requests} requests each; {platform.machine()}, "
+            f"Python {platform.python_version()}",
+            flush=True,
+        )
         if options.others:
             say_others(folder, options.others.split(","), index, load)
         else:

@@ -128,11 +128,23 @@ def fill_mlflow(given: Given, uri: str) -> None:
     }
     for number, run in enumerate(given.runs()):
         run_id, at = f"{run['id']:0>32}", 1_767_225_600_000 + 60_000 * number
-        rows[models.SqlRun].append({
-            "run_uuid": run_id, "name": run["name"], "status": "FINISHED", "start_time": at, "end_time": at + 500_000,
-            "lifecycle_stage": "active", "experiment_id": 0, "artifact_uri": "", "user_id": "u", "source_type": "LOCAL",
-            "source_name": "", "entry_point_name": "", "source_version": "",
-        })  # fmt: skip
+        rows[models.SqlRun].append(
+            {
+                "run_uuid": run_id,
+                "name": run["name"],
+                "status": "FINISHED",
+                "start_time": at,
+                "end_time": at + 500_000,
+                "lifecycle_stage": "active",
+                "experiment_id": 0,
+                "artifact_uri": "",
+                "user_id": "u",
+                "source_type": "LOCAL",
+                "source_name": "",
+                "entry_point_name": "",
+                "source_version": "",
+            }
+        )
         rows[models.SqlParam] += [{"run_uuid": run_id, "key": k, "value": str(v)} for k, v in run["config"].items()]
         rows[models.SqlTag] += [{"run_uuid": run_id, "key": tag, "value": "yes"} for tag in run["tags"]]
         for key in METRICS:

@@ -35,20 +35,28 @@ def equal_results(bench: Bench) -> Iterator[Result]:
         low, high = 100 * (test.difference - half), 100 * (test.difference + half)
         difference = f"{100 * test.difference:+.2f} ({low:+.2f} to {high:+.2f})"
         rows += [
-            [TITLES[model], side, percent(statistics.mean(values)), f"{100 * statistics.stdev(values):.2f}",
-             accuracies(values), difference if side == "Runoff" else ""]
+            [
+                TITLES[model],
+                side,
+                percent(statistics.mean(values)),
+                f"{100 * statistics.stdev(values):.2f}",
+                accuracies(values),
+                difference if side == "Runoff" else "",
+            ]
             for side, values in found.items()
-        ]  # fmt: skip
+        ]
         raw[model] = found
     yield Result(
-        "equal", "Equal results in float32",
+        "equal",
+        "Equal results in float32",
         "all intervals of the differences contain zero" if all_agree else "an interval excludes zero",
         f"{len(seeds)} seeds per side",
         sentence="Test accuracy with the notebook's recipe. The same seed gives other random numbers on each side, so the "
         "means are compared, with Welch's interval at 95 %.",
         head=["net", "side", "mean", "standard deviation, points", "all seeds", "Runoff minus notebook, points"],
-        rows=rows, raw=raw,
-    )  # fmt: skip
+        rows=rows,
+        raw=raw,
+    )
 
 
 def program(name: str, title: str, bench: Bench, *arguments: str) -> Iterator[Result]:

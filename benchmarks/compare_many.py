@@ -42,10 +42,16 @@ def make_runs(num_groups: int, num_seeds: int, num_images: int) -> list[Compared
         name = f"{group:02}{seed:02}"
         runs.append(
             ComparedRun(
-                id=name, name=f"FC {group} seed {seed}", config=config.model_dump(), group=f"g{group}", seed=seed,
-                test_fingerprint="same", epoch=1, predictions=predictions_of(labels, predicted),
+                id=name,
+                name=f"FC {group} seed {seed}",
+                config=config.model_dump(),
+                group=f"g{group}",
+                seed=seed,
+                test_fingerprint="same",
+                epoch=1,
+                predictions=predictions_of(labels, predicted),
             )
-        )  # fmt: skip
+        )
     return runs
 
 
@@ -112,8 +118,10 @@ def main() -> None:
         runs = make_runs(num_groups, num_seeds, options.images)
         ours, plain = best_of(product, runs, options.repeats), best_of(plain_loop, runs, options.repeats)
         num_pairs = len(runs) * (len(runs) - 1) // 2
-        print(f"{len(runs)} runs ({num_groups} recipes x {num_seeds} seeds), {num_pairs} pairs: "
-              f"{ours * 1000:.0f} ms, plain loop {plain * 1000:.0f} ms, {plain / ours:.1f} x as long")  # fmt: skip
+        print(
+            f"{len(runs)} runs ({num_groups} recipes x {num_seeds} seeds), {num_pairs} pairs: "
+            f"{ours * 1000:.0f} ms, plain loop {plain * 1000:.0f} ms, {plain / ours:.1f} x as long"
+        )
 
 
 if __name__ == "__main__":

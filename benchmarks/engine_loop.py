@@ -129,9 +129,15 @@ def settle(config: RunConfig, home: Path, threads: int) -> None:
     key = precision_key(config, dataset.image_shape, device)
     if key not in measurements.read(home).get("precision", {}):
         measure.measure(
-            home, "precision", key, config, dataset.image_shape, len(dataset.class_names), num_threads=threads,
+            home,
+            "precision",
+            key,
+            config,
+            dataset.image_shape,
+            len(dataset.class_names),
+            num_threads=threads,
             device=device,
-        )  # fmt: skip
+        )
 
 
 def versions() -> dict[str, str]:

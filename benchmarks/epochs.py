@@ -26,16 +26,25 @@ def epoch_and_test(model: str, bench: Bench) -> Iterator[Result]:
     seconds = {side: each(measured, "seconds") for side, measured in raw.items()}
     ratio = ratio_of(seconds["notebook loop"], seconds["Runoff"])
     yield Result(
-        model, f"{TITLES[model]}, one epoch and test", times(ratio), f"{bench.plan.repeats} each",
+        model,
+        f"{TITLES[model]}, one epoch and test",
+        times(ratio),
+        f"{bench.plan.repeats} each",
         sentence=_thread_words(seconds["notebook loop, 1 thread"], seconds["Runoff"]),
         head=["side", "threads", "precision", "seconds", "training", "test"],
         rows=[
-            [side, *_how(measured), spread(seconds[side]),
-             spread(each(measured, "train_seconds")), spread(each(measured, "test_seconds"))]
+            [
+                side,
+                *_how(measured),
+                spread(seconds[side]),
+                spread(each(measured, "train_seconds")),
+                spread(each(measured, "test_seconds")),
+            ]
             for side, measured in raw.items()
         ],
-        ratio=ratio, raw=raw,
-    )  # fmt: skip
+        ratio=ratio,
+        raw=raw,
+    )
 
 
 def _thread_words(one_thread: Sequence[float], runoff: Sequence[float]) -> str:
@@ -67,17 +76,26 @@ def vgg_epoch(bench: Bench) -> Iterator[Result]:
     seconds = {side: [whole_epoch(one, num_train) for one in measured] for side, measured in raw.items()}
     ratio = ratio_of(seconds["notebook loop"], seconds["Runoff"])
     yield Result(
-        "vgg", f"{TITLES['vgg']}, one epoch and test", times(ratio), f"{bench.plan.repeats} each",
+        "vgg",
+        f"{TITLES['vgg']}, one epoch and test",
+        times(ratio),
+        f"{bench.plan.repeats} each",
         sentence=f"The notebook's recipe with its augmentation. Both sides train {loop_of(raw['Runoff'][0])['steps']:,} "
         f"steps from the beginning of an epoch, scaled to its {num_train:,} images, and test on all test images.",
         head=["side", "threads", "precision", "seconds", "images/s in training", "test, seconds"],
         rows=[
-            [side, *_how(measured), spread(seconds[side]), spread([_rate(loop_of(one)) for one in measured]),
-             spread(each(measured, "test_seconds"))]
+            [
+                side,
+                *_how(measured),
+                spread(seconds[side]),
+                spread([_rate(loop_of(one)) for one in measured]),
+                spread(each(measured, "test_seconds")),
+            ]
             for side, measured in raw.items()
         ],
-        ratio=ratio, raw={**raw, "num_train": num_train},
-    )  # fmt: skip
+        ratio=ratio,
+        raw={**raw, "num_train": num_train},
+    )
 
 
 def whole_epoch(measured: Measured, num_train: int, epochs: int = 1) -> float:
@@ -101,7 +119,9 @@ def memory(bench: Bench) -> Iterator[Result]:
     }
     peaks = {side: measured["peak_mb"] for side, measured in raw.items()}
     yield Result(
-        "memory", "Peak memory of VGG training", f"{percent(peaks['Runoff'] / peaks['notebook loop'], 0)} of the notebook's",
+        "memory",
+        "Peak memory of VGG training",
+        f"{percent(peaks['Runoff'] / peaks['notebook loop'], 0)} of the notebook's",
         "1 each",
         sentence="Training and test. The process with its children, sampled 4 times a second (proportional set size: a page "
         "shared by n processes counts as 1/n, and mapped files count). Runoff trains a whole epoch, the notebook's loop "
@@ -110,7 +130,7 @@ def memory(bench: Bench) -> Iterator[Result]:
         head=["side", "MB"],
         rows=[[side, number(peak)] for side, peak in peaks.items()],
         raw=raw,
-    )  # fmt: skip
+    )
 
 
 # The share of the matrix product -------------------------------------------------------------------------------------
@@ -130,7 +150,9 @@ def matmul_share(bench: Bench) -> Iterator[Result]:
     shares = [gflops / loop["matmul"]["gflops"] for gflops, loop in zip(reached, loops, strict=True)]
     threads, precision = _how(raw)
     yield Result(
-        "share", "VGG training, share of the matrix product's rate", percent(statistics.median(shares), 0),
+        "share",
+        "VGG training, share of the matrix product's rate",
+        percent(statistics.median(shares), 0),
         f"{bench.plan.repeats}",
         sentence=f"Training with augmentation: {number(loops[0]['flops_per_image'] / 1e9)} GFLOP per image, which is 6 x "
         f"the multiply-adds of the forward pass, in {precision}, threads: {threads}. The product is the best of 1,024, "
@@ -139,9 +161,15 @@ def matmul_share(bench: Bench) -> Iterator[Result]:
         "multiplications, so the share can be above 100 %.",
         head=["repeat", "training, GFLOP/s", "matrix product, GFLOP/s", "its size", "its fastest round", "share"],
         rows=[
-            [str(place), number(gflops), number(loop["matmul"]["gflops"]), f"{loop['matmul']['size']:,}",
-             number(loop["matmul"]["fastest"]), percent(share, 1)]
+            [
+                str(place),
+                number(gflops),
+                number(loop["matmul"]["gflops"]),
+                f"{loop['matmul']['size']:,}",
+                number(loop["matmul"]["fastest"]),
+                percent(share, 1),
+            ]
             for place, (gflops, loop, share) in enumerate(zip(reached, loops, shares, strict=True), start=1)
         ],
         raw={"Runoff": raw},
-    )  # fmt: skip
+    )

@@ -131,10 +131,16 @@ def compared(
     """The run as the server brings it to the comparison, except that its group is the side that it is on."""
     config = recipe(dataset, seed)
     return ComparedRun(
-        id=f"{group}{seed}", name=group, config=config.model_dump(), group=group, seed=seed, test_fingerprint=fingerprint,
-        epoch=config.epochs, epochs_done=config.epochs,
+        id=f"{group}{seed}",
+        name=group,
+        config=config.model_dump(),
+        group=group,
+        seed=seed,
+        test_fingerprint=fingerprint,
+        epoch=config.epochs,
+        epochs_done=config.epochs,
         predictions=Predictions(labels, predicted.astype(np.uint16), np.ones(len(labels), np.float32)),
-    )  # fmt: skip
+    )
 
 
 def compare_sides(sides: Sequence[Sequence[ComparedRun]]) -> Recipe:
@@ -241,8 +247,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         train_missing(home, dataset, range(2 * size * num), kept, options.processes)
         results = measured(kept, num, size, dataset, fingerprint, np.asarray(split.labels))
     here = versions()
-    print(f"{PRESET} on {facts.title}, seeds 0 to {2 * size * num - 1:,}; {here['machine']}, torch {here['torch']}; "
-          f"{time.monotonic() - begin:.0f} s, {found:,} seeds were there")  # fmt: skip
+    print(
+        f"{PRESET} on {facts.title}, seeds 0 to {2 * size * num - 1:,}; {here['machine']}, torch {here['torch']}; "
+        f"{time.monotonic() - begin:.0f} s, {found:,} seeds were there"
+    )
     for line in report(results, len(split.labels)):
         print(line)
     right = [float((predicted == split.labels).mean()) for _seed, predicted in sorted(kept.by_seed.items())]

@@ -257,8 +257,11 @@ def report_families(random: np.random.Generator, draws: int, nets: int = 10) -> 
             facts = zip((only_a - only_b) / n, low, high, adjusted, strict=True)
             alarms += any("better" in judge(d, lo, hi, p, DEFAULT_MARGIN) for d, lo, hi, p in facts if p <= 0.05)
         rates.append(f"{alarms / draws:.1%} at {n:,} images")
-    print(f"Of {nets} equally good nets ({len(first)} pairs, {draws:,} draws) some pair was called better in "
-          + ", ".join(rates) + ".")  # fmt: skip
+    print(
+        f"Of {nets} equally good nets ({len(first)} pairs, {draws:,} draws) some pair was called better in "
+        + ", ".join(rates)
+        + "."
+    )
 
 
 # Every interval, over accuracies -------------------------------------------------------------------------------------
@@ -449,8 +452,10 @@ def main() -> None:
         options.draws, options.repeats, options.slow_draws = 2_000, 20, 10
     draws, repeats, slow = options.draws, options.repeats, options.slow_draws
     started = time.perf_counter()
-    print(f"numpy seed {SEED}, {draws:,} test sets for each of {len(list(scenarios()))} scenarios and each n, "
-          f"{repeats:,} pairs of recipes a line; {platform.machine()}, numpy {np.__version__}\n")  # fmt: skip
+    print(
+        f"numpy seed {SEED}, {draws:,} test sets for each of {len(list(scenarios()))} scenarios and each n, "
+        f"{repeats:,} pairs of recipes a line; {platform.machine()}, numpy {np.__version__}\n"
+    )
     reports: list[Callable[[np.random.Generator], None]] = [
         lambda random: report_pairs(random, draws),
         lambda random: report_accuracies(random, draws // 20, slow),

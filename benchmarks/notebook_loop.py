@@ -237,9 +237,15 @@ def run(net: str, seed: int, epochs: int, data: tuple[Batches, Batches], most_st
     correct, total = test(model, test_batches, device)
     end = time.perf_counter()
     return {
-        "seed": seed, "seconds": end - begin, "train_seconds": trained - begin, "test_seconds": end - trained,
-        "steps": work.steps, "num_trained": work.images, "num_tested": total, "accuracy": correct / total,
-    }  # fmt: skip
+        "seed": seed,
+        "seconds": end - begin,
+        "train_seconds": trained - begin,
+        "test_seconds": end - trained,
+        "steps": work.steps,
+        "num_trained": work.images,
+        "num_tested": total,
+        "accuracy": correct / total,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -49,9 +49,21 @@ class Plan:
 
 
 QUICK = Plan(
-    repeats=1, more_repeats=1, vgg_steps=2, vgg_target_steps=2, memory_steps=2, share_steps=2, timed_images=256,
-    matmul_every=2, lenet_epochs=2, vgg_epochs=1, num_seeds=2, seed_models=("fc",), sweep_repeats=2, recorded_epochs=(1,),
-)  # fmt: skip
+    repeats=1,
+    more_repeats=1,
+    vgg_steps=2,
+    vgg_target_steps=2,
+    memory_steps=2,
+    share_steps=2,
+    timed_images=256,
+    matmul_every=2,
+    lenet_epochs=2,
+    vgg_epochs=1,
+    num_seeds=2,
+    seed_models=("fc",),
+    sweep_repeats=2,
+    recorded_epochs=(1,),
+)
 
 
 @dataclass
@@ -79,9 +91,15 @@ class Bench:
         return count
 
     def notebook(
-        self, model: str, *, seeds: Sequence[int] = (0,), epochs: int = 1, steps: int | None = None,
-        threads: int | None = None, watch: bool = False,
-    ) -> Measured:  # fmt: skip
+        self,
+        model: str,
+        *,
+        seeds: Sequence[int] = (0,),
+        epochs: int = 1,
+        steps: int | None = None,
+        threads: int | None = None,
+        watch: bool = False,
+    ) -> Measured:
         """The notebook's loop, with one net after the other for each of ``seeds``. ``watch`` adds ``peak_mb``."""
         if model in GREY and self.mnist_root is not None:
             data = ["--mnist", str(self.mnist_root)]

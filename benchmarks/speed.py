@@ -28,8 +28,24 @@ QUICK_CASES = [name for name in CASES if name not in ("cnn", "lenet", "vgg", "me
 _QUIET = 0.1  # part of the cores; with more, threads wait for each other and ratios say little
 RESULTS = ROOT / "benchmarks" / "results.json"
 PAGES = ROOT / "docs" / "lab"
-ORDER = ["fc", "cnn", "lenet", "vgg", "cnn-target", "lenet-target", "vgg-target", "vgg-run", "sweep", "share", "memory",
-         "recording", "equal", "start_latency", "compare_many", "at_scale"]  # fmt: skip
+ORDER = [
+    "fc",
+    "cnn",
+    "lenet",
+    "vgg",
+    "cnn-target",
+    "lenet-target",
+    "vgg-target",
+    "vgg-run",
+    "sweep",
+    "share",
+    "memory",
+    "recording",
+    "equal",
+    "start_latency",
+    "compare_many",
+    "at_scale",
+]
 
 
 def parser() -> argparse.ArgumentParser:

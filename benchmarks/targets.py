@@ -31,32 +31,44 @@ def time_to_accuracy(model: str, preset: str, bench: Bench) -> Iterator[Result]:
     fast = interleaved(bench.plan.repeats, {preset: partial(_fast_training, bench, preset)})[preset]
     target = statistics.mean(each(notebook, "accuracy"))
     yield _reached(
-        model, preset, each(notebook, "seconds"), fast, target,
+        model,
+        preset,
+        each(notebook, "seconds"),
+        fast,
+        target,
         repeats=f"{repeats} of the notebook, {len(fast)} of Runoff",
         sentence=f"{percent(target)} is the test accuracy of the notebook's recipe after {count(epochs, 'epoch')} (mean "
         "over its seeds); its time is that of the whole training and one test.",
         notebook_row=[accuracies(each(notebook, "accuracy")), str(epochs)],
         raw={_NOTEBOOK: notebook, "Runoff": fast, "target": target},
-    )  # fmt: skip
+    )
 
 
 def vgg_target(bench: Bench) -> Iterator[Result]:
     """Trainings with vgg's fast preset, seeds from 1, each after a part of an epoch by the notebook's loop."""
     preset, steps = "cifar10-vgg-fast", bench.plan.vgg_target_steps
     changes = {"epochs": bench.plan.vgg_epochs} if bench.plan.vgg_epochs else {}
-    raw = interleaved(bench.plan.repeats, {
-        _NOTEBOOK: lambda place: bench.notebook("vgg", seeds=[place + 1], steps=steps),
-        preset: lambda place: _fast_training(bench, preset, place + 1, **changes),
-    })  # fmt: skip
+    raw = interleaved(
+        bench.plan.repeats,
+        {
+            _NOTEBOOK: lambda place: bench.notebook("vgg", seeds=[place + 1], steps=steps),
+            preset: lambda place: _fast_training(bench, preset, place + 1, **changes),
+        },
+    )
     yield _reached(
-        "vgg", preset, _notebook_seconds(bench, raw[_NOTEBOOK]), raw[preset], VGG_TARGET, repeats=f"{bench.plan.repeats} each",
+        "vgg",
+        preset,
+        _notebook_seconds(bench, raw[_NOTEBOOK]),
+        raw[preset],
+        VGG_TARGET,
+        repeats=f"{bench.plan.repeats} each",
         sentence=f"{percent(VGG_TARGET, 1)} is the test accuracy of the notebook's recipe after {NOTEBOOK_EPOCHS} epochs, "
         f"measured once; its time is that of these epochs and one test, scaled from {count(steps, 'step')} of training "
         "before each of Runoff's trainings. The preset was chosen on these test images with seed 0; the seeds here are 1 "
         f"to {bench.plan.repeats}.",
         notebook_row=[f"{percent(VGG_TARGET, 1)}, once", str(NOTEBOOK_EPOCHS)],
         raw={_NOTEBOOK: raw[_NOTEBOOK], "Runoff": raw[preset]},
-    )  # fmt: skip
+    )
 
 
 def _notebook_seconds(bench: Bench, parts: Sequence[Measured]) -> list[float]:
@@ -69,14 +81,23 @@ def _fast_training(bench: Bench, preset: str, seed: int, **changes: Any) -> Meas
 
 
 def _reached(
-    model: str, preset: str, notebook: Sequence[float], fast: Sequence[Measured], target: float, *, repeats: str,
-    sentence: str, notebook_row: list[str], raw: dict[str, Any],
-) -> Result:  # fmt: skip
+    model: str,
+    preset: str,
+    notebook: Sequence[float],
+    fast: Sequence[Measured],
+    target: float,
+    *,
+    repeats: str,
+    sentence: str,
+    notebook_row: list[str],
+    raw: dict[str, Any],
+) -> Result:
     """The result: the notebook's seconds against those until each of Runoff's trainings had the accuracy."""
     reached = [at for one in fast if (at := seconds_to(loop_of(one)["epochs"], target)) is not None]
     ratio = ratio_of(notebook, reached) if len(reached) == len(fast) else None
     return Result(
-        f"{model}-target", f"{TITLES[model]}, time to {percent(target)}",
+        f"{model}-target",
+        f"{TITLES[model]}, time to {percent(target)}",
         f"not reached in {len(fast) - len(reached)} of {len(fast)} trainings" if ratio is None else times(ratio),
         repeats,
         sentence=f"{sentence} Runoff's time ends with the first epoch whose test reaches this accuracy, and includes "
@@ -84,11 +105,16 @@ def _reached(
         head=["side", "seconds to the accuracy", "test accuracy at the end", "epochs"],
         rows=[
             [_NOTEBOOK, spread(notebook), *notebook_row],
-            [f"Runoff, `{preset}`", spread(reached) if reached else "not reached", accuracies(each(fast, "accuracy")),
-             str(len(loop_of(fast[0])["epochs"]))],
+            [
+                f"Runoff, `{preset}`",
+                spread(reached) if reached else "not reached",
+                accuracies(each(fast, "accuracy")),
+                str(len(loop_of(fast[0])["epochs"])),
+            ],
         ],
-        ratio=ratio, raw=raw,
-    )  # fmt: skip
+        ratio=ratio,
+        raw=raw,
+    )
 
 
 def seconds_to(epochs: Sequence[Mapping[str, Any]], target: float) -> float | None:
@@ -128,7 +154,8 @@ def _vgg_run(bench: Bench, name: str, folder: RunFolder, notebook: Sequence[floa
     to_target = percent(VGG_TARGET, 1) + (" not reached" if ratio is None else f" {times(ratio)}")
     end = epochs[-1]["at_seconds"]
     return Result(
-        name, f"VGG, time to {percent(VGG_TARGET, 1)} in a run of {count(len(epochs), 'epoch')}",
+        name,
+        f"VGG, time to {percent(VGG_TARGET, 1)} in a run of {count(len(epochs), 'epoch')}",
         f"{to_target}; {percent(last)} in {percent(end / budget, 0)} of the notebook's time",
         f"accuracies 1, timings {len(notebook)} of the notebook and {len(rates)} of Runoff",
         sentence=f"One run with seed {config.seed}, read from its folder; the accuracy is that of its last epoch. The "
@@ -136,14 +163,26 @@ def _vgg_run(bench: Bench, name: str, folder: RunFolder, notebook: Sequence[floa
         f"{percent(VGG_TARGET, 1)} at the end. Runoff's time is training and a test after every epoch, at the rate "
         "measured now on full-size images, also for the epochs on smaller ones. By the run's own clock it took "
         f"{number(_by_its_clock(logged))} s, with saving.",
-        head=["side", f"seconds to {percent(VGG_TARGET, 1)}", "seconds in total", "test accuracy at the end", "images/s"],
+        head=[
+            "side",
+            f"seconds to {percent(VGG_TARGET, 1)}",
+            "seconds in total",
+            "test accuracy at the end",
+            "images/s",
+        ],
         rows=[
             ["notebook loop", spread(notebook), spread(notebook), percent(VGG_TARGET, 1), "as above"],
-            ["Runoff", "not reached" if reached is None else number(reached), number(end), percent(last), spread(rates)],
+            [
+                "Runoff",
+                "not reached" if reached is None else number(reached),
+                number(end),
+                percent(last),
+                spread(rates),
+            ],
         ],
         ratio=ratio,
         raw={"config": config.model_dump(), "epochs": epochs, "notebook": notebook, "Runoff": raw},
-    )  # fmt: skip
+    )
 
 
 def read_run(bench: Bench, folder: RunFolder) -> tuple[RunConfig, list[dict[str, Any]]]:

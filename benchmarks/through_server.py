@@ -38,14 +38,20 @@ def sweep(bench: Bench) -> Iterator[Result]:
     }
     ratio = ratio_of(seconds["notebook loop"], seconds["Runoff"])
     yield Result(
-        "sweep", f"A sweep of {count(repeats, 'FC run')} through the server", times(ratio), f"{bench.plan.repeats} each",
+        "sweep",
+        f"A sweep of {count(repeats, 'FC run')} through the server",
+        times(ratio),
+        f"{bench.plan.repeats} each",
         sentence=f"From `POST /sweeps` until the API says that the last of the {count(repeats, 'run')} is finished, with "
         "run folders, checkpoints and index, on a server that has trained one run before. The notebook's side runs as "
         "many loops one after the other, in one process that has its data open.",
         head=["side", "seconds in total", "seconds per run"],
-        rows=[[side, spread(values), spread([value / repeats for value in values])] for side, values in seconds.items()],
-        ratio=ratio, raw=raw,
-    )  # fmt: skip
+        rows=[
+            [side, spread(values), spread([value / repeats for value in values])] for side, values in seconds.items()
+        ],
+        ratio=ratio,
+        raw=raw,
+    )
 
 
 def _sweep_through_server(bench: Bench, repeats: int) -> Measured:
@@ -70,10 +76,13 @@ def work_of(home: Path, run_id: str) -> dict[str, Any]:
     begun = next(event for event in events if event["type"] == "started")
     epochs = [event for event in events if event["type"] == "epoch"]
     return {
-        "steps": epochs[-1]["step"], "num_trained": begun["num_train"] * len(epochs),
-        "num_tested": epochs[-1]["test_total"], "accuracy": epochs[-1]["test_accuracy"],
-        "loop_seconds": _at(events[-1]) - _at(begun), "save_seconds": [epoch["save_seconds"] for epoch in epochs],
-    }  # fmt: skip
+        "steps": epochs[-1]["step"],
+        "num_trained": begun["num_train"] * len(epochs),
+        "num_tested": epochs[-1]["test_total"],
+        "accuracy": epochs[-1]["test_accuracy"],
+        "loop_seconds": _at(events[-1]) - _at(begun),
+        "save_seconds": [epoch["save_seconds"] for epoch in epochs],
+    }
 
 
 def _at(event: Mapping[str, Any]) -> float:
@@ -101,21 +110,41 @@ def recording(bench: Bench) -> Iterator[Result]:
         costs.append(f"{percent(cost, 1)} at {count(epochs, 'epoch')}")
         saving = [statistics.median(loop_of(one)["save_seconds"]) for one in both["product"]]
         requests = statistics.median(one["num_requests"] for one in both["product"])
-        rows.append([str(epochs), str(repeats), spread(alone), spread(whole), percent(cost, 1), spread(saving),
-                     f"{requests:,.0f}"])  # fmt: skip
+        rows.append(
+            [
+                str(epochs),
+                str(repeats),
+                spread(alone),
+                spread(whole),
+                percent(cost, 1),
+                spread(saving),
+                f"{requests:,.0f}",
+            ]
+        )
         raw[str(epochs)] = both
     fsync = fsync_seconds(bench.home / "runs")
     yield Result(
-        "recording", "Cost of recording, CNN on MNIST", "; ".join(costs), "see the table",
+        "recording",
+        "Cost of recording, CNN on MNIST",
+        "; ".join(costs),
+        "see the table",
         sentence="From the event `started` to `finished`: the engine alone in a fresh process, and a run on a server that "
         "indexes it and serves one open run page, which polls every second and loads its figures and pictures. Saving is "
         "the checkpoint and the predictions of an epoch, each synced to disk. Writing a file of 64 KiB, syncing it, "
         f"renaming it and syncing its folder takes {1000 * statistics.median(fsync):.1f} ms here "
         f"(median of {len(fsync)}).",
-        head=["epochs", "n", "engine, seconds", "product, seconds", "cost", "saving, seconds per epoch",
-              "requests of the page"],
-        rows=rows, raw={**raw, "fsync": fsync},
-    )  # fmt: skip
+        head=[
+            "epochs",
+            "n",
+            "engine, seconds",
+            "product, seconds",
+            "cost",
+            "saving, seconds per epoch",
+            "requests of the page",
+        ],
+        rows=rows,
+        raw={**raw, "fsync": fsync},
+    )
 
 
 def _engine_alone(bench: Bench, epochs: int, seed: int) -> Measured:

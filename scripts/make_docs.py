@@ -181,9 +181,15 @@ def _command(path: list[str], command: Any) -> str:
 
 
 MAKERS: dict[str, Callable[[], str]] = {
-    "fields": fields, "models": models, "presets": presets, "settings": settings, "routes": routes, "files": files,
-    "search-fields": search_fields, "command-line": command_line,
-}  # fmt: skip
+    "fields": fields,
+    "models": models,
+    "presets": presets,
+    "settings": settings,
+    "routes": routes,
+    "files": files,
+    "search-fields": search_fields,
+    "command-line": command_line,
+}
 
 
 @cache

@@ -26,9 +26,16 @@ import httpx
 DIGITS = {"dataset": "digits", "precision": "float32", "device": "cpu"}
 CNN = {**DIGITS, "model": "cnn", "epochs": 3, "batch_size": 16, "optimizer": "adam", "learning_rate": 0.002}
 VGG = {
-    **DIGITS, "model": "vgg", "width": 2, "epochs": 3, "batch_size": 32, "learning_rate": 0.05, "schedule": "one_cycle",
-    "train_fraction": 0.4, "augmentation": "crop_flip",
-}  # fmt: skip
+    **DIGITS,
+    "model": "vgg",
+    "width": 2,
+    "epochs": 3,
+    "batch_size": 32,
+    "learning_rate": 0.05,
+    "schedule": "one_cycle",
+    "train_fraction": 0.4,
+    "augmentation": "crop_flip",
+}
 RUNS: dict[str, dict[str, Any]] = {
     "fc": {**DIGITS, "model": "fc", "epochs": 3, "batch_size": 16, "learning_rate": 0.02},
     "cnn": CNN,

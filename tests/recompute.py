@@ -87,12 +87,19 @@ def compared(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray])
     both, neither = int((right_a & right_b).sum()), int((~right_a & ~right_b).sum())
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     return {
-        "num_images": n, "both_correct": both, "only_a_correct": only_a, "only_b_correct": only_b, "both_wrong": neither,
-        "a_correct": both + only_a, "b_correct": both + only_b, "difference": (only_a - only_b) / n,
+        "num_images": n,
+        "both_correct": both,
+        "only_a_correct": only_a,
+        "only_b_correct": only_b,
+        "both_wrong": neither,
+        "a_correct": both + only_a,
+        "b_correct": both + only_b,
+        "difference": (only_a - only_b) / n,
         "same_wrong_answer": int(((a[1] == b[1]) & ~right_a).sum()),
-        "interval": tango(only_a, only_b, n, NormalDist().inv_cdf(0.975)), "p_value": mcnemar(only_a, only_b),
+        "interval": tango(only_a, only_b, n, NormalDist().inv_cdf(0.975)),
+        "p_value": mcnemar(only_a, only_b),
         "identical": bool((a[1] == b[1]).all()),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

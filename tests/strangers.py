@@ -5,8 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 NAMES = (
-    "app", "trainer", "runoff", "json", "multiprocessing", "numpy", "random", "socket", "statistics", "torch", "uvicorn",
-)  # fmt: skip
+    "app",
+    "trainer",
+    "runoff",
+    "json",
+    "multiprocessing",
+    "numpy",
+    "random",
+    "socket",
+    "statistics",
+    "torch",
+    "uvicorn",
+)
 
 
 def fill(folder: Path) -> Path:

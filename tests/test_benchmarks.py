@@ -59,9 +59,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder.mkdir(parents=True)
         splits = {split: rows(count, shape) for split, count in (("train", NUM_TRAIN), ("test", NUM_TEST))}
         facts = {
-            "title": name, "kind": "imported", "source": "", "unreadable": [], "num_unreadable": 0, "num_ignored": 0,
+            "title": name,
+            "kind": "imported",
+            "source": "",
+            "unreadable": [],
+            "num_unreadable": 0,
+            "num_ignored": 0,
             "created_at": "2026-01-01T00:00:00.000Z",
-        }  # fmt: skip
+        }
         cache.write_cache(folder, splits, [f"class {number}" for number in range(10)], facts, lambda progress: None)
     (tmp_path / "runs").mkdir()
     return tmp_path
@@ -155,11 +160,17 @@ def bench(home: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
     def side(seconds: float) -> Callable[..., dict[str, Any]]:
         loop = {
-            "steps": 1, "num_trained": 128, "num_tested": NUM_TEST, "seconds": seconds + 1, "train_seconds": seconds,
-            "test_seconds": 1.0, "accuracy": 0.5, "flops_per_image": 10**9,
+            "steps": 1,
+            "num_trained": 128,
+            "num_tested": NUM_TEST,
+            "seconds": seconds + 1,
+            "train_seconds": seconds,
+            "test_seconds": 1.0,
+            "accuracy": 0.5,
+            "flops_per_image": 10**9,
             "matmul": {"gflops": 256.0, "size": 1024, "fastest": 300.0},
             "epochs": [{"seconds": seconds, "at_seconds": seconds + 1, "test_accuracy": 0.5}],
-        }  # fmt: skip
+        }
         measured = {"loops": [loop], "threads": 2, "precision": "float32", "peak_mb": 100 * seconds}
         return lambda *arguments, **options: measured
 
@@ -261,17 +272,42 @@ def vgg_folder(home: Path, *, fingerprint: str | None = None, ended: bool = True
     assert meta is not None
     folder = RunFolder.create(home / "runs", parse_config({"dataset": "colour", "model": "vgg", "epochs": 2})[0])
     writer = EventWriter(folder, 1)
-    writer.write(Started(
-        num_parameters=1, device="cpu", precision="float32", num_threads=2, num_train=NUM_TRAIN, num_validation=0,
-        num_test=NUM_TEST, steps_per_epoch=3, total_steps=6, first_epoch=1, train_fingerprint=meta["train_fingerprint"],
-        test_fingerprint=fingerprint or meta["test_fingerprint"], class_names=[], image_shape=[3, 32, 32],
-    ))  # fmt: skip
+    writer.write(
+        Started(
+            num_parameters=1,
+            device="cpu",
+            precision="float32",
+            num_threads=2,
+            num_train=NUM_TRAIN,
+            num_validation=0,
+            num_test=NUM_TEST,
+            steps_per_epoch=3,
+            total_steps=6,
+            first_epoch=1,
+            train_fingerprint=meta["train_fingerprint"],
+            test_fingerprint=fingerprint or meta["test_fingerprint"],
+            class_names=[],
+            image_shape=[3, 32, 32],
+        )
+    )
     for number, accuracy in ((1, 0.80), (2, 0.83)):
-        writer.write(Epoch(
-            epoch=number, step=3 * number, train_loss=1.0, train_accuracy=0.5, test_loss=1.0, test_accuracy=accuracy,
-            test_correct=round(NUM_TEST * accuracy), test_total=NUM_TEST, learning_rate=0.1, seconds=100.0,
-            evaluation_seconds=10.0, images_per_second=NUM_TRAIN / 100, save_seconds=1.0,
-        ))  # fmt: skip
+        writer.write(
+            Epoch(
+                epoch=number,
+                step=3 * number,
+                train_loss=1.0,
+                train_accuracy=0.5,
+                test_loss=1.0,
+                test_accuracy=accuracy,
+                test_correct=round(NUM_TEST * accuracy),
+                test_total=NUM_TEST,
+                learning_rate=0.1,
+                seconds=100.0,
+                evaluation_seconds=10.0,
+                images_per_second=NUM_TRAIN / 100,
+                save_seconds=1.0,
+            )
+        )
     if ended:
         writer.write(Finished(2))
     writer.close()

@@ -111,9 +111,12 @@ def test_it_serves_and_trains(environment: Path, tmp_path: Path, is_of_a_student
 def test_the_demo_ends_with_a_comparison_in_a_students_folder(environment: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [environment / "bin" / "runoff", "demo", "--exit"],
-        cwd=strangers.fill(tmp_path / "folder"), env=environment_variables(tmp_path / "home"),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=strangers.fill(tmp_path / "folder"),
+        env=environment_variables(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(r"/compare\?run=\w+&run=\w+&run=\w+", done.stdout)
 
@@ -124,8 +127,9 @@ def serving(environment: Path, folder: Path, home: Path, *options: str) -> Itera
     port = free_port()
     with subprocess.Popen(
         [environment / "bin" / "runoff", "serve", "--port", str(port), *options],
-        cwd=folder, env=environment_variables(home),
-    ) as server:  # fmt: skip
+        cwd=folder,
+        env=environment_variables(home),
+    ) as server:
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as browser:
                 wait_for(lambda: server.poll() is not None or is_up(browser), START_SECONDS)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -106,9 +105,11 @@ class RunConfig(BaseModel):
 
     dataset: str = _f(..., N_("Data set"), N_("The images to learn."), "data", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     permute_pixels: bool = _f(
-        False, N_("Permute the pixels"),
-        N_("One fixed permutation for all images. A net that uses neighbourhoods loses them."), "data",
-    )  # fmt: skip
+        False,
+        N_("Permute the pixels"),
+        N_("One fixed permutation for all images. A net that uses neighbourhoods loses them."),
+        "data",
+    )
     model: ModelName = _f(
         ..., N_("Model"), N_("The net to train."), "model", labels={k: v.title for k, v in MODELS.items()}
     )
@@ -118,10 +119,12 @@ class RunConfig(BaseModel):
     epochs: Int = _f(1, N_("Epochs"), N_("One pass over the training images each."), "training", ge=1, le=10_000)
     batch_size: Int = _f(64, N_("Batch size"), N_("Images per step."), "training", unit=N_("images"), ge=1, le=65_536)
     optimizer: Literal["sgd", "adam", "adamw", "muon"] = _f(
-        "sgd", N_("Optimizer"),
-        N_("SGD with momentum is the classic; Adam adapts each step; Muon orthogonalizes it."), "training",
+        "sgd",
+        N_("Optimizer"),
+        N_("SGD with momentum is the classic; Adam adapts each step; Muon orthogonalizes it."),
+        "training",
         labels={"sgd": N_("SGD"), "adam": N_("Adam"), "adamw": N_("AdamW"), "muon": N_("Muon")},
-    )  # fmt: skip
+    )
     learning_rate: Float = _f(
         0.01,
         N_("Learning rate"),
@@ -139,13 +142,21 @@ class RunConfig(BaseModel):
         lt=1,
     )
     schedule: Literal["constant", "cosine", "one_cycle"] = _f(
-        "constant", N_("Schedule"), N_("How the learning rate changes over the steps."), "training",
+        "constant",
+        N_("Schedule"),
+        N_("How the learning rate changes over the steps."),
+        "training",
         labels={"constant": N_("constant"), "cosine": N_("cosine"), "one_cycle": N_("one cycle")},
-    )  # fmt: skip
+    )
     peak_at: Float | None = _f(
-        0.25, N_("Peak at"), N_("One cycle only: the part of training at which the rate is highest."), "advanced",
-        unit=N_("of training"), gt=0, lt=1,
-    )  # fmt: skip
+        0.25,
+        N_("Peak at"),
+        N_("One cycle only: the part of training at which the rate is highest."),
+        "advanced",
+        unit=N_("of training"),
+        gt=0,
+        lt=1,
+    )
     nesterov: bool | None = _f(False, N_("Nesterov"), N_("SGD and Muon: look ahead along the momentum."), "advanced")
     weight_decay: Float = _f(
         0.0, N_("Weight decay"), N_("Pulls weights towards zero at every step."), "advanced", ge=0, le=10
@@ -154,23 +165,36 @@ class RunConfig(BaseModel):
         0.0, N_("Label smoothing"), N_("Part of the target that is spread over all classes."), "advanced", ge=0, lt=1
     )
     augmentation: Literal["none", "crop_flip", "crop_flip_cutout"] = _f(
-        "none", N_("Augmentation"),
+        "none",
+        N_("Augmentation"),
         N_("Crop and flip shift images by up to 4 pixels and mirror half of them; cutout hides a square of each."),
-        "advanced", labels={"none": N_("none"), "crop_flip": N_("crop and flip"),
-                            "crop_flip_cutout": N_("crop, flip and cutout")},
-    )  # fmt: skip
+        "advanced",
+        labels={"none": N_("none"), "crop_flip": N_("crop and flip"), "crop_flip_cutout": N_("crop, flip and cutout")},
+    )
     normalization: Literal["dataset", "half", "cifar10", "none"] = _f(
-        "dataset", N_("Normalization"), N_("How pixels are scaled before the net sees them."), "advanced",
-        labels={"dataset": N_("mean and deviation of the data set"), "half": N_("to -1 .. 1"),
-                "cifar10": N_("CIFAR-10 constants"), "none": N_("none, 0 .. 1")},
-    )  # fmt: skip
+        "dataset",
+        N_("Normalization"),
+        N_("How pixels are scaled before the net sees them."),
+        "advanced",
+        labels={
+            "dataset": N_("mean and deviation of the data set"),
+            "half": N_("to -1 .. 1"),
+            "cifar10": N_("CIFAR-10 constants"),
+            "none": N_("none, 0 .. 1"),
+        },
+    )
     permutation_seed: Int | None = _f(
         0, N_("Permutation seed"), N_("Which permutation, when pixels are permuted."), "advanced", ge=0, le=2**32 - 1
     )
     validation_fraction: Float = _f(
-        0.0, N_("Validation part"), N_("Held out of the training images, to choose by."), "advanced",
-        unit=N_("of train"), ge=0, le=0.9,
-    )  # fmt: skip
+        0.0,
+        N_("Validation part"),
+        N_("Held out of the training images, to choose by."),
+        "advanced",
+        unit=N_("of train"),
+        ge=0,
+        le=0.9,
+    )
     train_fraction: Float = _f(
         1.0, N_("Training part"), N_("Less than 1 trains on fewer images."), "advanced", unit=N_("of train"), gt=0, le=1
     )
@@ -178,9 +202,12 @@ class RunConfig(BaseModel):
         0.0, N_("Label noise"), N_("Training labels replaced at random."), "advanced", unit=N_("of train"), ge=0, le=1
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = _f(
-        "auto", N_("Precision"), N_("Number format of the net's arithmetic; auto takes the fastest that was measured."),
-        "advanced", labels={"auto": N_("auto"), "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"},
-    )  # fmt: skip
+        "auto",
+        N_("Precision"),
+        N_("Number format of the net's arithmetic; auto takes the fastest that was measured."),
+        "advanced",
+        labels={"auto": N_("auto"), "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"},
+    )
     device: str = _f(
         "auto",
         N_("Device"),
@@ -195,13 +222,23 @@ class RunConfig(BaseModel):
         "advanced",
     )
     early_stopping_patience: Int | None = _f(
-        None, N_("Early stopping"), N_("Stop after so many epochs without progress on the validation images."), "advanced",
-        unit=N_("epochs"), ge=1, le=10_000,
-    )  # fmt: skip
+        None,
+        N_("Early stopping"),
+        N_("Stop after so many epochs without progress on the validation images."),
+        "advanced",
+        unit=N_("epochs"),
+        ge=1,
+        le=10_000,
+    )
     weight_averaging: Float | None = _f(
-        None, N_("Weight averaging"), N_("Decay of a running mean of the weights that is tested instead, such as 0.99."),
-        "advanced", gt=0, lt=1, allow_inf_nan=False,
-    )  # fmt: skip
+        None,
+        N_("Weight averaging"),
+        N_("Decay of a running mean of the weights that is tested instead, such as 0.99."),
+        "advanced",
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+    )
     progressive_size: bool = _f(
         False,
         N_("Progressive size"),
@@ -274,60 +311,6 @@ def _rules(config: RunConfig) -> Iterable[FieldProblem]:
             field="progressive_size",
             message=_("Progressive size works with vgg and vgg16 only. Choose one of these, or turn it off."),
         )
-
-
-def first_side(config: RunConfig, image_size: tuple[int, int]) -> int:
-    """The shorter side of the smallest images that ``progressive_size`` trains on: half, where the net takes that."""
-    smallest = MODELS[config.model].smallest_image
-    least = smallest if any(side % smallest for side in image_size) else smallest // 2
-    return max(least, min(image_size) // 2)
-
-
-def check_data(config: RunConfig, *, image_size: tuple[int, int], num_channels: int, num_train: int) -> None:
-    """Check the rules between a config and its data set; ``image_size`` is (height, width) in pixels.
-
-    Raises ``ConfigError``.
-    """
-    side, smallest = min(image_size), MODELS[config.model].smallest_image
-    problems = []
-    if side * 2 < smallest:
-        problems.append(
-            FieldProblem(
-                field="model",
-                message=_(
-                    "{model} needs images of at least {least} pixels a side; {dataset} has {height} x {width}. "
-                    "Choose fc, or import the images larger."
-                ).format(
-                    model=config.model, least=math.ceil(smallest / 2), dataset=config.dataset,
-                    height=image_size[0], width=image_size[1],
-                ),
-            )
-        )  # fmt: skip
-    if config.normalization == "cifar10" and num_channels != 3:
-        problems.append(
-            FieldProblem(
-                field="normalization",
-                message=_("The CIFAR-10 constants are for RGB images; {dataset} is grey. Choose dataset.").format(
-                    dataset=config.dataset
-                ),
-            )
-        )
-    if config.progressive_size and first_side(config, image_size) >= side:
-        problems.append(
-            FieldProblem(
-                field="progressive_size",
-                message=_(
-                    "Progressive size needs images of {least} x {least} pixels, or larger ones; {dataset} has {height} x {width}."
-                ).format(least=smallest, dataset=config.dataset, height=image_size[0], width=image_size[1]),
-            )
-        )
-    kept = round(num_train * config.train_fraction * (1 - config.validation_fraction))
-    if kept < 1:
-        problems.append(
-            FieldProblem(field="train_fraction", message=_("No training image would be left. Choose a larger part."))
-        )
-    if problems:
-        raise ConfigError(problems)
 
 
 def problems_of(error: ValidationError) -> list[FieldProblem]:

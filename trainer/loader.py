@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer import augment, streaming
-from trainer.config import RunConfig, first_side
+from trainer.config import RunConfig
 from trainer.datasets import catalogue
+from trainer.image_rules import first_side
 from trainer.randomness import generator
 from trainer.schedule import num_batches, rounded_part
 
@@ -95,10 +96,14 @@ def load(home: Path, config: RunConfig, device: torch.device) -> Data:
     dataset = catalogue.get_dataset(home, config.dataset)
     splits = [catalogue.open_split(home, config.dataset, split) for split in ("train", "test")]
     return from_arrays(
-        config, device, (splits[0].images, splits[0].labels), (splits[1].images, splits[1].labels),
-        class_names=dataset.class_names, moments=(tuple(dataset.mean), tuple(dataset.std)),
+        config,
+        device,
+        (splits[0].images, splits[0].labels),
+        (splits[1].images, splits[1].labels),
+        class_names=dataset.class_names,
+        moments=(tuple(dataset.mean), tuple(dataset.std)),
         fingerprints=(dataset.train_fingerprint or "", dataset.test_fingerprint or ""),
-    )  # fmt: skip
+    )
 
 
 def from_arrays(
@@ -127,13 +132,21 @@ def from_arrays(
         permutation = torch.from_numpy(catalogue.pixel_permutation(height, width, config.permutation_seed or 0))
     scale, shift = _affine(config, moments, images.shape[1])
     return Data(
-        train_images=images.to(place), train_labels=labels.to(device), train_indices=chosen,
-        validation_indices=held_out, validation_labels=clean[held_out].to(device),
-        test_images=test_images.to(place), test_labels=torch.from_numpy(test[1].astype(np.int64)).to(device),
-        scale=scale.to(device), shift=shift.to(device),
+        train_images=images.to(place),
+        train_labels=labels.to(device),
+        train_indices=chosen,
+        validation_indices=held_out,
+        validation_labels=clean[held_out].to(device),
+        test_images=test_images.to(place),
+        test_labels=torch.from_numpy(test[1].astype(np.int64)).to(device),
+        scale=scale.to(device),
+        shift=shift.to(device),
         permutation=None if permutation is None else permutation.to(device),
-        class_names=class_names, train_fingerprint=fingerprints[0], test_fingerprint=fingerprints[1], streamed=streamed,
-    )  # fmt: skip
+        class_names=class_names,
+        train_fingerprint=fingerprints[0],
+        test_fingerprint=fingerprints[1],
+        streamed=streamed,
+    )
 
 
 def _tensor(images: NDArray[np.uint8]) -> Tensor:
@@ -222,7 +235,7 @@ def permute(pixels: Tensor, permutation: Tensor | None) -> Tensor:
 def progressive_size(config: RunConfig, image_shape: tuple[int, int, int], epoch: int) -> tuple[int, int] | None:
     """(height, width) to train on in this epoch, or None for the images' own.
 
-    The first half of the epochs goes from half the side (``config.first_side``) towards the full side in steps of 4
+    The first half of the epochs goes from half the side (``image_rules.first_side``) towards the full side in steps of 4
     pixels, the second half trains on full images. The size depends on the epoch only.
     """
     half = config.epochs // 2

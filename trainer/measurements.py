@@ -80,9 +80,7 @@ def precision_key(config: RunConfig, image_shape: Sequence[int], environment: Ma
 
 def matmul_key(environment: Mapping[str, Any]) -> str:
     """What the rate of a matrix product depends on: machine, PyTorch, device, precision, threads."""
-    return _key(
-        environment, environment["device"], environment["precision"], f"{environment['num_threads']} threads"
-    )  # fmt: skip
+    return _key(environment, environment["device"], environment["precision"], f"{environment['num_threads']} threads")
 
 
 def _key(environment: Mapping[str, Any], *parts: str) -> str:

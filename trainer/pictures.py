@@ -34,9 +34,16 @@ def save_training_images(folder: RunFolder, config: RunConfig, data: Data) -> No
     labels = data.train_labels.index_select(0, rows.to(data.train_images.device))
     write_json(
         folder.pictures / "train.json",
-        {"sheets": [*sheets], "columns": COLUMNS, "tile": [*data.image_shape[1:]], "indices": rows.tolist(),
-         "labels": labels.tolist(), "permuted": config.permute_pixels, "augmentation": config.augmentation},
-    )  # fmt: skip
+        {
+            "sheets": [*sheets],
+            "columns": COLUMNS,
+            "tile": [*data.image_shape[1:]],
+            "indices": rows.tolist(),
+            "labels": labels.tolist(),
+            "permuted": config.permute_pixels,
+            "augmentation": config.augmentation,
+        },
+    )
 
 
 def as_seen(config: RunConfig, data: Data, rows: Tensor) -> Tensor:

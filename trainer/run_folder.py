@@ -120,10 +120,19 @@ class RunFolder:
         """Write run.json, which makes the folder a run that a server may find and start."""
         self.write_run(
             {
-                "id": self.id, "name": "", "tags": [], "notes": "", "archived": False, "sweep": None, "warnings": [],
-                "created_at": now(), "status": "queued", "after_attempt": 0, **run,
+                "id": self.id,
+                "name": "",
+                "tags": [],
+                "notes": "",
+                "archived": False,
+                "sweep": None,
+                "warnings": [],
+                "created_at": now(),
+                "status": "queued",
+                "after_attempt": 0,
+                **run,
             }
-        )  # fmt: skip
+        )
 
     @classmethod
     def create(cls, runs: Path, config: RunConfig, **run: Any) -> RunFolder:

@@ -18,13 +18,14 @@ from typing import IO
 import torch
 
 from trainer import checkpoint, engine, loader, measurements, pictures
-from trainer.config import RunConfig, check_data
+from trainer.config import RunConfig
 from trainer.datasets import catalogue, worker
 from trainer.environment import Environment, apply, resolve, resolve_device
 from trainer.events import Cancelled, Epoch, Event, Failed, Finished, Progress, Started, Step
 from trainer.failures import DatasetChanged, DatasetMissing, describe
 from trainer.home import home
 from trainer.i18n import _, ngettext
+from trainer.image_rules import check_data
 from trainer.run_folder import EventWriter, RunFolder, iter_valid_events
 
 FINISHED, NOT_WRITTEN, ALREADY_RUNNING = 0, 1, 3  # exit statuses
@@ -210,9 +211,13 @@ class Attempt:
                 self.log.line(f"Note: begun with PyTorch {environment.torch}, goes on with {torch.__version__}.")
         else:
             environment = resolve(
-                config, dataset.image_shape, home(), num_threads=self.num_threads, device=self.device,
+                config,
+                dataset.image_shape,
+                home(),
+                num_threads=self.num_threads,
+                device=self.device,
                 fingerprints=fingerprints,
-            )  # fmt: skip
+            )
             self.folder.write_environment(environment.to_json())
             why = measurements.explain_precision(home(), config, dataset.image_shape, environment.to_json())
             if why is not None:

@@ -23,9 +23,11 @@ from trainer.config import ConfigError, FieldProblem
 from trainer.i18n import _, ngettext
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Launch image-classification runs, watch them live, and settle which one is really better.",
-)  # fmt: skip
+)
 
 
 def main() -> None:
@@ -89,10 +91,16 @@ def serve(
     if reload:
         os.environ["PYTHONSAFEPATH"] = "1"  # for the child in which uvicorn serves: as -P in python_command
     uvicorn.run(
-        "app.main:create_app", factory=True, host=settings.host, port=settings.port, reload=reload, log_level="warning",
+        "app.main:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        reload=reload,
+        log_level="warning",
         reload_dirs=_watched() if reload else None,
-        timeout_graceful_shutdown=2, timeout_keep_alive=30,
-    )  # fmt: skip
+        timeout_graceful_shutdown=2,
+        timeout_keep_alive=30,
+    )
 
 
 def _watched() -> list[str]:

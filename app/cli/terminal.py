@@ -25,9 +25,14 @@ _WATCH_SECONDS = 0.2
 def progress_bars() -> Progress:
     """Bars for runs: name, position, time left, last accuracy."""
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
 
 
 class RunBar:
@@ -93,9 +98,17 @@ _WIDE = 110  # characters; narrower terminals leave out what the name usually sa
 def runs_table(runs: Iterable[Mapping[str, Any]], title: str | None = None) -> Table:
     """Runs with what matters most, in 80 characters where names are short."""
     table = Table(title=title, title_justify="left", padding=(0, 1 if console.width >= _WIDE else 0))
-    columns = [("id", _("Id")), ("name", _("Name")), ("status", _("Status")), ("model", _("Model")),
-               ("dataset", _("Data set")), ("parameters", _("Parameters")), ("epochs", _("Epochs")),
-               ("accuracy", _("Test accuracy, %")), ("time", _("Time, s"))]  # fmt: skip
+    columns = [
+        ("id", _("Id")),
+        ("name", _("Name")),
+        ("status", _("Status")),
+        ("model", _("Model")),
+        ("dataset", _("Data set")),
+        ("parameters", _("Parameters")),
+        ("epochs", _("Epochs")),
+        ("accuracy", _("Test accuracy, %")),
+        ("time", _("Time, s")),
+    ]
     shown = [(key, title) for key, title in columns if console.width >= _WIDE or key not in ("model", "dataset")]
     for key, column in shown:
         numeric = key in ("parameters", "epochs", "accuracy", "time")
@@ -109,12 +122,16 @@ def runs_table(runs: Iterable[Mapping[str, Any]], title: str | None = None) -> T
 def _cells(run: Mapping[str, Any]) -> dict[str, str]:
     model = MODELS.get(run["model"])
     return {
-        "id": run["id"], "name": escape(run["name"]), "status": _(run["status"]),
-        "model": _(model.title) if model else run["model"], "dataset": run["dataset"],
+        "id": run["id"],
+        "name": escape(run["name"]),
+        "status": _(run["status"]),
+        "model": _(model.title) if model else run["model"],
+        "dataset": run["dataset"],
         "parameters": f"{run['num_parameters']:,}" if run["num_parameters"] else "",
-        "epochs": f"{run['epochs_done']}/{run['epochs']}", "accuracy": accuracy_of(run),
+        "epochs": f"{run['epochs_done']}/{run['epochs']}",
+        "accuracy": accuracy_of(run),
         "time": f"{run['train_seconds']:.1f}",
-    }  # fmt: skip
+    }
 
 
 def show_comparison(comparison: Mapping[str, Any]) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from app.compare.shapes import BudgetRow, ComparedRun
-from app.schemas import AccuracyCost
+from app.schemas import AccuracyCost, EpochOut
+from app.store import epochs as cost
+from app.words import short_percent
 from trainer.i18n import _
 
 
@@ -55,3 +58,42 @@ def _apart(values: Sequence[float | None], names: Sequence[str], words: str) -> 
     if len(values) > 2:
         return _("up to {ratio} × apart").format(ratio=times)
     return words.format(name=names[known.index(most)], ratio=times)
+
+
+# Until an accuracy was reached ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ToAccuracy:
+    """What each run spent until it first reached an accuracy; ``accuracy`` is None where there is none to ask for."""
+
+    accuracy: float | None
+    rows: list[BudgetRow]
+    by_run: list[bool]  # which runs reached it
+    typed: str  # as the field shows it, in percent
+    problem: str
+
+    @property
+    def title(self) -> str:
+        assert self.accuracy is not None
+        return _("To {percent} %").format(percent=short_percent(self.accuracy))
+
+    @property
+    def nothing_words(self) -> str:
+        """Why there is no table; empty where there is one."""
+        if not self.accuracy:
+            return _("Not every run has reached an accuracy yet.")
+        if not any(self.by_run):
+            return _("No run has reached {percent} %.").format(percent=short_percent(self.accuracy))
+        return ""
+
+
+def to_accuracy(typed: str, epochs: Sequence[Sequence[EpochOut]], names: Sequence[str]) -> ToAccuracy:
+    """The cost of the accuracy that was typed, else of the highest whole percent that every run reached."""
+    wanted, problem = cost.typed_accuracy(typed)
+    accuracy = wanted or cost.highest_of_all(epochs)
+    if accuracy is None:
+        return ToAccuracy(None, [], [], typed, problem)
+    costs = [cost.to_accuracy(run, accuracy) for run in epochs]
+    shown = typed if problem else short_percent(accuracy)
+    return ToAccuracy(accuracy, accuracy_rows(costs, names), [one.epoch is not None for one in costs], shown, problem)

@@ -5,15 +5,17 @@ Pure functions of epochs. ``app.draw.figures`` describes figures and makes their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from app.draw.figures import Axes, Axis, Band, EpochPoint, Figure, Line, RunCurve, axes_by, hover, log_ticks
+from app.runs.sweeps import without_seed
 from app.schemas import EpochOut
-from app.statistics import t_quantile, wilson_interval
+from app.statistics import t_interval, t_quantile, wilson_interval
+from app.store.tables import Run
 from app.store.thinning import thin
 from app.words import between
 from trainer.i18n import _
@@ -49,12 +51,41 @@ def points_of(epochs: Sequence[EpochOut]) -> list[EpochPoint]:
     low, high = wilson_interval([e.test_correct for e in epochs], [e.test_total for e in epochs])
     return [
         EpochPoint(
-            epoch=epoch.epoch, seconds=round(epoch.train_seconds, 3), images=epoch.images or 0, interval=(a, b),
-            test_accuracy=epoch.test_accuracy, train_accuracy=epoch.train_accuracy, test_loss=epoch.test_loss,
-            train_loss=epoch.train_loss, flops=epoch.total_flops,
+            epoch=epoch.epoch,
+            seconds=round(epoch.train_seconds, 3),
+            images=epoch.images or 0,
+            interval=(a, b),
+            test_accuracy=epoch.test_accuracy,
+            train_accuracy=epoch.train_accuracy,
+            test_loss=epoch.test_loss,
+            train_loss=epoch.train_loss,
+            flops=epoch.total_flops,
         )
         for epoch, a, b in zip(epochs, low.tolist(), high.tolist(), strict=True)
-    ]  # fmt: skip
+    ]
+
+
+def curves_of(
+    runs: Sequence[Run], epochs: Mapping[str, Sequence[EpochOut]], repeats: Sequence[Run] = ()
+) -> tuple[list[RunCurve], list[Repeats]]:
+    """One curve per run, or one per recipe that has finished repeats with other seeds.
+
+    ``repeats`` are all runs of the groups, oldest first, where means over them are wanted; the newest run of each seed
+    counts. ``epochs`` holds the epochs of all these runs by id.
+    """
+    by_seed: dict[str, dict[int, Run]] = {}
+    for run in repeats:
+        if run.status == "finished" and epochs.get(run.id):
+            by_seed.setdefault(run.group, {})[run.seed] = run
+    several = {group: list(seeds.values()) for group, seeds in by_seed.items() if len(seeds) > 1}
+    singles, groups = [], {}
+    for place, run in enumerate(runs):
+        if run.group not in several:
+            singles.append(RunCurve(place, run.name or run.id, points_of(epochs[run.id])))
+        elif run.group not in groups:
+            members = [points_of(epochs[one.id]) for one in several[run.group]]
+            groups[run.group] = Repeats(place, without_seed(run.name) or run.name or run.id, members)
+    return singles, list(groups.values())
 
 
 # Numbers -------------------------------------------------------------------------------------------------------------
@@ -77,6 +108,37 @@ def best_or_last(points: Sequence[EpochPoint], which: Literal["last", "best"]) -
     if not points:
         return None
     return points[-1] if which == "last" else max(points, key=lambda point: point.test_accuracy)
+
+
+@dataclass(frozen=True)
+class LegendLine:
+    """A curve with its values at its last or best epoch; ``seeds`` > 1 and an interval where it is a mean."""
+
+    place: int
+    name: str
+    accuracy: float | None
+    interval: tuple[float, float] | None
+    loss: float | None
+    seeds: int = 1
+
+
+def legend(singles: Sequence[RunCurve], groups: Sequence[Repeats], which: Literal["last", "best"]) -> list[LegendLine]:
+    """The curves in the order of their numbers, with their values at the last or best epoch."""
+    lines = []
+    for curve in singles:
+        point = best_or_last(curve.points, which)
+        if point is None:
+            lines.append(LegendLine(curve.index, curve.name, None, None, None))
+        else:
+            lines.append(LegendLine(curve.index, curve.name, point.test_accuracy, point.interval, point.test_loss))
+    for group in groups:
+        points = [point for run in group.runs if (point := best_or_last(run, which))]
+        accuracies, losses = [point.test_accuracy for point in points], [point.test_loss for point in points]
+        n = len(points)
+        lines.append(
+            LegendLine(group.index, group.name, sum(accuracies) / n, t_interval(accuracies), sum(losses) / n, n)
+        )
+    return sorted(lines, key=lambda line: line.place)
 
 
 # Figures -------------------------------------------------------------------------------------------------------------

@@ -66,9 +66,12 @@ def joined(earlier: Forgetting | None, later: Forgetting | None) -> Forgetting |
     if earlier is None or later is None:
         return earlier or later
     return Forgetting(
-        earlier.events + later.events + (earlier.last & ~later.first), earlier.ever_right | later.ever_right,
-        earlier.first, later.last, earlier.num_epochs + later.num_epochs,
-    )  # fmt: skip
+        earlier.events + later.events + (earlier.last & ~later.first),
+        earlier.ever_right | later.ever_right,
+        earlier.first,
+        later.last,
+        earlier.num_epochs + later.num_epochs,
+    )
 
 
 # Over runs -----------------------------------------------------------------------------------------------------------
@@ -223,11 +226,16 @@ def _class(found: Difficulty, label: int) -> ClassDifficulty:
     of_class = found.labels == label
     vote = found.vote_correct[of_class]
     return ClassDifficulty(
-        label=label, name=found.class_names[label] if label < len(found.class_names) else str(label),
-        num_images=len(vote), mean_accuracy=float(found.correct[:, of_class].mean()), vote_accuracy=float(vote.mean()),
-        vote_interval=interval_of(vote), num_wrong_in_all=int(found.is_wrong_in_all[of_class].sum()),
-        num_disputed=int(found.is_disputed[of_class].sum()), forgotten=float(found.forgotten[of_class].mean()),
-    )  # fmt: skip
+        label=label,
+        name=found.class_names[label] if label < len(found.class_names) else str(label),
+        num_images=len(vote),
+        mean_accuracy=float(found.correct[:, of_class].mean()),
+        vote_accuracy=float(vote.mean()),
+        vote_interval=interval_of(vote),
+        num_wrong_in_all=int(found.is_wrong_in_all[of_class].sum()),
+        num_disputed=int(found.is_disputed[of_class].sum()),
+        forgotten=float(found.forgotten[of_class].mean()),
+    )
 
 
 # Reading -------------------------------------------------------------------------------------------------------------

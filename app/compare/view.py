@@ -10,18 +10,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from app.compare import curves
 from app.compare.load import LoadedComparison
 from app.compare.names import letter
 from app.compare.recipe_verdicts import seeds_text
 from app.compare.shapes import Comparison, ConfigDifference, Group, Pair, Recipe, Score, Verdict
 from app.compare.verdicts import equivalence_text
 from app.draw.compare import DifferenceStrips, ForestRow, SeedRow, forest_plot, seeds_chart
-from app.draw.figures import RunCurve
 from app.draw.markers import colour_of
 from app.draw.svg import Drawing, ResponsiveDrawing
-from app.runs.sweeps import next_seeds, without_seed
-from app.schemas import EpochOut, RunOut
+from app.schemas import RunOut
 from app.store import queries
 from app.store.tables import Run
 from app.words import p_text, points, value_words
@@ -156,12 +153,16 @@ class Focus:
         """Seeds of each of the two groups that has at least two."""
         rows = [
             SeedRow(
-                place, group.name, [100 * value for value in group.accuracies], 100 * group.mean, 100 * group.interval[0],
+                place,
+                group.name,
+                [100 * value for value in group.accuracies],
+                100 * group.mean,
+                100 * group.interval[0],
                 100 * group.interval[1],
             )
             for place, group in self.groups
             if group.mean is not None and group.interval is not None
-        ]  # fmt: skip
+        ]
         return seeds_chart(rows, caption=_seeds_caption([g for _i, g in self.groups])) if rows else None
 
     @property
@@ -179,9 +180,10 @@ class Focus:
         if a.epoch is None or b.epoch is None:
             return _("before the first epoch")
         words = (
-            _("after epoch {n}").format(n=a.epoch) if a.epoch == b.epoch
+            _("after epoch {n}").format(n=a.epoch)
+            if a.epoch == b.epoch
             else _("after epochs {a} and {b}").format(a=a.epoch, b=b.epoch)
-        )  # fmt: skip
+        )
         if a.run.test_fingerprint != b.run.test_fingerprint:
             return words
         words = _("{when}, on the {n} test images of {dataset}").format(
@@ -191,7 +193,7 @@ class Focus:
         return _("{words}, pixels permuted").format(words=words) if both else words
 
 
-def focus(comparison: Comparison, shown: Sequence[ShownRun], wanted: str) -> Focus:
+def pair_in_focus(comparison: Comparison, shown: Sequence[ShownRun], wanted: str) -> Focus:
     """The pair "ID.ID", in either order; the first one where there is no such pair."""
     ids, by_id = set(wanted.split(".")), {one.run.id: one for one in shown}
     pair = next((pair for pair in comparison.pairs if {pair.a, pair.b} == ids), comparison.pairs[0])
@@ -228,9 +230,13 @@ def turned(recipe: Recipe, a: str) -> Recipe:
 
 
 def _forest_row(
-    title: str, detail: str, difference: float, interval: tuple[float, float], verdict: str | None,
+    title: str,
+    detail: str,
+    difference: float,
+    interval: tuple[float, float],
+    verdict: str | None,
     places: tuple[int, int],
-) -> ForestRow:  # fmt: skip
+) -> ForestRow:
     favours = {"a_better": places[0], "b_better": places[1]}.get(verdict or "")
     return ForestRow(title, detail, difference * 100, interval[0] * 100, interval[1] * 100, favours)
 
@@ -241,9 +247,11 @@ def _epochs_words(epoch: int | None) -> str:
 
 def _details(a: ShownRun, b: ShownRun, recipe: Recipe | None) -> tuple[str, str]:
     """The second lines of the forest plot."""
-    seeds = _("seed {seed}").format(seed=a.run.seed) if a.run.seed == b.run.seed else _("seeds {a} and {b}").format(
-        a=a.run.seed, b=b.run.seed
-    )  # fmt: skip
+    seeds = (
+        _("seed {seed}").format(seed=a.run.seed)
+        if a.run.seed == b.run.seed
+        else _("seeds {a} and {b}").format(a=a.run.seed, b=b.run.seed)
+    )
     first = f"{seeds} {_epochs_words(a.epoch)}" if a.epoch == b.epoch else seeds
     first = _("{what}, paired").format(what=first)
     return first, seeds_text(recipe.n_a, recipe.n_b) if recipe else ""
@@ -281,32 +289,6 @@ def pair_table(comparison: Comparison, places: Mapping[str, int]) -> PairTable:
         return scale.row(100 * pair.difference, (100 * pair.interval[0], 100 * pair.interval[1]), favours)
 
     return PairTable([(pair, strip(pair)) for pair in comparison.pairs], scale.head())
-
-
-# Curves --------------------------------------------------------------------------------------------------------------
-
-
-def curves_of(
-    runs: Sequence[Run], epochs: Mapping[str, Sequence[EpochOut]], repeats: Sequence[Run] = ()
-) -> tuple[list[RunCurve], list[curves.Repeats]]:
-    """The curves of the runs; in place of those that have finished repeats, of other seeds too, one for the recipe.
-
-    ``repeats`` are all runs of the groups (oldest first) where means over them are wanted; of each seed the newest
-    counts. ``epochs`` has the epochs of all these runs.
-    """
-    by_seed: dict[str, dict[int, Run]] = {}
-    for run in repeats:
-        if run.status == "finished" and epochs.get(run.id):
-            by_seed.setdefault(run.group, {})[run.seed] = run
-    several = {group: list(seeds.values()) for group, seeds in by_seed.items() if len(seeds) > 1}
-    singles, groups = [], {}
-    for place, run in enumerate(runs):
-        if run.group not in several:
-            singles.append(RunCurve(place, run.name or run.id, curves.points_of(epochs[run.id])))
-        elif run.group not in groups:
-            members = [curves.points_of(epochs[one.id]) for one in several[run.group]]
-            groups[run.group] = curves.Repeats(place, without_seed(run.name) or run.name or run.id, members)
-    return singles, list(groups.values())
 
 
 # Configuration -------------------------------------------------------------------------------------------------------
@@ -360,23 +342,3 @@ def _value(field: str, value: Any, model: str) -> str:
     if field == "width":
         return f"{value} {_(MODELS[model].width_unit)}"
     return value_words(value)
-
-
-# More seeds ----------------------------------------------------------------------------------------------------------
-
-
-def missing_seeds(a: set[int], b: set[int], further: int) -> tuple[list[int], list[int]]:
-    """The seeds that each side lacks so that both have the same ones, ``further`` more than the shorter side has."""
-    wanted = sorted(a | b)
-    size = max(min(len(a), len(b)) + further, len(wanted)) if further else len(wanted)
-    wanted += next_seeds(wanted, size - len(wanted))
-    return [seed for seed in wanted if seed not in a], [seed for seed in wanted if seed not in b]
-
-
-@dataclass(frozen=True)
-class MoreSeeds:
-    """What "Add repeats" would start: how many runs, and about how long they take."""
-
-    further: int
-    num_runs: int
-    seconds: float | None

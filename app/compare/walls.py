@@ -1,7 +1,4 @@
-"""Walls of test images: what one run got wrong, and the images on which two runs differ, with their classes.
-
-``places`` are the runs' numbers on a page.
-"""
+"""The wall of one run's test images, by default those that it got wrong, and what all walls have in common."""
 
 from __future__ import annotations
 
@@ -9,19 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel
 
-from app import statistics
-from app.compare.shapes import ALPHA
-from app.draw.compare import DifferenceStrips
-from app.draw.svg import Drawing
 from app.store.predictions import PredictionQuery, Predictions, load_log_probabilities, query
 from trainer.run_folder import RunFolder
 
 _MOST_CLASSES_OF_NORMAL_SIZE = 14  # of a confusion matrix
 _MOST_CLASSES_WITH_LONG_NAMES = 5
-SIDES = ("a", "b", "wrong", "right", "all")
 
 
 # Classes of a data set ------------------------------------------------------------------------------------------------
@@ -189,9 +179,9 @@ def _detail(
     )
 
 
-def neighbours(shown: Sequence[int], index: int) -> tuple[int | None, int | None]:
+def neighbours(shown: Sequence[int], index: int | None) -> tuple[int | None, int | None]:
     """The positions of the images before and after image ``index`` among those shown; None where there is none."""
-    if index not in shown:
+    if index is None or index not in shown:
         return None, None
     position = shown.index(index)
     return position - 1 if position else None, position + 1 if position + 1 < len(shown) else None
@@ -208,130 +198,3 @@ def bars_of(folder: RunFolder, epoch: int, class_names: Sequence[str], tile: Til
     return [
         Bar(class_name(class_names, n), float(probabilities[n]), n == tile.label, n == tile.predicted) for n in shown
     ]
-
-
-# Two runs --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one run answered; ``index`` is its number on the page."""
-
-    index: int
-    predicted: int
-    right: bool
-    confidence: float
-
-
-@dataclass(frozen=True)
-class SharedTile:
-    """One test image with the answers of several runs."""
-
-    index: int
-    label: int
-    answers: list[Answer]
-
-
-def separating(a: Predictions, b: Predictions, side: str, label: int | None, predicted: int | None) -> NDArray[np.intp]:
-    """Indices of the test images of one tab, worst first: the surest wrong answer, at last the least sure right ones.
-
-    ``side`` is one of ``SIDES``: only a right, only b right, both wrong, both right, all. ``predicted`` keeps the images
-    that either run took for that class.
-    """
-    masks = {
-        "a": a.correct & ~b.correct, "b": b.correct & ~a.correct, "wrong": ~a.correct & ~b.correct,
-        "right": a.correct & b.correct, "all": np.ones(a.num_images, dtype=np.bool_),
-    }  # fmt: skip
-    mask = masks[side]
-    if label is not None:
-        mask &= a.labels == label
-    if predicted is not None:
-        mask &= (a.predicted == predicted) | (b.predicted == predicted)
-    wrong = np.maximum(np.where(a.correct, -1, a.confidence), np.where(b.correct, -1, b.confidence))
-    worst = np.where(wrong >= 0, 2 + wrong, -np.minimum(a.confidence, b.confidence))
-    chosen = np.flatnonzero(mask)
-    return chosen[np.argsort(-worst[chosen], kind="stable")]
-
-
-def shared_tiles(indices: Sequence[int], answers: Sequence[tuple[int, Predictions]]) -> list[SharedTile]:
-    """The images with what each run (number on the page, answers) said."""
-    return [
-        SharedTile(
-            index=int(i), label=int(answers[0][1].labels[i]),
-            answers=[
-                Answer(number, int(p.predicted[i]), bool(p.correct[i]), float(p.confidence[i])) for number, p in answers
-            ],
-        )
-        for i in indices
-    ]  # fmt: skip
-
-
-# Two runs by class ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """One class: its images, both accuracies, and their difference with its interval (fractions), drawn."""
-
-    label: int
-    count: int
-    a: float
-    b: float
-    difference: float
-    interval: tuple[float, float]
-    strip: Drawing
-
-
-@dataclass(frozen=True)
-class ClassTable:
-    """The classes that have images, worst for a first. Each interval has ``level``: together they hold in 95 %."""
-
-    rows: list[ClassRow]
-    level: float
-    head: Drawing
-
-
-class ClassDifference(BaseModel):
-    """One class: its images, both accuracies, and a minus b with its interval (fractions)."""
-
-    label: int
-    num_images: int
-    accuracy_a: float
-    accuracy_b: float
-    difference: float
-    interval: tuple[float, float]
-
-
-def class_differences(a: Predictions, b: Predictions, size: int) -> tuple[list[ClassDifference], float]:
-    """The classes that have images, in their order, and the level of each interval, so that all together hold in 95 %.
-
-    ``size`` is the number of classes.
-    """
-    present = np.unique(a.labels).tolist()
-    level = 1 - ALPHA / max(len(present), 1)
-    found = statistics.class_differences(a.labels, a.correct, b.correct, size, level)
-
-    def one(label: int) -> ClassDifference:
-        accuracy_a, accuracy_b = float(found.accuracy_a[label]), float(found.accuracy_b[label])
-        return ClassDifference(
-            label=label, num_images=int(found.num_images[label]), accuracy_a=accuracy_a, accuracy_b=accuracy_b,
-            difference=accuracy_a - accuracy_b, interval=(float(found.low[label]), float(found.high[label])),
-        )  # fmt: skip
-
-    return [one(label) for label in present], level
-
-
-def class_table(a: Predictions, b: Predictions, places: tuple[int, int], size: int) -> ClassTable:
-    """Where the two runs differ, class by class; ``size`` is the number of classes."""
-    found, level = class_differences(a, b, size)
-    strips = DifferenceStrips.around([(100 * one.interval[0], 100 * one.interval[1]) for one in found])
-
-    def row(one: ClassDifference) -> ClassRow:
-        low, high = one.interval
-        favours = places[0] if low > 0 else places[1] if high < 0 else None
-        return ClassRow(
-            label=one.label, count=one.num_images, a=one.accuracy_a, b=one.accuracy_b, difference=one.difference,
-            interval=one.interval, strip=strips.row(100 * one.difference, (100 * low, 100 * high), favours),
-        )  # fmt: skip
-
-    return ClassTable([row(one) for one in sorted(found, key=lambda one: one.difference)], level, strips.head())

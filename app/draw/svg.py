@@ -86,12 +86,19 @@ def rect(x: float | str, y: float | str, width: float | str, height: float | str
     return Markup(f'<rect class="{css}" x="{n(x)}" y="{n(y)}" width="{n(width)}" height="{n(height)}"/>')
 
 
-def circle(x: float | str, y: float | str, radius: float | str, css: str = "") -> Markup:
-    return Markup(f'<circle{_class(css)} cx="{n(x)}" cy="{n(y)}" r="{n(radius)}"/>')
+def circle(x: float | str, y: float | str, radius: float | str, css: str = "", *, title: str = "") -> Markup:
+    return _with_title("circle", f'{_class(css)} cx="{n(x)}" cy="{n(y)}" r="{n(radius)}"', title)
 
 
-def polyline(points: Sequence[Point], css: str) -> Markup:
-    return Markup(f'<polyline class="ln {css}" points="{_places(points)}"/>')
+def polyline(points: Sequence[Point], css: str, *, title: str = "") -> Markup:
+    return _with_title("polyline", f' class="ln {css}" points="{_places(points)}"', title)
+
+
+def _with_title(name: str, attributes: str, title: str) -> Markup:
+    """An element that shows ``title``, unless it is empty, when the pointer rests on it."""
+    if not title:
+        return Markup(f"<{name}{attributes}/>")
+    return Markup(f"<{name}{attributes}><title>{escape(title)}</title></{name}>")
 
 
 def polygon(points: Sequence[Point], css: str) -> Markup:

@@ -23,12 +23,12 @@ from trainer.config import (
     ConfigError,
     FieldProblem,
     RunConfig,
-    check_data,
     parse_config,
     problems_of,
 )
 from trainer.datasets import catalogue
 from trainer.i18n import _
+from trainer.image_rules import check_data
 from trainer.presets import PRESETS
 
 MAX_RUNS = 1000  # in one plan

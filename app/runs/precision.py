@@ -100,9 +100,11 @@ class Measuring:
             config, environment = folder.read_config(), folder.read_environment() or {}
             shape = catalogue.get_dataset(self._home, config.dataset).image_shape or ()
             net: dict[str, Any] = {
-                "image_shape": list(shape), "num_classes": len(run.class_names),
-                "num_threads": environment["num_threads"], "device": environment["device"],
-            }  # fmt: skip
+                "image_shape": list(shape),
+                "num_classes": len(run.class_names),
+                "num_threads": environment["num_threads"],
+                "device": environment["device"],
+            }
             fields = config.model_dump()
             wishes = []
             if config.precision == "auto":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -204,3 +205,37 @@ class GroupRow:
 
 
 Row = RunRow | GroupRow
+
+
+# The numbers of a row ------------------------------------------------------------------------------------------------
+
+
+def accuracy_of(row: Row) -> float | None:
+    """Test accuracy of the row: a group's is the mean over its seeds."""
+    return row.mean if isinstance(row, GroupRow) else row.run.test_accuracy
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are not None; None where there is none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def members_of(row: Row) -> list[RunRow]:
+    """All runs of the row."""
+    return row.members if isinstance(row, GroupRow) else [row]
+
+
+def measured_of(row: Row) -> list[RunRow]:
+    """The runs that the row's accuracy is the mean of."""
+    return row.measured if isinstance(row, GroupRow) else [row]
+
+
+def seconds_of(row: Row) -> float | None:
+    """Training seconds of one run of the row, on average."""
+    return mean_of_known([one.run.train_seconds or None for one in members_of(row)])
+
+
+def validation_of(row: Row) -> float | None:
+    """Validation accuracy of the row's runs, on average."""
+    return mean_of_known([one.run.validation_accuracy for one in measured_of(row)])

@@ -64,17 +64,38 @@ def add_run(site: TestClient, site_app: FastAPI) -> AddRun:
         at = f"2026-03-01T10:{next(seconds) // 60:02d}:{next(seconds) % 60:02d}.000Z"
         done = config.epochs if status == "finished" else 0
         run = Run(
-            id=folder.id, name=name, status=status, config=config.model_dump(), dataset=config.dataset, model=config.model,
-            config_hash=config_hash(config), group=group_hash(config), seed=config.seed, epochs=config.epochs,
-            created_at=at, queued_at=at, version=next(seconds) + 1,
-        )  # fmt: skip
+            id=folder.id,
+            name=name,
+            status=status,
+            config=config.model_dump(),
+            dataset=config.dataset,
+            model=config.model,
+            config_hash=config_hash(config),
+            group=group_hash(config),
+            seed=config.seed,
+            epochs=config.epochs,
+            created_at=at,
+            queued_at=at,
+            version=next(seconds) + 1,
+        )
         if done and correct is not None:
             accuracy = correct / 10_000
-            run = run.model_copy(update={
-                "epochs_done": done, "test_correct": correct, "test_total": 10_000, "test_accuracy": accuracy,
-                "best_epoch": done, "best_test_accuracy": accuracy, "train_seconds": 10.0, "images_per_second": 6_000.0,
-                "num_train": 60_000, "num_parameters": 6_422, "started_at": at, "finished_at": at,
-            })  # fmt: skip
+            run = run.model_copy(
+                update={
+                    "epochs_done": done,
+                    "test_correct": correct,
+                    "test_total": 10_000,
+                    "test_accuracy": accuracy,
+                    "best_epoch": done,
+                    "best_test_accuracy": accuracy,
+                    "train_seconds": 10.0,
+                    "images_per_second": 6_000.0,
+                    "num_train": 60_000,
+                    "num_parameters": 6_422,
+                    "started_at": at,
+                    "finished_at": at,
+                }
+            )
         with writing(state.engine) as session:
             row = Run(**{**run.model_dump(), **columns})
             session.add(row)

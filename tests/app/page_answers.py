@@ -55,29 +55,54 @@ def give_answers(
     rows[np.arange(len(labels)), predicted] = np.log(confidence)
     for epoch in range(1, epochs + 1):
         tensors: dict[str, Any] = {
-            "predicted": np.array(predicted, np.uint16), "confidence": np.full(len(labels), confidence, np.float32),
+            "predicted": np.array(predicted, np.uint16),
+            "confidence": np.full(len(labels), confidence, np.float32),
             "log_probabilities": rows,
-        }  # fmt: skip
+        }
         save_file(tensors, folder.predictions_path(epoch))
     total = len(labels)
     with writing(state.engine) as session:
         row = session.get(Run, run.id)
         assert row is not None
         for name, value in {
-            "epochs_done": epochs, "test_correct": right, "test_total": total, "test_accuracy": right / total,
-            "num_test": total, "class_names": CLASSES, "test_fingerprint": "f" * 64, "best_epoch": epochs,
-            "best_test_accuracy": right / total, "steps_per_epoch": 10, "total_steps": 10 * epochs, "test_loss": 0.5,
-            "train_loss": 0.6, "train_accuracy": 0.8, "num_train": 60_000, "version": row.version + 1000,
-        }.items():  # fmt: skip
+            "epochs_done": epochs,
+            "test_correct": right,
+            "test_total": total,
+            "test_accuracy": right / total,
+            "num_test": total,
+            "class_names": CLASSES,
+            "test_fingerprint": "f" * 64,
+            "best_epoch": epochs,
+            "best_test_accuracy": right / total,
+            "steps_per_epoch": 10,
+            "total_steps": 10 * epochs,
+            "test_loss": 0.5,
+            "train_loss": 0.6,
+            "train_accuracy": 0.8,
+            "num_train": 60_000,
+            "version": row.version + 1000,
+        }.items():
             setattr(row, name, value)
         session.add(row)
         for epoch in range(1, epochs + 1):
             session.add(
                 Epoch(
-                    run_id=run.id, epoch=epoch, step=10 * epoch, attempt=1, train_loss=0.6, train_accuracy=0.8,
-                    test_loss=0.5, test_accuracy=right / total, test_correct=right, test_total=total, learning_rate=0.01,
-                    seconds=5.0, evaluation_seconds=1.0, images_per_second=12_000.0, flops=2e9,
+                    run_id=run.id,
+                    epoch=epoch,
+                    step=10 * epoch,
+                    attempt=1,
+                    train_loss=0.6,
+                    train_accuracy=0.8,
+                    test_loss=0.5,
+                    test_accuracy=right / total,
+                    test_correct=right,
+                    test_total=total,
+                    learning_rate=0.01,
+                    seconds=5.0,
+                    evaluation_seconds=1.0,
+                    images_per_second=12_000.0,
+                    flops=2e9,
                     ended_at=run.created_at,
                 )
-            )  # fmt: skip
+            )
         session.commit()

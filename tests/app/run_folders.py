@@ -26,22 +26,44 @@ def new_run(runs: Path, **fields: Any) -> RunFolder:
 
 def started(first_epoch: int = 1, epochs: int = 3) -> Started:
     return Started(
-        num_parameters=6442, device="cpu", precision="float32", num_threads=1, num_train=100, num_validation=0,
-        num_test=len(LABELS), steps_per_epoch=STEPS, total_steps=STEPS * epochs, first_epoch=first_epoch,
-        train_fingerprint="a" * 64, test_fingerprint="f" * 64, class_names=["zero", "one", "two"], image_shape=[1, 8, 8],
-    )  # fmt: skip
+        num_parameters=6442,
+        device="cpu",
+        precision="float32",
+        num_threads=1,
+        num_train=100,
+        num_validation=0,
+        num_test=len(LABELS),
+        steps_per_epoch=STEPS,
+        total_steps=STEPS * epochs,
+        first_epoch=first_epoch,
+        train_fingerprint="a" * 64,
+        test_fingerprint="f" * 64,
+        class_names=["zero", "one", "two"],
+        image_shape=[1, 8, 8],
+    )
 
 
 def epoch(number: int, correct: int = 6, **values: Any) -> Epoch:
     total = len(LABELS)
     return Epoch(
         **{
-            "epoch": number, "step": number * STEPS, "train_loss": 1 / number, "train_accuracy": 0.5,
-            "test_loss": 2 / number, "test_accuracy": correct / total, "test_correct": correct, "test_total": total,
-            "learning_rate": 0.01, "seconds": 2.0, "evaluation_seconds": 0.5, "images_per_second": 50.0,
-            "flops": 4e9, "save_seconds": 0.1, **values,
+            "epoch": number,
+            "step": number * STEPS,
+            "train_loss": 1 / number,
+            "train_accuracy": 0.5,
+            "test_loss": 2 / number,
+            "test_accuracy": correct / total,
+            "test_correct": correct,
+            "test_total": total,
+            "learning_rate": 0.01,
+            "seconds": 2.0,
+            "evaluation_seconds": 0.5,
+            "images_per_second": 50.0,
+            "flops": 4e9,
+            "save_seconds": 0.1,
+            **values,
         }
-    )  # fmt: skip
+    )
 
 
 def say(folder: RunFolder, events: Iterable[Any], attempt: int = 1) -> None:

@@ -175,8 +175,13 @@ def test_epochs_add_up(api: TestClient, done: RunFolder) -> None:
 def test_cost_of_an_accuracy(api: TestClient, done: RunFolder) -> None:
     path = f"/api/v1/runs/{done.id}/to_accuracy"
     assert api.get(path, params={"accuracy": 0.7}).json() == {
-        "accuracy": 0.7, "epoch": 2, "seconds": 4.0, "images": 200, "flops": 8e9, "test_accuracy": 0.75,
-    }  # fmt: skip
+        "accuracy": 0.7,
+        "epoch": 2,
+        "seconds": 4.0,
+        "images": 200,
+        "flops": 8e9,
+        "test_accuracy": 0.75,
+    }
     never = api.get(path, params={"accuracy": 0.9}).json()
     assert never.pop("accuracy") == 0.9
     assert len(never) == 5
@@ -327,8 +332,12 @@ def test_compare(api: TestClient, site_app: FastAPI, done: RunFolder) -> None:
     assert {"runs", "config_differences", "curves", "pairs", "recipes", "groups"} <= set(body)
     [pair] = body["pairs"]
     assert (pair["a"], pair["b"], pair["num_images"], pair["both_correct"], pair["difference"]) == (
-        done.id, other.id, 8, 7, 0,
-    )  # fmt: skip
+        done.id,
+        other.id,
+        8,
+        7,
+        0,
+    )
     assert [difference["field"] for difference in body["config_differences"]] == ["learning_rate"]
     assert len(body["curves"][done.id]) == 3
     problem(api.get("/api/v1/compare", params={"run": [done.id, "nothing"]}), 404)

@@ -22,13 +22,45 @@ from trainer.config import FIELDS
 
 BASE = {"dataset": "digits", "model": "fc"}
 ODD_TEXTS = [
-    "", " ", "\0", "a\0b", "\ud800", "x" * 10_000, "../../etc/passwd", "..", "'; DROP TABLE run; --", "%", "\n", "NaN", "²",
-    "<script>", "💥", "a\u202eb", "-1", "1e999", "9" * 5_000, "null",
-]  # fmt: skip
+    "",
+    " ",
+    "\0",
+    "a\0b",
+    "\ud800",
+    "x" * 10_000,
+    "../../etc/passwd",
+    "..",
+    "'; DROP TABLE run; --",
+    "%",
+    "\n",
+    "NaN",
+    "²",
+    "<script>",
+    "💥",
+    "a\u202eb",
+    "-1",
+    "1e999",
+    "9" * 5_000,
+    "null",
+]
 ODD_VALUES: list[Any] = [
-    *ODD_TEXTS, None, True, 0, -1, 1.5, 10**30, -(10**300), float("nan"), float("inf"), [], {}, [[]], {"a": {"b": [1]}},
-    [None] * 50, {"\ud800": 1},
-]  # fmt: skip
+    *ODD_TEXTS,
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    10**30,
+    -(10**300),
+    float("nan"),
+    float("inf"),
+    [],
+    {},
+    [[]],
+    {"a": {"b": [1]}},
+    [None] * 50,
+    {"\ud800": 1},
+]
 
 
 def deep(levels: int) -> str:
@@ -78,11 +110,27 @@ def post(client: TestClient, method: str, path: str, body: Any, content_type: st
 
 
 BODIES: list[str | bytes] = [
-    b"", b"{", b"null", b"[]", b"1", b'"a"', b"\xff\xfe", b"{}", b"[{}]", deep(100), deep(900), deep(50_000), b'{"a":' * 500,
-    '{"dataset": ' + deep(900) + "}", '{"seed": ' + "9" * 4_200 + "}", '{"seed": ' + "9" * 5_000 + "}", '{"a": 1, "a": 2}',
-    '{"\\ud800": 1, "model": "\\udfff", "dataset": "\\ud800", "name": "\\ud800"}', '{"learning_rate": NaN, "epochs": Infinity}',
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b"1",
+    b'"a"',
+    b"\xff\xfe",
+    b"{}",
+    b"[{}]",
+    deep(100),
+    deep(900),
+    deep(50_000),
+    b'{"a":' * 500,
+    '{"dataset": ' + deep(900) + "}",
+    '{"seed": ' + "9" * 4_200 + "}",
+    '{"seed": ' + "9" * 5_000 + "}",
+    '{"a": 1, "a": 2}',
+    '{"\\ud800": 1, "model": "\\udfff", "dataset": "\\ud800", "name": "\\ud800"}',
+    '{"learning_rate": NaN, "epochs": Infinity}',
     '{"dataset":"digits","model":"fc","name":"\\u0000","tags":["\\u0000"],"notes":"\\ud800"}',
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: repr(body[:16]))
@@ -106,11 +154,18 @@ def test_odd_fields(sane: TestClient, site_app: FastAPI) -> None:
 def test_odd_sweeps(sane: TestClient) -> None:
     for value in [*ODD_VALUES[::2], "\ud800"]:
         for sweep in (
-            {"base": value}, {"base": BASE, "grid": value}, {"base": BASE, "grid": {"epochs": value}},
-            {"base": BASE, "grid": {"epochs": [value]}}, {"base": BASE, "repeats": value}, {"base": BASE, "tags": value},
-            {"base": {**BASE, "seed": value}, "repeats": 2}, {"base": BASE, "preset": value, "dataset": value},
-            {"base": BASE, "name": value}, {"base": BASE, "grid": {str(value): [1]}}, {"base": {**BASE, str(value): 1}},
-        ):  # fmt: skip
+            {"base": value},
+            {"base": BASE, "grid": value},
+            {"base": BASE, "grid": {"epochs": value}},
+            {"base": BASE, "grid": {"epochs": [value]}},
+            {"base": BASE, "repeats": value},
+            {"base": BASE, "tags": value},
+            {"base": {**BASE, "seed": value}, "repeats": 2},
+            {"base": BASE, "preset": value, "dataset": value},
+            {"base": BASE, "name": value},
+            {"base": BASE, "grid": {str(value): [1]}},
+            {"base": {**BASE, str(value): 1}},
+        ):
             check(post(sane, "POST", "/api/v1/sweeps", sweep))
 
 

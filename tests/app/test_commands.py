@@ -84,8 +84,11 @@ def test_a_stale_change_of_status_is_refused(state: Runoff, with_status: Queue, 
 def test_a_sweep_is_the_product_of_grid_and_seeds(state: Runoff) -> None:
     sweep = SweepIn(
         base={"dataset": "digits", "model": "fc", "seed": 5},
-        grid={"learning_rate": [0.1, 0.01], "batch_size": [32, 64]}, repeats=3, name="try", tags=["a", "a", "b"],
-    )  # fmt: skip
+        grid={"learning_rate": [0.1, 0.01], "batch_size": [32, 64]},
+        repeats=3,
+        name="try",
+        tags=["a", "a", "b"],
+    )
     out = commands.start(state, plan(state.settings.home, sweep))
     assert len(out.runs) == 12
     assert {(run.config["learning_rate"], run.config["batch_size"], run.seed) for run in out.runs} == {

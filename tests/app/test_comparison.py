@@ -123,8 +123,9 @@ def test_smaller_than_the_margin() -> None:
 def test_perhaps_less_than_the_margin() -> None:
     pair = only_pair(split(110, 50))
     assert (pair.verdict, pair.heading) == (
-        "a_better", "CNN is better than FC by 0.6 points, perhaps by less than the margin.",
-    )  # fmt: skip
+        "a_better",
+        "CNN is better than FC by 0.6 points, perhaps by less than the margin.",
+    )
     assert "would happen once in " in pair.says
 
 
@@ -169,8 +170,9 @@ def test_a_run_without_an_epoch() -> None:
     waiting = replace(b, epoch=None, predictions=None, status="queued")
     result = compare([a, waiting], {})
     assert (result.pairs[0].verdict, result.pairs[0].heading) == (
-        "not_comparable", "Not comparable yet: FC has no finished epoch.",
-    )  # fmt: skip
+        "not_comparable",
+        "Not comparable yet: FC has no finished epoch.",
+    )
     assert (result.num_tested, result.recipes[0].verdict, result.groups[1].runs) == (0, None, [])
 
 
@@ -312,9 +314,7 @@ def test_thirty_runs() -> None:
         assert counts.same_predictions == sum(x == y for x, y in zip(a.known.predicted, b.known.predicted, strict=True))
 
 
-runs_of_images = st.lists(
-    st.lists(st.integers(0, 2), min_size=12, max_size=12), min_size=2, max_size=5
-)  # fmt: skip
+runs_of_images = st.lists(st.lists(st.integers(0, 2), min_size=12, max_size=12), min_size=2, max_size=5)
 
 
 @settings(max_examples=60, deadline=None)
@@ -459,9 +459,10 @@ def test_one_seed_is_no_recipe() -> None:
 
 
 def test_newest_finished_run_of_each_seed() -> None:
-    old, new = make_run("old", np.r_[0:900], group="FC", finished_at="2025-01-01T00:00:00.000Z"), make_run(
-        "new", np.r_[0:800], group="FC", finished_at="2025-01-02T00:00:00.000Z"
-    )  # fmt: skip
+    old, new = (
+        make_run("old", np.r_[0:900], group="FC", finished_at="2025-01-01T00:00:00.000Z"),
+        make_run("new", np.r_[0:800], group="FC", finished_at="2025-01-02T00:00:00.000Z"),
+    )
     failed = make_run("bad", np.r_[0:700], group="FC", seed=1, status="failed")
     fine = make_run("fine", np.r_[0:810], group="FC", seed=2)
     (group,) = compare([old], {"FC": [new, old, failed, fine]}).groups
@@ -572,8 +573,9 @@ def test_several_recipes_are_corrected_too() -> None:
 def test_config_differences_and_budget() -> None:
     result = compare(split(574, 91, 129), {})
     assert [(d.field, d.values, d.is_factor) for d in result.config_differences] == [
-        ("model", ["cnn", "fc"], True), ("width", [6, 8], False),
-    ]  # fmt: skip
+        ("model", ["cnn", "fc"], True),
+        ("width", [6, 8], False),
+    ]
     assert [row.verdict for row in result.budget] == ["0.3 % apart", "equal", "", "CNN 12 × as long"]
     assert result.fairness == [
         "Comparable: the same 10,000 test images in the same order, the same normalization.",
@@ -615,9 +617,16 @@ def test_other_images_and_permutations_in_the_fairness_list() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "verdict"),
-    [([1, 1.2], "20.0 % apart"), ([1, 1.0001], "< 0.1 % apart"), ([2, 5], "B 2.5 × as long"), ([0, 5], "B ∞ × as long"),
-     ([1, 5, 20], "up to 20 × apart"), ([1, 1.1, 1], "up to 10.0 % apart"), ([1, None], "")],
-)  # fmt: skip
+    [
+        ([1, 1.2], "20.0 % apart"),
+        ([1, 1.0001], "< 0.1 % apart"),
+        ([2, 5], "B 2.5 × as long"),
+        ([0, 5], "B ∞ × as long"),
+        ([1, 5, 20], "up to 20 × apart"),
+        ([1, 1.1, 1], "up to 10.0 % apart"),
+        ([1, None], ""),
+    ],
+)
 def test_budget_words(seconds: list[float | None], verdict: str) -> None:
     runs = [make_run("abc"[i], [], train_seconds=value) for i, value in enumerate(seconds)]
     assert compare(runs, {}).budget[-1].verdict == verdict

@@ -57,9 +57,12 @@ def test_the_index_of_the_list_is_made_anew(tmp_path: Path) -> None:
     columns = 'archived, created_at DESC, id, "group", seed, status'
     with engine.connect() as connection, connection.begin():
         for statement in (
-            "DROP INDEX ix_run_list", f"CREATE INDEX ix_run_list ON run ({columns})", "ALTER TABLE run DROP COLUMN defect",
-            "ALTER TABLE epoch DROP COLUMN logged_correct", "UPDATE alembic_version SET version_num = '0003'",
-        ):  # fmt: skip
+            "DROP INDEX ix_run_list",
+            f"CREATE INDEX ix_run_list ON run ({columns})",
+            "ALTER TABLE run DROP COLUMN defect",
+            "ALTER TABLE epoch DROP COLUMN logged_correct",
+            "UPDATE alembic_version SET version_num = '0003'",
+        ):
             connection.execute(text(statement))
     migrate(engine)
     with reading(engine) as session:

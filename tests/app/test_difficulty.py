@@ -149,8 +149,9 @@ def make(site_app: FastAPI, add_run: Any) -> Any:
         folder = RunFolder(site_app.state.runoff.settings.runs / row.id)
         for epoch, answers in enumerate(history, start=1):
             tensors: dict[str, Any] = {
-                "predicted": np.array(answers, np.uint16), "confidence": np.full(len(LABELS), 0.9, np.float32),
-            }  # fmt: skip
+                "predicted": np.array(answers, np.uint16),
+                "confidence": np.full(len(LABELS), 0.9, np.float32),
+            }
             save_file(tensors, folder.predictions_path(epoch))
         return row
 
@@ -255,8 +256,9 @@ def test_who_can_t_be_counted_is_left_out_with_the_reason(
     body = site.get("/api/v1/difficulty", params=asked(waiting, *three)).json()
     assert [run["id"] for run in body["runs"]] == [three[0].id, three[1].id]
     assert {run["id"]: run["reason"] for run in body["left_out"]} == {
-        waiting.id: "It has no finished epoch yet.", three[2].id: "It was tested on other images.",
-    }  # fmt: skip
+        waiting.id: "It has no finished epoch yet.",
+        three[2].id: "It was tested on other images.",
+    }
     words = words_of(site.get("/difficulty", params=asked(waiting, *three)).text)
     assert "2 runs are left out" in words
     assert "waiting : It has no finished epoch yet." in words
@@ -266,8 +268,9 @@ def test_questions_without_an_answer(site: Client, add_run: Any) -> None:
     waiting = add_run("waiting", status="queued")
     answer = site.get("/api/v1/difficulty", params=asked(waiting))
     assert (answer.status_code, answer.json()["detail"]) == (
-        409, "None of these runs has stored answers yet: It has no finished epoch yet.",
-    )  # fmt: skip
+        409,
+        "None of these runs has stored answers yet: It has no finished epoch yet.",
+    )
     assert site.get("/api/v1/difficulty").status_code == 422
     assert site.get("/api/v1/difficulty?run=nothing").status_code == 404
     assert site.get("/difficulty?run=nothing").status_code == 404

@@ -13,12 +13,26 @@ def epochs(accuracies: list[float], *, num_train: int | None = 100, flops: float
     """Epochs of 2 s each."""
     rows = [
         Epoch(
-            run_id="a", epoch=number, step=number, attempt=1, train_loss=1, train_accuracy=0.5, test_loss=1,
-            test_accuracy=accuracy, test_correct=1, test_total=2, learning_rate=0.1, seconds=2.0, evaluation_seconds=9.0,
-            save_seconds=9.0, images_per_second=50, flops=flops, ended_at="",
+            run_id="a",
+            epoch=number,
+            step=number,
+            attempt=1,
+            train_loss=1,
+            train_accuracy=0.5,
+            test_loss=1,
+            test_accuracy=accuracy,
+            test_correct=1,
+            test_total=2,
+            learning_rate=0.1,
+            seconds=2.0,
+            evaluation_seconds=9.0,
+            save_seconds=9.0,
+            images_per_second=50,
+            flops=flops,
+            ended_at="",
         )
         for number, accuracy in enumerate(accuracies, 1)
-    ]  # fmt: skip
+    ]
     return add_sums(rows, num_train)
 
 

@@ -169,9 +169,15 @@ def test_the_sentence_counts_what_varies() -> None:
 
 @pytest.mark.parametrize(
     ("repeats", "seed", "words"),
-    [("1", "0", "Seed 0 will be used."), ("2", "0", "Seeds 0 and 1 will be used."), ("5", "3", "Seeds 3 to 7 will be used."),
-     ("x", "0", ""), ("0", "0", ""), ("2", "0..4", "")],
-)  # fmt: skip
+    [
+        ("1", "0", "Seed 0 will be used."),
+        ("2", "0", "Seeds 0 and 1 will be used."),
+        ("5", "3", "Seeds 3 to 7 will be used."),
+        ("x", "0", ""),
+        ("0", "0", ""),
+        ("2", "0..4", ""),
+    ],
+)
 def test_seeds_in_words(repeats: str, seed: str, words: str) -> None:
     assert seeds_sentence(typed(repeats=repeats, seed=seed)) == words
 
@@ -224,8 +230,12 @@ def test_the_call_is_valid_json_and_means_the_same() -> None:
     first, body = same_as(sweep, "mnist-cnn").call.split("\n", 1)
     assert first == "POST /api/v1/sweeps"
     assert json.loads(body) == {
-        "preset": "mnist-cnn", "base": {"epochs": 5}, "grid": {"learning_rate": [0.003, 0.01]}, "repeats": 2,
-        "name": "Ä", "tags": ["x"],
-    }  # fmt: skip
+        "preset": "mnist-cnn",
+        "base": {"epochs": 5},
+        "grid": {"learning_rate": [0.003, 0.01]},
+        "repeats": 2,
+        "name": "Ä",
+        "tags": ["x"],
+    }
     first, body = same_as(sweep_of(width="12"), None).call.split("\n", 1)
     assert (first, json.loads(body)) == ("POST /api/v1/runs", {"dataset": "mnist", "model": "cnn", "width": 12})

@@ -83,8 +83,10 @@ def test_flops_are_summed_or_unknown(index: Indexer) -> None:
     index.tick()
     assert only(index).flops == 12e9
     folder = RunFolder(index.runs / only(index).id)
-    old = [json.dumps({k: v for k, v in json.loads(line).items() if k != "flops" or json.loads(line)["epoch"] > 1})
-           for line in folder.events_path.read_text().splitlines()]  # fmt: skip
+    old = [
+        json.dumps({k: v for k, v in json.loads(line).items() if k != "flops" or json.loads(line)["epoch"] > 1})
+        for line in folder.events_path.read_text().splitlines()
+    ]
     folder.events_path.write_text("\n".join(old) + "\n")
     index.rebuild()
     assert only(index).flops is None

@@ -27,9 +27,13 @@ from trainer.run_folder import RunFolder
 from trainer.wire import Measure
 
 ENVIRONMENT = {
-    "machine": "x86_64, Some CPU, 2 cores", "torch": "2.10.0", "device": "cpu", "device_name": "Some CPU",
-    "precision": "float32", "num_threads": 1,
-}  # fmt: skip
+    "machine": "x86_64, Some CPU, 2 cores",
+    "torch": "2.10.0",
+    "device": "cpu",
+    "device_name": "Some CPU",
+    "precision": "float32",
+    "num_threads": 1,
+}
 
 
 class Recorder(FakeExecutor):

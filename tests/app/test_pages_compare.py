@@ -12,9 +12,9 @@ import pytest
 from fastapi import FastAPI
 from sqlmodel import select
 
-from app.compare import view as parts
-from app.compare import walls
 from app.compare.confusion_matrix import matrix_difference
+from app.compare.more_seeds import missing_seeds
+from app.compare.pair_images import PairImages, class_table
 from app.store.database import reading, writing
 from app.store.predictions import Predictions
 from app.store.tables import Epoch, Run
@@ -320,7 +320,7 @@ def test_a_run_on_its_way_takes_no_repeat_back_to_its_epoch(site: Client, site_a
     ],
 )
 def test_missing_seeds(a: set[int], b: set[int], further: int, expected: tuple[list[int], list[int]]) -> None:
-    assert parts.missing_seeds(a, b, further) == expected
+    assert missing_seeds(a, b, further) == expected
 
 
 def answers(predicted: list[int], confidence: list[float]) -> Predictions:
@@ -331,9 +331,27 @@ def answers(predicted: list[int], confidence: list[float]) -> Predictions:
 
 def test_the_surest_wrong_answer_comes_first() -> None:
     a, b = answers([0, 0, 1, 0], [0.9, 0.9, 0.9, 0.9]), answers([1, 1, 0, 0], [0.5, 0.8, 0.7, 0.6])
-    assert walls.separating(a, b, "a", None, None).tolist() == [1, 2, 0]
-    assert walls.separating(a, b, "wrong", None, None).tolist() == [3]
-    assert walls.separating(a, b, "all", 1, 0).tolist() == [3, 2]
+    pair = PairImages(a, b)
+    assert pair.selection().of("a").tolist() == [1, 2, 0]
+    assert pair.selection().of("wrong").tolist() == [3]
+    assert pair.selection(label=1, predicted=0).of("all").tolist() == [3, 2]
+    assert pair.selection().counts == {"a": 3, "b": 0, "wrong": 1, "right": 0, "all": 4}
+
+
+def test_a_page_compares_the_images_of_the_pair_once(
+    site: Client, two: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+    outcomes = vars(PairImages)["outcomes"]
+    compute = outcomes.func
+
+    def counted(pair: PairImages) -> Any:
+        computed.append(pair.places)
+        return compute(pair)
+
+    monkeypatch.setattr(outcomes, "func", counted)
+    page(site, *two)
+    assert computed == [(0, 1)]
 
 
 def test_matrix_difference_says_whom_a_cell_favours() -> None:
@@ -345,12 +363,15 @@ def test_matrix_difference_says_whom_a_cell_favours() -> None:
 
 def test_classes_worst_for_the_first_run_first() -> None:
     a, b = answers([0, 0, 0, 1], [1] * 4), answers([0, 1, 1, 1], [1] * 4)
-    table = walls.class_table(a, b, (0, 1), 2)
-    assert [(row.label, row.a, row.b, row.difference, row.count) for row in table.rows] == [
-        (1, 0.5, 1.0, -0.5, 2), (0, 1.0, 0.5, 0.5, 2),
-    ]  # fmt: skip
+    table = class_table(PairImages(a, b), ["zero", "one"])
+    assert [
+        (row.label, row.accuracy_a, row.accuracy_b, row.difference, row.num_images) for row, _strip in table.rows
+    ] == [
+        (1, 0.5, 1.0, -0.5, 2),
+        (0, 1.0, 0.5, 0.5, 2),
+    ]
     assert table.level == pytest.approx(0.975)
-    assert all(row.interval[0] < row.difference < row.interval[1] for row in table.rows)
+    assert all(row.interval[0] < row.difference < row.interval[1] for row, _strip in table.rows)
 
 
 def part(text: str, name: str) -> str:
@@ -532,8 +553,11 @@ def test_what_is_taken_along(site: Client, two: tuple[Run, Run]) -> None:
     text = page(site, *two, margin="2", x="seconds")
     links = [html.unescape(link) for link in re.findall(r'href="(/api/v1/compare[^"]*)"', text)]
     assert {link.split("?")[0] for link in links} == {
-        "/api/v1/compare", "/api/v1/compare/pairs.csv", "/api/v1/compare/epochs.csv", "/api/v1/compare/report",
-    }  # fmt: skip
+        "/api/v1/compare",
+        "/api/v1/compare/pairs.csv",
+        "/api/v1/compare/epochs.csv",
+        "/api/v1/compare/report",
+    }
     for link in links:
         assert site.get(link).status_code == 200
     report = next(link for link in links if "/report" in link)

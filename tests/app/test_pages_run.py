@@ -87,8 +87,17 @@ def test_a_queued_run_says_its_place(site: Client, add_run: Any) -> None:
 
 
 def test_a_running_run_says_how_far_it_is(site: Client, add_run: Any) -> None:
-    run = add_run("runs", status="running", step=15, total_steps=20, steps_per_epoch=10, seconds_left=27.0,
-                  updated_at="2026-03-01T10:00:00.000Z", started_at="2026-03-01T10:00:00.000Z", epochs=2)  # fmt: skip
+    run = add_run(
+        "runs",
+        status="running",
+        step=15,
+        total_steps=20,
+        steps_per_epoch=10,
+        seconds_left=27.0,
+        updated_at="2026-03-01T10:00:00.000Z",
+        started_at="2026-03-01T10:00:00.000Z",
+        epochs=2,
+    )
     words = words_of(page(site, run))
     assert "epoch 2 of 2, step 15 of 20" in words
     assert "Cancel" in words
@@ -107,11 +116,16 @@ def test_nothing_new_is_304(site: Client, answered: Run) -> None:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ("", "2 of 2"), ("?show=right", "4 of 4"), ("?show=all", "6 of 6"), ("?show=all&label=1", "2 of 2"),
-        ("?show=all&predicted=0", "2 of 2"), ("?confidence=0.99", "0 of 0"), ("?show=all&shown=3", "3 of 6"),
+        ("", "2 of 2"),
+        ("?show=right", "4 of 4"),
+        ("?show=all", "6 of 6"),
+        ("?show=all&label=1", "2 of 2"),
+        ("?show=all&predicted=0", "2 of 2"),
+        ("?confidence=0.99", "0 of 0"),
+        ("?show=all&shown=3", "3 of 6"),
         ("?epoch=1", "2 of 2"),
     ],
-)  # fmt: skip
+)
 def test_filters_of_the_wall(site: Client, answered: Run, query: str, expected: str) -> None:
     assert expected in words_of(page(site, answered, query))
 
@@ -217,9 +231,14 @@ def test_unknown_actions_are_refused(site: Client, answered: Run) -> None:
 # Cost ----------------------------------------------------------------------------------------------------------------
 
 ENVIRONMENT = {
-    "device": "cpu", "device_name": "a CPU", "machine": "x86_64, a CPU, 2 cores", "torch": "2.14", "precision": "float32",
-    "num_threads": 1, "convolution": "winograd",
-}  # fmt: skip
+    "device": "cpu",
+    "device_name": "a CPU",
+    "machine": "x86_64, a CPU, 2 cores",
+    "torch": "2.14",
+    "precision": "float32",
+    "num_threads": 1,
+    "convolution": "winograd",
+}
 
 
 def test_time_to_accuracy(site: Client, answered: Run) -> None:

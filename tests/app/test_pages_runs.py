@@ -77,8 +77,16 @@ def test_a_finished_run(site: Client, add_run: Any) -> None:
 
 
 def test_a_running_run_counts_down_and_can_be_cancelled(site: Client, add_run: Any) -> None:
-    run = add_run("CNN", status="running", epochs=5, step=1_400, steps_per_epoch=938, total_steps=4_690, seconds_left=27.0,
-                  updated_at="2999-01-01T00:00:00.000Z")  # fmt: skip
+    run = add_run(
+        "CNN",
+        status="running",
+        epochs=5,
+        step=1_400,
+        steps_per_epoch=938,
+        total_steps=4_690,
+        seconds_left=27.0,
+        updated_at="2999-01-01T00:00:00.000Z",
+    )
     text = site.get("/runs").text
     assert "epoch 2 of 5" in text
     assert 'data-left="27.00"' in text
@@ -204,9 +212,18 @@ def test_a_group_on_its_way(site: Client, add_run: Any) -> None:
 def test_of_a_repeated_seed_the_newest_counts() -> None:
     def row(seed: int, accuracy: float, created_at: str) -> RunRow:
         run = Run(
-            id=created_at, status="finished", config={}, dataset="mnist", model="cnn", config_hash="", group="g", seed=seed,
-            created_at=created_at, test_accuracy=accuracy, epochs_done=1,
-        )  # fmt: skip
+            id=created_at,
+            status="finished",
+            config={},
+            dataset="mnist",
+            model="cnn",
+            config_hash="",
+            group="g",
+            seed=seed,
+            created_at=created_at,
+            test_accuracy=accuracy,
+            epochs_done=1,
+        )
         return RunRow(run, (0.0, 1.0), [], None, None, "")
 
     group = GroupRow("g", [row(0, 0.8, "1"), row(0, 0.9, "3"), row(1, 0.7, "2")], is_open=False)
@@ -232,9 +249,15 @@ def test_filters(site: Client, add_run: Any) -> None:
     add_run("b", status="failed", error={"error": "", "message": "", "advice": ""}, notes="odd one")
     add_run("c", dataset="digits")
     for query, names in {
-        "model=fc": ["a"], "tag=x": ["a"], "status=failed": ["b"], "q=odd": ["b"], "dataset=digits": ["c"],
-        "q=learning_rate%3D0.1": ["a"], "q=": ["c", "b", "a"], "model=": ["c", "b", "a"],
-    }.items():  # fmt: skip
+        "model=fc": ["a"],
+        "tag=x": ["a"],
+        "status=failed": ["b"],
+        "q=odd": ["b"],
+        "dataset=digits": ["c"],
+        "q=learning_rate%3D0.1": ["a"],
+        "q=": ["c", "b", "a"],
+        "model=": ["c", "b", "a"],
+    }.items():
         assert names_of(site.get(f"/runs?{query}").text) == names, query
 
 
@@ -473,8 +496,14 @@ def test_columns_by_the_address(site: Client, add_run: Any) -> None:
     assert "sort=learning_rate&amp;columns=learning_rate%2Cmomentum%2Ctest_loss%2Ctag" in text
     usual = site.get("/runs").text
     assert [words.split(",")[0] for words in headings_of(usual)[3:]] == [
-        "Model", "Epochs", "Test accuracy", "Best", "Training loss", "Time", "Images/s",
-    ]  # fmt: skip
+        "Model",
+        "Epochs",
+        "Test accuracy",
+        "Best",
+        "Training loss",
+        "Time",
+        "Images/s",
+    ]
     assert "columns=" not in re.sub(r"<dialog.*", "", usual, flags=re.DOTALL)
 
 
@@ -538,11 +567,25 @@ def add_histories(site_app: Any, runs: list[Run], num_epochs: int) -> None:
             row.epochs_done = num_epochs
             session.add(row)
             for epoch in range(1, num_epochs + 1):
-                session.add(Epoch(
-                    run_id=run.id, epoch=epoch, step=epoch, attempt=1, train_loss=1 / epoch, train_accuracy=0.5, test_loss=0.5,
-                    test_accuracy=0.5, test_correct=1, test_total=2, learning_rate=0.01, seconds=1.0, evaluation_seconds=1.0,
-                    images_per_second=1.0, ended_at=run.created_at,
-                ))  # fmt: skip
+                session.add(
+                    Epoch(
+                        run_id=run.id,
+                        epoch=epoch,
+                        step=epoch,
+                        attempt=1,
+                        train_loss=1 / epoch,
+                        train_accuracy=0.5,
+                        test_loss=0.5,
+                        test_accuracy=0.5,
+                        test_correct=1,
+                        test_total=2,
+                        learning_rate=0.01,
+                        seconds=1.0,
+                        evaluation_seconds=1.0,
+                        images_per_second=1.0,
+                        ended_at=run.created_at,
+                    )
+                )
         session.commit()
 
 
@@ -621,9 +664,16 @@ def test_no_row_is_stale_whatever_happened(site: Client, site_app: Any, add_run:
     failed = add_run("broken", "failed", learning_rate=0.6, error={"error": "E", "message": "m", "advice": "a"})
     name = group[0].group
     addresses = [
-        "/runs", "/runs?apart=true", f"/runs?open={name}", "/runs?sort=test_accuracy", "/runs?status=finished",
-        "/runs?columns=notes,seed,test_loss", "/runs?q=test_accuracy>94%25", "/runs?archived=true", "/runs?tag=x",
-    ]  # fmt: skip
+        "/runs",
+        "/runs?apart=true",
+        f"/runs?open={name}",
+        "/runs?sort=test_accuracy",
+        "/runs?status=finished",
+        "/runs?columns=notes,seed,test_loss",
+        "/runs?q=test_accuracy>94%25",
+        "/runs?archived=true",
+        "/runs?tag=x",
+    ]
 
     def look(happened: str) -> None:
         kept = [site.get(address).text for address in addresses]

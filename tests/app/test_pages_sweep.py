@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from fastapi import FastAPI
 from sqlmodel import select
 
 from app.draw import sweep as sweep_charts
-from app.routes.pages.sweep_view import mean
+from app.draw.svg import Drawing
+from app.runs.rows import mean_of_known
 from app.runs.sweeps import Level
 from app.statistics import best_of_n_optimism
 from app.store.database import reading, writing
@@ -212,7 +214,7 @@ def test_answers_that_are_gone_are_said(site: Client, site_app: FastAPI, grid: l
     from trainer.run_folder import RunFolder
 
     RunFolder(site_app.state.runoff.settings.runs / grid[0].id).predictions_path(1).unlink()
-    assert "How much can't be said: the stored answers of some runs are not here." in words_of(part(page(site), "best"))
+    assert "How much is unknown: the stored predictions of some runs are missing." in words_of(part(page(site), "best"))
 
 
 def test_answers_that_come_back_count_again(site: Client, site_app: FastAPI, grid: list[Run]) -> None:
@@ -224,8 +226,8 @@ def test_answers_that_come_back_count_again(site: Client, site_app: FastAPI, gri
 
 
 def test_an_accuracy_of_zero_is_a_number_in_a_mean() -> None:
-    assert mean([0.0, 0.5, None]) == 0.25
-    assert mean([None]) is None
+    assert mean_of_known([0.0, 0.5, None]) == 0.25
+    assert mean_of_known([None]) is None
 
 
 def test_other_test_images_are_not_ranked_together(site: Client, site_app: FastAPI, make: Any) -> None:
@@ -296,23 +298,28 @@ def test_the_table_shows_a_part_at_a_time(site: Client, grid: list[Run]) -> None
 # Geometry ------------------------------------------------------------------------------------------------------------
 
 
+def drawn(drawing: Drawing, element: str) -> list[Any]:
+    """The elements of that name in a drawing."""
+    root = ElementTree.fromstring(drawing.__html__())
+    return list(root.iter(element))
+
+
 def test_a_field_that_does_not_apply_has_a_place_of_its_own() -> None:
     axes = [sweep_charts.Axis("Momentum", ["0.5", "0.9"])]
     paths = [sweep_charts.Path("a", [0], 0.5), sweep_charts.Path("b", [-1], 0.6)]
-    wide, _narrow = sweep_charts.parallel(axes, paths)
-    assert "–" in [label.text for label in wide.labels]
-    first, second = (float(line.points.split(" ")[0].split(",")[1]) for line in wide.lines)
+    wide = sweep_charts.parallel(axes, paths).wide
+    assert "–" in [text.text for text in drawn(wide, "text")]
+    first, second = (float(line.get("points").split(" ")[0].split(",")[1]) for line in drawn(wide, "polyline"))
     assert first > second  # the place of the dash is above both values
 
 
 def test_higher_accuracy_stands_higher_and_the_mean_between() -> None:
     levels = [Level("a", [0.2, 0.8], 0.5), Level("b", [], None)]
     chart = sweep_charts.one_factor("Field", levels, sweep_charts.domain_of([0.2, 0.8]))
-    low, high = chart.dots
-    mean = float(chart.means[0].split(" ")[1].split("l")[0]) + 6
-    assert low.y > mean > high.y
-    assert len(chart.means) == 1
-    assert chart.lines == []
+    low, high = (float(dot.get("cy")) for dot in drawn(chart, "circle"))
+    [mean] = [path.get("d") for path in drawn(chart, "path") if path.get("class") == "pt"]
+    assert low > float(mean.split(" ")[1].split("l")[0]) + 6 > high
+    assert drawn(chart, "polyline") == []
 
 
 def test_a_domain_holds_its_values_and_no_more_than_all() -> None:
@@ -328,12 +335,14 @@ def test_many_runs_are_drawn_faint_and_without_words_of_their_own() -> None:
     many = sweep_charts.MANY + 1
     accuracies = [0.5 + i / 1000 for i in range(many)]
     chart = sweep_charts.one_factor("Field", [Level("a", accuracies, 0.6)], sweep_charts.domain_of(accuracies))
-    assert (len(chart.dots), chart.cloud.count("M")) == (0, many)
+    [cloud] = [path for path in drawn(chart, "path") if path.get("class") == "cloud"]
+    assert (drawn(chart, "circle"), cloud.get("d").count("M")) == ([], many)
     axes = [sweep_charts.Axis("Field", ["a", "b"])]
     paths = [
         sweep_charts.Path(f"run {i}", [i % 2], accuracy, "best" if i == 7 else "")
         for i, accuracy in enumerate(accuracies)
     ]
-    for drawn in sweep_charts.parallel(axes, paths):
-        assert drawn.css.endswith("crowd")
-        assert [line.title for line in drawn.lines if line.title] == ["run 7: 50.70 %"]
+    both = sweep_charts.parallel(axes, paths)
+    for drawing in (both.wide, both.narrow):
+        assert "crowd" in drawing.css.split()
+        assert [title.text for title in drawn(drawing, "title")] == ["run 7: 50.70 %"]

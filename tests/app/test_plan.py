@@ -41,7 +41,7 @@ def test_one_bad_value_refuses_all_and_says_where(home: Path) -> None:
         ({"base": BASE, "preset": "nothing"}, "preset", "Unknown preset"),
         ({"base": {**BASE, "learning_rte": 1}}, "learning_rte", "learning_rate"),
     ],
-)  # fmt: skip
+)
 def test_refusals_of_a_sweep(home: Path, sweep: dict[str, Any], field: str, words: str) -> None:
     assert words in refused(home, **sweep)[field]
 
@@ -55,8 +55,9 @@ def test_a_given_field_wins_over_a_preset(home: Path) -> None:
     sweep = SweepIn(preset="mnist-fc-against-cnn", base={"model": "lenet", "epochs": 2}, dataset="fashion-mnist")
     planned = plan(home, sweep)
     assert [(r.config.model, r.config.permute_pixels, r.config.dataset, r.config.epochs) for r in planned.runs] == [
-        ("lenet", False, "fashion-mnist", 2), ("lenet", True, "fashion-mnist", 2),
-    ]  # fmt: skip
+        ("lenet", False, "fashion-mnist", 2),
+        ("lenet", True, "fashion-mnist", 2),
+    ]
 
 
 def test_a_preset_with_a_grid_is_no_single_run(home: Path) -> None:

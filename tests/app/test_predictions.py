@@ -89,9 +89,11 @@ def test_query(folder: RunFolder, wanted: dict[str, object], expected: list[int]
 def test_query_gives_total_and_items(folder: RunFolder) -> None:
     page = predictions.query(predictions.load(folder, 1), PredictionQuery(correct=False, sort="worst", limit=1))
     assert page.model_dump() == {
-        "total": 3, "items": [{"index": 3, "label": 0, "predicted": 1, "confidence": pytest.approx(0.95)}], "num_correct": 3,
-            "defect": "",
-    }  # fmt: skip
+        "total": 3,
+        "items": [{"index": 3, "label": 0, "predicted": 1, "confidence": pytest.approx(0.95)}],
+        "num_correct": 3,
+        "defect": "",
+    }
 
 
 def test_unknown_sort(folder: RunFolder) -> None:

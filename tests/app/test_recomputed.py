@@ -26,9 +26,15 @@ pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).parents[1] / "recompute.py"
 COUNTS = (
-    "num_images", "both_correct", "only_a_correct", "only_b_correct", "both_wrong", "a_correct", "b_correct",
+    "num_images",
+    "both_correct",
+    "only_a_correct",
+    "only_b_correct",
+    "both_wrong",
+    "a_correct",
+    "b_correct",
     "same_wrong_answer",
-)  # fmt: skip
+)
 SECONDS = 300  # for three runs of one epoch and a start, on a machine that does other work
 
 
@@ -72,9 +78,12 @@ def trained(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {
-        **os.environ, "RUNOFF_HOME": str(home), "RUNOFF_PORT": str(port), "RUNOFF_DATASETS": str(mnist),
+        **os.environ,
+        "RUNOFF_HOME": str(home),
+        "RUNOFF_PORT": str(port),
+        "RUNOFF_DATASETS": str(mnist),
         "RUNOFF_MEASURE": "false",
-    }  # fmt: skip
+    }
     server = subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], env=environment)
     client = Client(f"http://127.0.0.1:{port}")
     try:

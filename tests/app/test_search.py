@@ -21,12 +21,25 @@ Find = Callable[[str], list[str]]
 
 RUNS: dict[str, dict[str, Any]] = {
     "a": {"model": "fc", "tags": ["final", "part 1"], "test_accuracy": 0.978, "momentum": 0.9, "notes": "Don't drop."},
-    "b": {"model": "vgg", "tags": ["final"], "test_accuracy": 0.905, "optimizer": "adam",
-          "created_at": "2026-03-02T09:00:00.000Z"},
+    "b": {
+        "model": "vgg",
+        "tags": ["final"],
+        "test_accuracy": 0.905,
+        "optimizer": "adam",
+        "created_at": "2026-03-02T09:00:00.000Z",
+    },
     "c": {"model": "vgg", "test_accuracy": None, "status": "queued", "seed": 3, "permute_pixels": True, "sweep": "s1"},
-    "d": {"model": "cnn", "tags": ["50 %"], "test_accuracy": 0.97, "name": "wide (64) and_x", "validation_fraction": 0.1,
-          "early_stopping_patience": 5, "status": "failed", "created_at": "2026-04-01T00:00:00.000Z"},
-}  # fmt: skip
+    "d": {
+        "model": "cnn",
+        "tags": ["50 %"],
+        "test_accuracy": 0.97,
+        "name": "wide (64) and_x",
+        "validation_fraction": 0.1,
+        "early_stopping_patience": 5,
+        "status": "failed",
+        "created_at": "2026-04-01T00:00:00.000Z",
+    },
+}
 
 
 def row(run_id: str, **values: Any) -> Run:
@@ -35,11 +48,19 @@ def row(run_id: str, **values: Any) -> Run:
     at = "2026-03-01T10:00:00.000Z"
     return Run(
         **{
-            "id": run_id, "name": f"run {run_id}", "config": config.model_dump(), "dataset": "mnist", "model": config.model,
-            "config_hash": config_hash(config), "group": group_hash(config), "seed": config.seed, "created_at": at,
-            "status": "finished", **columns,
+            "id": run_id,
+            "name": f"run {run_id}",
+            "config": config.model_dump(),
+            "dataset": "mnist",
+            "model": config.model,
+            "config_hash": config_hash(config),
+            "group": group_hash(config),
+            "seed": config.seed,
+            "created_at": at,
+            "status": "finished",
+            **columns,
         }
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -60,37 +81,96 @@ def find(engine: Engine) -> Find:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("", "abcd"), ("   ", "abcd"),
+        ("", "abcd"),
+        ("   ", "abcd"),
         # words
-        ("vgg", "bc"), ("VGG", "bc"), ("'run a'", "a"), ("final", "ab"), ("drop", "a"), ("50 %", "d"), ('"wide (64)"', "d"),
-        ("don't", "a"), ("'part 1'", "a"), ("10:30", ""), ("and_x", "d"), ('"and"', "d"), ("d_x", "d"),
+        ("vgg", "bc"),
+        ("VGG", "bc"),
+        ("'run a'", "a"),
+        ("final", "ab"),
+        ("drop", "a"),
+        ("50 %", "d"),
+        ('"wide (64)"', "d"),
+        ("don't", "a"),
+        ("'part 1'", "a"),
+        ("10:30", ""),
+        ("and_x", "d"),
+        ('"and"', "d"),
+        ("d_x", "d"),
         # equality
-        ("model=vgg", "bc"), ("model = vgg", "bc"), ("model==vgg", "bc"), ("MODEL=vgg", "bc"), ("model:vgg", "bc"),
-        ("model!=vgg", "ad"), ("tag:final", "ab"), ("tag=final", "ab"), ("tag != final", "cd"), ("tag:'part 1'", "a"),
-        ("tag ~ PART", "a"), ("name='wide (64) and_x'", "d"), ("name ~ wide", "d"), ("notes=\"Don't drop.\"", "a"),
-        ("seed=3", "c"), ("status=queued", "c"), ("sweep=s1", "c"), ("sweep != s1", "abd"), ("learning_rate = 1e-2", "abcd"),
-        ("permute_pixels=true", "c"), ("permute_pixels=no", "abd"), ("id=a", "a"), ("notes=''", "bcd"), ("dataset~nis", "abcd"),
+        ("model=vgg", "bc"),
+        ("model = vgg", "bc"),
+        ("model==vgg", "bc"),
+        ("MODEL=vgg", "bc"),
+        ("model:vgg", "bc"),
+        ("model!=vgg", "ad"),
+        ("tag:final", "ab"),
+        ("tag=final", "ab"),
+        ("tag != final", "cd"),
+        ("tag:'part 1'", "a"),
+        ("tag ~ PART", "a"),
+        ("name='wide (64) and_x'", "d"),
+        ("name ~ wide", "d"),
+        ('notes="Don\'t drop."', "a"),
+        ("seed=3", "c"),
+        ("status=queued", "c"),
+        ("sweep=s1", "c"),
+        ("sweep != s1", "abd"),
+        ("learning_rate = 1e-2", "abcd"),
+        ("permute_pixels=true", "c"),
+        ("permute_pixels=no", "abd"),
+        ("id=a", "a"),
+        ("notes=''", "bcd"),
+        ("dataset~nis", "abcd"),
         # numbers
-        ("test_accuracy>0.97", "a"), ("test_accuracy >= 97%", "ad"), ("test_accuracy >= 97 %", "ad"),
-        ("test_accuracy=97.8%", "a"), ("test_accuracy<0.95", "b"),
-        ("test_accuracy <= 97 % model=cnn", "d"), ("validation_fraction=10%", "d"),
-        ("test_accuracy != 0.978", "bcd"), ("seed>-1", "abcd"),
+        ("test_accuracy>0.97", "a"),
+        ("test_accuracy >= 97%", "ad"),
+        ("test_accuracy >= 97 %", "ad"),
+        ("test_accuracy=97.8%", "a"),
+        ("test_accuracy<0.95", "b"),
+        ("test_accuracy <= 97 % model=cnn", "d"),
+        ("validation_fraction=10%", "d"),
+        ("test_accuracy != 0.978", "bcd"),
+        ("seed>-1", "abcd"),
         # missing
-        ("test_accuracy = null", "c"), ("test_accuracy != null", "abd"), ("early_stopping_patience = null", "abc"),
-        ("momentum=null", "b"), ("momentum != 0.9", "bcd"), ("tag=null", "c"), ("name='null'", ""), ("sweep=NULL", "abd"),
+        ("test_accuracy = null", "c"),
+        ("test_accuracy != null", "abd"),
+        ("early_stopping_patience = null", "abc"),
+        ("momentum=null", "b"),
+        ("momentum != 0.9", "bcd"),
+        ("tag=null", "c"),
+        ("name='null'", ""),
+        ("sweep=NULL", "abd"),
         # times
-        ("created_at >= 2026-03-02", "bd"), ("created_at > 2026-03-02", "d"), ("created_at <= 2026-03-02", "abc"),
-        ("created_at < 2026-03-02", "ac"), ("created_at = 2026-03", "abc"), ("created_at != 2026-03", "d"),
-        ("created_at = 2026-03-02T09", "b"), ("finished_at = null", "abcd"), ("started_at != 2026", "abcd"),
+        ("created_at >= 2026-03-02", "bd"),
+        ("created_at > 2026-03-02", "d"),
+        ("created_at <= 2026-03-02", "abc"),
+        ("created_at < 2026-03-02", "ac"),
+        ("created_at = 2026-03", "abc"),
+        ("created_at != 2026-03", "d"),
+        ("created_at = 2026-03-02T09", "b"),
+        ("finished_at = null", "abcd"),
+        ("started_at != 2026", "abcd"),
         # together
-        ("model=vgg and test_accuracy>0.9 and tag:final", "b"), ("model=vgg tag:final", "b"), ("model=fc or model=cnn", "ad"),
-        ("model=fc OR model=vgg AND tag:final", "ab"), ("(model=fc or model=vgg) and tag:final", "ab"),
-        ("not model=vgg", "ad"), ("not not model=vgg", "bc"), ("not(model=vgg or model=fc)", "d"), ("not vgg", "ad"),
-        ("not test_accuracy > 97%", "bcd"), ("not (test_accuracy < 0.95)", "acd"), ("not name ~ run", "d"),
-        ("not sweep ~ s", "abd"), ("vgg or drop", "abc"),
-        ("config.precision=auto", "abcd"), ("precision=null", "abcd"), ("not created_at < 2026", "abcd"),
+        ("model=vgg and test_accuracy>0.9 and tag:final", "b"),
+        ("model=vgg tag:final", "b"),
+        ("model=fc or model=cnn", "ad"),
+        ("model=fc OR model=vgg AND tag:final", "ab"),
+        ("(model=fc or model=vgg) and tag:final", "ab"),
+        ("not model=vgg", "ad"),
+        ("not not model=vgg", "bc"),
+        ("not(model=vgg or model=fc)", "d"),
+        ("not vgg", "ad"),
+        ("not test_accuracy > 97%", "bcd"),
+        ("not (test_accuracy < 0.95)", "acd"),
+        ("not name ~ run", "d"),
+        ("not sweep ~ s", "abd"),
+        ("vgg or drop", "abc"),
+        ("config.precision=auto", "abcd"),
+        ("precision=null", "abcd"),
+        ("not created_at < 2026", "abcd"),
     ],
-)  # fmt: skip
+)
 def test_what_an_expression_finds(find: Find, text: str, found: str) -> None:
     assert find(text) == list(found)
 
@@ -130,7 +210,7 @@ def test_what_an_expression_finds(find: Find, text: str, found: str) -> None:
         ("a " * 41, 80, "At most 40 conditions can be searched for at once."),
         ("a" * 501, 500, "At most 500 characters can be searched for."),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_and_where(text: str, position: int, words: str) -> None:
     with pytest.raises(SearchError) as caught:
         condition(text)
@@ -159,9 +239,37 @@ def test_signs_of_sql_are_only_characters(find: Find) -> None:
 
 
 _PIECES = st.sampled_from(
-    ["and", "or", "not", "(", ")", "=", "!=", "<", "~", ":", '"', "'", "%", "model", "seed", "test_accuracy", "tag",
-     "created_at", "vgg", "0.9", "97%", "2026-03", "null", "true", "x", "\\", "é", "1e999"]
-)  # fmt: skip
+    [
+        "and",
+        "or",
+        "not",
+        "(",
+        ")",
+        "=",
+        "!=",
+        "<",
+        "~",
+        ":",
+        '"',
+        "'",
+        "%",
+        "model",
+        "seed",
+        "test_accuracy",
+        "tag",
+        "created_at",
+        "vgg",
+        "0.9",
+        "97%",
+        "2026-03",
+        "null",
+        "true",
+        "x",
+        "\\",
+        "é",
+        "1e999",
+    ]
+)
 
 
 @given(st.lists(_PIECES, max_size=14), st.sampled_from([" ", ""]))

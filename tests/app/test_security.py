@@ -73,9 +73,19 @@ def test_a_full_disk_is_503(api: TestClient, site_app: FastAPI) -> None:
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [("localhost", 200), ("localhost:8000", 200), ("127.0.0.1:1", 200), ("[::1]:8000", 200), ("[::1]", 200),
-     ("LOCALHOST", 200), ("evil.example", 421), ("localhost.evil.example", 421), ("", 421), ("lab.example", 421)],
-)  # fmt: skip
+    [
+        ("localhost", 200),
+        ("localhost:8000", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:8000", 200),
+        ("[::1]", 200),
+        ("LOCALHOST", 200),
+        ("evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("", 421),
+        ("lab.example", 421),
+    ],
+)
 def test_only_known_names_are_answered(api: TestClient, host: str, status: int) -> None:
     answer = api.get("/api/v1/models", headers={"host": host})
     assert answer.status_code == status

@@ -20,6 +20,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from app import statistics
+from app.statistics import selection
 
 
 @st.composite
@@ -637,7 +638,7 @@ def test_optimism_where_it_is_known() -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 64, 101])
 def test_halves_are_halves_and_treat_all_images_alike(n: int) -> None:
-    bits = np.unpackbits(statistics._halves(n).view(np.uint8), axis=1)[:, :n]
+    bits = np.unpackbits(selection._halves(n).view(np.uint8), axis=1)[:, :n]
     assert bits.shape == (1000, n)
     assert (bits.sum(axis=1) == n // 2).all()
     assert bits.mean(axis=0) == pytest.approx(n // 2 / n, abs=5 * math.sqrt(0.25 / 1000))

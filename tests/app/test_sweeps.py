@@ -116,8 +116,14 @@ def test_a_long_name_keeps_what_tells_runs_apart() -> None:
 
 @pytest.mark.parametrize(
     ("name", "stem"),
-    [("FC, seed 3", "FC"), ("FC seed 12", "FC"), ("FC · Seed 1", "FC"), ("seed 3 of FC", "seed 3 of FC"), ("seed 3", "")],
-)  # fmt: skip
+    [
+        ("FC, seed 3", "FC"),
+        ("FC seed 12", "FC"),
+        ("FC · Seed 1", "FC"),
+        ("seed 3 of FC", "seed 3 of FC"),
+        ("seed 3", ""),
+    ],
+)
 def test_without_seed(name: str, stem: str) -> None:
     assert sweeps.without_seed(name) == stem
 
@@ -260,8 +266,9 @@ def test_refusals_of_more_repeats(api: TestClient, state: Runoff) -> None:
         assert api.post(path, json={"count": count}).status_code == 422
     answer = api.post("/api/v1/groups/nothing/repeats", json={"count": 1})
     assert (answer.status_code, answer.json()["detail"]) == (
-        404, "There is no group nothing. Its runs may have been deleted.",
-    )  # fmt: skip
+        404,
+        "There is no group nothing. Its runs may have been deleted.",
+    )
     assert api.get("/api/v1/runs").json()["total"] == 1
 
 

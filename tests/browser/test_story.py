@@ -117,9 +117,16 @@ def test_no_page_scrolls_sideways(context: BrowserContext, server: Server, schem
     page.set_viewport_size({"width": width, "height": 844})
     page.emulate_media(color_scheme=scheme)
     for path in (
-        "/runs", "/runs/new", f"/runs/{run_id}", "/compare", f"/compare?{both}", f"/api/v1/compare/report?{both}",
-        "/datasets", "/patterns", "/api",
-    ):  # fmt: skip
+        "/runs",
+        "/runs/new",
+        f"/runs/{run_id}",
+        "/compare",
+        f"/compare?{both}",
+        f"/api/v1/compare/report?{both}",
+        "/datasets",
+        "/patterns",
+        "/api",
+    ):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
 

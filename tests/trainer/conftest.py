@@ -82,8 +82,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for split, count, seed in (("train", 104, 0), ("test", 40, 1)):
         images, labels = synthetic(count, (1, 16, 16), seed)
         splits[split] = cache.Rows(images, np.arange(count), labels)
-    facts = {"title": "Bars", "kind": "imported", "unreadable": [], "num_unreadable": 0, "created_at": None,
-             "source": "", "num_ignored": 0}  # fmt: skip
+    facts = {
+        "title": "Bars",
+        "kind": "imported",
+        "unreadable": [],
+        "num_unreadable": 0,
+        "created_at": None,
+        "source": "",
+        "num_ignored": 0,
+    }
     cache.write_cache(
         folder, splits, [f"class {number}" for number in range(NUM_CLASSES)], facts, lambda progress: None
     )

@@ -34,14 +34,22 @@ def execute(
     if lock is None:
         return 4
     facts = {
-        "pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0), "attempt": attempt,
-        "num_threads": num_threads, "device": device,
-        "open_files": sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) > 2 and
-                             os.path.exists(f"/proc/self/fd/{fd}")),
-        "home": os.environ.get("RUNOFF_HOME"), "token": os.environ.get("RUNOFF_TOKEN"),
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "session": os.getsid(0),
+        "attempt": attempt,
+        "num_threads": num_threads,
+        "device": device,
+        "open_files": sorted(
+            os.readlink(f"/proc/self/fd/{fd}")
+            for fd in os.listdir("/proc/self/fd")
+            if int(fd) > 2 and os.path.exists(f"/proc/self/fd/{fd}")
+        ),
+        "home": os.environ.get("RUNOFF_HOME"),
+        "token": os.environ.get("RUNOFF_TOKEN"),
         "oom": Path("/proc/self/oom_score_adj").read_text().strip(),
         "sigterm": str(signal.getsignal(signal.SIGTERM)),
-    }  # fmt: skip
+    }
     (folder.path / "facts.json").write_text(json.dumps(facts))
     on_locked()
     sys.stdout.write("training\n")

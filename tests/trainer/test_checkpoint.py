@@ -54,8 +54,11 @@ def test_prune_keeps_what_it_should(folder: RunFolder) -> None:
         checkpoint.save(folder, state(epoch))
     checkpoint.prune(folder, {2, 4})
     assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
-        "epoch-0002.json", "epoch-0002.safetensors", "epoch-0004.json", "epoch-0004.safetensors",
-    ]  # fmt: skip
+        "epoch-0002.json",
+        "epoch-0002.safetensors",
+        "epoch-0004.json",
+        "epoch-0004.safetensors",
+    ]
 
 
 def test_leftovers_of_a_killed_attempt_go(folder: RunFolder) -> None:
@@ -70,9 +73,10 @@ def test_log_probabilities_are_thinned_past_the_limit(folder: RunFolder, monkeyp
     digests: dict[str, str] = {}
     for epoch in range(1, 6):
         arrays: dict[str, NDArray[np.generic]] = {
-            "predicted": np.zeros(50, np.uint16), "confidence": np.ones(50, np.float32),
+            "predicted": np.zeros(50, np.uint16),
+            "confidence": np.ones(50, np.float32),
             "log_probabilities": np.zeros((50, 10), np.float16),
-        }  # fmt: skip
+        }
         digests |= checkpoint.save_predictions(folder, epoch, arrays)
         checkpoint.thin_predictions(folder, 1, 2, epoch, checkpoint.log_probability_bytes(arrays))
     kept = [

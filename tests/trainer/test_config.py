@@ -12,12 +12,12 @@ from trainer.config import (
     ConfigError,
     RunConfig,
     canonical,
-    check_data,
     config_hash,
     group_hash,
     parse_config,
     resolved_width,
 )
+from trainer.image_rules import check_data
 
 BASE = {"dataset": "mnist", "model": "cnn"}
 PLAIN = "c203a49bb8d5"  # of the config of BASE: stored in every run, so it may never change

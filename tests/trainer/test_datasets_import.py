@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from trainer.datasets import archive, cache, decode, layout
-from trainer.datasets.catalogue import (  # fmt: skip
+from trainer.datasets.catalogue import (
     Dataset,
     DatasetError,
     UnknownDataset,
@@ -157,9 +157,15 @@ def test_deeper_folders_belong_to_their_class(importer: Importer) -> None:
 
 def test_passes_over_what_is_no_image(importer: Importer) -> None:
     rubbish = {
-        "__MACOSX/train/cat/._0.png": b"x", "train/.DS_Store": b"x", "train/cat/Thumbs.db": b"x", ".git/a/b.png": b"x",
-        "README.txt": b"x", "train/cat/notes.csv": b"x", "empty/": b"", "cover.png": picture(),
-    }  # fmt: skip
+        "__MACOSX/train/cat/._0.png": b"x",
+        "train/.DS_Store": b"x",
+        "train/cat/Thumbs.db": b"x",
+        ".git/a/b.png": b"x",
+        "README.txt": b"x",
+        "train/cat/notes.csv": b"x",
+        "empty/": b"",
+        "cover.png": picture(),
+    }
     dataset = importer({**SPLIT, **rubbish})
     assert (dataset.num_train, dataset.num_test, dataset.num_unreadable, dataset.num_ignored) == (6, 4, 0, 1)
 
@@ -208,8 +214,13 @@ def test_a_cache_is_complete_and_says_what_it_is(importer: Importer) -> None:
     dataset = importer(classes(*[f"c{i}" for i in range(12)], mode="RGB"))
     folder = importer.home / "datasets" / "mine"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "meta.json", "samples.png", "test-images.npy", "test-labels.npy", "train-images.npy", "train-labels.npy",
-    ]  # fmt: skip
+        "meta.json",
+        "samples.png",
+        "test-images.npy",
+        "test-labels.npy",
+        "train-images.npy",
+        "train-labels.npy",
+    ]
     assert (dataset.kind, dataset.status, dataset.title, dataset.source) == ("imported", "ready", "mine", "images.zip")
     pixels = importer.pixels() / 255
     np.testing.assert_allclose(dataset.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-12)
@@ -505,13 +516,17 @@ def unknown_method(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (no_archive, "is not a zip, tar or tar.gz archive"), (empty_file, "is not a zip, tar or tar.gz archive"),
-        (gzipped_text, "is not a zip, tar or tar.gz archive"), (cut_zip, "is damaged or incomplete"),
-        (cut_tar, "is damaged or incomplete"), (cut_tar_gz, "is damaged or incomplete"),
-        (scrambled_tar_gz, "is damaged or incomplete"), (encrypted_zip, "is encrypted"),
+        (no_archive, "is not a zip, tar or tar.gz archive"),
+        (empty_file, "is not a zip, tar or tar.gz archive"),
+        (gzipped_text, "is not a zip, tar or tar.gz archive"),
+        (cut_zip, "is damaged or incomplete"),
+        (cut_tar, "is damaged or incomplete"),
+        (cut_tar_gz, "is damaged or incomplete"),
+        (scrambled_tar_gz, "is damaged or incomplete"),
+        (encrypted_zip, "is encrypted"),
         (unknown_method, "a compression that can't be read"),
     ],
-)  # fmt: skip
+)
 def test_refuses_archives_that_are_none(
     importer: Importer, tmp_path: Path, make: Callable[[Path], None], sentence: str
 ) -> None:

@@ -63,9 +63,10 @@ def left_behind(home: Path) -> list[Path]:
     """Files that are neither a lock nor part of a finished cache."""
     finished = {home / "datasets" / dataset.name for dataset in list_datasets(home) if dataset.status == "ready"}
     return [
-        path for path in home.rglob("*")
+        path
+        for path in home.rglob("*")
         if path.is_file() and path.parent.name != ".locks" and path.parent not in finished
-    ]  # fmt: skip
+    ]
 
 
 # Catalogue -----------------------------------------------------------------------------------------------------------
@@ -259,8 +260,9 @@ def test_a_killed_child_is_an_error_and_leaves_nothing(
 def test_a_child_whose_reader_is_gone_ends_and_cleans_up(home: Path, large_zip: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "trainer.datasets", "import", "large", str(large_zip)],
-        stdout=subprocess.PIPE, env={**os.environ, "RUNOFF_HOME": str(home)},
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        env={**os.environ, "RUNOFF_HOME": str(home)},
+    )
     assert child.stdout is not None
     with child:
         child.stdout.readline()

@@ -40,9 +40,13 @@ def net_for(config: RunConfig, data: Data) -> nn.Module:
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_equals_the_plain_sum(
-    make_config: MakeConfig, make_data: MakeData, environment: Environment, monkeypatch: pytest.MonkeyPatch,
-    flip: bool, streamed: bool,
-) -> None:  # fmt: skip
+    make_config: MakeConfig,
+    make_data: MakeData,
+    environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    flip: bool,
+    streamed: bool,
+) -> None:
     config = make_config(flip_averaging=flip, validation_fraction=0.25)
     monkeypatch.setattr(streaming, "available_bytes", lambda device: 0 if streamed else 1 << 40)
     monkeypatch.setattr(evaluation, "_CPU_BATCH", 7)

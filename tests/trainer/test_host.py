@@ -129,8 +129,10 @@ def num_threads(pid: int) -> int:
 def test_it_greets_with_its_version(host: RunningHost) -> None:
     with host.client() as client:
         assert client.greeting == {
-            "protocol": wire.PROTOCOL, "version": wire.code_version(), "pid": host.process.pid,
-        }  # fmt: skip
+            "protocol": wire.PROTOCOL,
+            "version": wire.code_version(),
+            "pid": host.process.pid,
+        }
 
 
 def test_only_its_user_may_connect(host: RunningHost) -> None:
@@ -294,10 +296,19 @@ def test_an_image_that_is_none_is_refused(host: RunningHost) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"what?", b"[]", b"null", b'{"command":"dance"}', b'{"command":"start"}', b"\xff\xfe", b"[" * 5000,
-     b'{"command":"start","folder":"/tmp","attempt":0,"num_threads":1}',
-     b'{"command":"start","folder":"/tmp","attempt":"1","num_threads":1}'],
-)  # fmt: skip
+    [
+        b"",
+        b"what?",
+        b"[]",
+        b"null",
+        b'{"command":"dance"}',
+        b'{"command":"start"}',
+        b"\xff\xfe",
+        b"[" * 5000,
+        b'{"command":"start","folder":"/tmp","attempt":0,"num_threads":1}',
+        b'{"command":"start","folder":"/tmp","attempt":"1","num_threads":1}',
+    ],
+)
 def test_what_is_not_a_request_is_answered_with_an_error(host: RunningHost, line: bytes) -> None:
     with host.client() as client:
         client.send(line + b"\n")

@@ -98,9 +98,14 @@ def test_what_a_run_lacked_is_measured_and_the_next_obeys(home: Path) -> None:
     environment, config = folder.read_environment() or {}, folder.read_config()
     key = measurements.precision_key(config, (1, 28, 28), environment)
     request = wire.Measure(
-        section="precision", key=key, config=config.model_dump(), image_shape=[1, 28, 28], num_classes=10,
-        num_threads=environment["num_threads"], device=environment["device"],
-    )  # fmt: skip
+        section="precision",
+        key=key,
+        config=config.model_dump(),
+        image_shape=[1, 28, 28],
+        num_classes=10,
+        num_threads=environment["num_threads"],
+        device=environment["device"],
+    )
     entry = ask(home, request)["result"]
     assert measurements.read(home) == {"precision": {key: entry}, "matmul": {}}
     assert (train(home).read_environment() or {})["precision"] == entry["chosen"]

@@ -30,8 +30,12 @@ def test_a_strangers_files_are_not_imported(tmp_path: Path, module: str) -> None
 def test_strangers_are_imported_without_it(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "trainer", "--help"],
-        cwd=strangers.fill(tmp_path), env={}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=strangers.fill(tmp_path),
+        env={},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "a stranger was imported" in done.stderr
 
 

@@ -89,9 +89,11 @@ def test_order_depends_on_seed_and_epoch(make_config: MakeConfig, make_data: Mak
 def test_normalisation_is_torchvisions(make_config: MakeConfig, make_data: MakeData, normalization: str) -> None:
     data = make_data(make_config(normalization=normalization), shape=(3, 16, 16))
     mean, std = {
-        "dataset": ([0.2] * 3, [0.3] * 3), "half": ([0.5] * 3, [0.5] * 3), "none": ([0.0] * 3, [1.0] * 3),
+        "dataset": ([0.2] * 3, [0.3] * 3),
+        "half": ([0.5] * 3, [0.5] * 3),
+        "none": ([0.0] * 3, [1.0] * 3),
         "cifar10": ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
-    }[normalization]  # fmt: skip
+    }[normalization]
     expected = v2.Normalize(mean, std)(data.test_images.float() / 255)
     torch.testing.assert_close(loader.net_input(data.test_images, data), expected, rtol=1e-5, atol=1e-5)
 

@@ -16,9 +16,13 @@ from trainer.config import RunConfig
 from trainer.environment import precision_key, resolve
 
 HERE = {
-    "machine": "x86_64, Some CPU, 2 cores", "torch": "2.10.0", "device": "cpu", "device_name": "Some CPU",
-    "precision": "float32", "num_threads": 2,
-}  # fmt: skip
+    "machine": "x86_64, Some CPU, 2 cores",
+    "torch": "2.10.0",
+    "device": "cpu",
+    "device_name": "Some CPU",
+    "precision": "float32",
+    "num_threads": 2,
+}
 GPU = HERE | {"device": "cuda:0", "device_name": "Some GPU", "precision": "bfloat16"}
 ENTRY = {"chosen": "bfloat16", "images_per_second": {"float32": 50.0, "bfloat16": 105.0}, "losses": {}}
 MakeConfig = Callable[..., RunConfig]
@@ -89,12 +93,17 @@ def test_a_damaged_file_counts_as_empty_and_is_replaced(tmp_path: Path, content:
 @pytest.mark.parametrize(
     ("section", "entry"),
     [
-        ("precision", {}), ("precision", ENTRY | {"chosen": "int8"}), ("precision", ENTRY | {"images_per_second": 3}),
-        ("precision", ENTRY | {"images_per_second": {"float32": "fast", "bfloat16": 1.0}}), ("matmul", {"gflops": 0}),
+        ("precision", {}),
+        ("precision", ENTRY | {"chosen": "int8"}),
+        ("precision", ENTRY | {"images_per_second": 3}),
+        ("precision", ENTRY | {"images_per_second": {"float32": "fast", "bfloat16": 1.0}}),
+        ("matmul", {"gflops": 0}),
         ("precision", ENTRY | {"images_per_second": {"float32": 1.0}}),
-        ("matmul", {"gflops": True}), ("matmul", {"gflops": None}), ("matmul", {}),
+        ("matmul", {"gflops": True}),
+        ("matmul", {"gflops": None}),
+        ("matmul", {}),
     ],
-)  # fmt: skip
+)
 def test_an_entry_that_says_nothing_is_left_out(tmp_path: Path, section: str, entry: dict[str, Any]) -> None:
     sound: dict[str, dict[str, Any]] = {"precision": {"sound": ENTRY}, "matmul": {"sound": {"gflops": 1.5}}}
     sound[section] = {**sound[section], "bad": entry}

@@ -53,10 +53,12 @@ def _muon_and_sgd(make_config: MakeConfig, nesterov: bool) -> tuple[nn.Sequentia
     nets[1].load_state_dict(nets[0].state_dict())
     made = [
         optimizers.build(
-            make_config(optimizer=name, learning_rate=0.1, momentum=0.6, nesterov=nesterov), net.parameters(), torch.device("cpu")
+            make_config(optimizer=name, learning_rate=0.1, momentum=0.6, nesterov=nesterov),
+            net.parameters(),
+            torch.device("cpu"),
         )
         for name, net in zip(("muon", "sgd"), nets, strict=True)
-    ]  # fmt: skip
+    ]
     for _step in range(3):
         for pair in zip(*(net.parameters() for net in nets), strict=True):
             gradient = torch.randn(pair[0].shape)

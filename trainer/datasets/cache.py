@@ -127,8 +127,11 @@ def write_cache(
     total = sum(len(rows.order) for rows in splits.values())
     shape = splits["train"].images.shape[1:]
     meta: dict[str, Any] = {
-        "schema": _SCHEMA, **facts, "image_shape": list(shape), "class_names": [*class_names],
-    }  # fmt: skip
+        "schema": _SCHEMA,
+        **facts,
+        "image_shape": list(shape),
+        "class_names": [*class_names],
+    }
     done = 0
     for split, rows in splits.items():
         histogram, meta[f"{split}_fingerprint"] = _write_images(

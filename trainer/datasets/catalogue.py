@@ -22,9 +22,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "Dataset", "DatasetError", "Split", "UnknownDataset", "get_dataset", "known_shape", "list_datasets", "open_split",
-    "pixel_permutation", "remove_dataset", "samples_path",
-]  # fmt: skip
+    "Dataset",
+    "DatasetError",
+    "Split",
+    "UnknownDataset",
+    "get_dataset",
+    "known_shape",
+    "list_datasets",
+    "open_split",
+    "pixel_permutation",
+    "remove_dataset",
+    "samples_path",
+]
 
 
 @dataclass(frozen=True)
@@ -95,9 +104,15 @@ def _known(home: Path, known: KnownSet) -> Dataset:
         return _from_meta(known.name, meta)
     here = known.kind == "built in" or find_originals(known, (datasets_root(), home / "downloads")) is not None
     return Dataset(
-        known.name, _(known.title), known.kind, "available" if here else "absent", known.image_shape, known.num_train,
-        known.num_test, [*known.class_names],
-    )  # fmt: skip
+        known.name,
+        _(known.title),
+        known.kind,
+        "available" if here else "absent",
+        known.image_shape,
+        known.num_train,
+        known.num_test,
+        [*known.class_names],
+    )
 
 
 def _imported(home: Path) -> Iterator[Dataset]:
@@ -117,11 +132,26 @@ def _from_meta(name: str, meta: dict[str, Any]) -> Dataset:
         kind=meta["kind"],
         status="ready",
         image_shape=(channels, height, width),
-        **{key: meta[key] for key in (
-            "num_train", "num_test", "class_names", "train_counts", "test_counts", "train_fingerprint",
-            "test_fingerprint", "mean", "std", "unreadable", "num_unreadable", "created_at", "source", "num_ignored",
-        )},
-    )  # fmt: skip
+        **{
+            key: meta[key]
+            for key in (
+                "num_train",
+                "num_test",
+                "class_names",
+                "train_counts",
+                "test_counts",
+                "train_fingerprint",
+                "test_fingerprint",
+                "mean",
+                "std",
+                "unreadable",
+                "num_unreadable",
+                "created_at",
+                "source",
+                "num_ignored",
+            )
+        },
+    )
 
 
 def samples_path(home: Path, name: str) -> Path:

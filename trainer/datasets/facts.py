@@ -45,8 +45,17 @@ def _idx_files(folder: str) -> tuple[str, ...]:
 
 _DIGITS = tuple("0123456789")
 _CLOTHES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 
@@ -63,12 +72,19 @@ KNOWN: dict[str, KnownSet] = {
         _mnist_like("mnist", "MNIST", "MNIST", _DIGITS),
         _mnist_like("fashion-mnist", "Fashion-MNIST", "FashionMNIST", _CLOTHES),
         KnownSet(
-            "cifar10", "CIFAR-10", "torchvision", (3, 32, 32), 50_000, 10_000, _CIFAR10,
-            tuple(f"cifar-10-batches-py/{batch}" for batch in _BATCHES), ("cifar-10-python.tar.gz",),
+            "cifar10",
+            "CIFAR-10",
+            "torchvision",
+            (3, 32, 32),
+            50_000,
+            10_000,
+            _CIFAR10,
+            tuple(f"cifar-10-batches-py/{batch}" for batch in _BATCHES),
+            ("cifar-10-python.tar.gz",),
         ),
         KnownSet("digits", N_("Digits"), "built in", (1, 28, 28), 1_437, 360, _DIGITS),
     )
-}  # fmt: skip
+}
 
 
 def find_originals(known: KnownSet, roots: Iterable[Path | None]) -> Originals | None:

@@ -86,10 +86,14 @@ def import_images(
 def _facts(name: str, source: Path, title: str | None, survey: Survey, places: layout.Layout) -> dict[str, object]:
     unreadable = survey.unreadable()
     return {
-        "title": layout.printable((title or "").strip()) or name, "kind": "imported", "created_at": now(),
-        "source": layout.printable(source.name), "unreadable": unreadable[:KEPT_NAMES],
-        "num_unreadable": len(unreadable), "num_ignored": len(survey.files) - len(places.places),
-    }  # fmt: skip
+        "title": layout.printable((title or "").strip()) or name,
+        "kind": "imported",
+        "created_at": now(),
+        "source": layout.printable(source.name),
+        "unreadable": unreadable[:KEPT_NAMES],
+        "num_unreadable": len(unreadable),
+        "num_ignored": len(survey.files) - len(places.places),
+    }
 
 
 # First pass ----------------------------------------------------------------------------------------------------------
@@ -210,9 +214,14 @@ def _decode_rows(source: Path, survey: Survey, rows: Path, target: Target, repor
 
 
 def _write(
-    folder: Path, survey: Survey, places: layout.Layout, rows: Path, target: Target, facts: dict[str, object],
+    folder: Path,
+    survey: Survey,
+    places: layout.Layout,
+    rows: Path,
+    target: Target,
+    facts: dict[str, object],
     report: cache.Report,
-) -> None:  # fmt: skip
+) -> None:
     import numpy as np
 
     images = np.memmap(rows, np.uint8, "r").reshape(-1, *target.shape)

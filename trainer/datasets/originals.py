@@ -51,9 +51,14 @@ def prepare(home: Path, known: KnownSet, report: cache.Report, *, download: bool
         made = folder / "cache"
         made.mkdir()
         facts = {
-            "title": known.title, "kind": known.kind, "source": "", "created_at": now(),
-            "unreadable": [], "num_unreadable": 0, "num_ignored": 0,
-        }  # fmt: skip
+            "title": known.title,
+            "kind": known.kind,
+            "source": "",
+            "created_at": now(),
+            "unreadable": [],
+            "num_unreadable": 0,
+            "num_ignored": 0,
+        }
         cache.write_cache(made, _splits(arrays), known.class_names, facts, report)
         cache.publish(home, known.name, made)
 
@@ -195,8 +200,10 @@ def _parse(known: KnownSet, root: Path) -> Arrays:
     from torchvision import datasets
 
     sources: dict[str, Any] = {
-        "mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10,
-    }  # fmt: skip
+        "mnist": datasets.MNIST,
+        "fashion-mnist": datasets.FashionMNIST,
+        "cifar10": datasets.CIFAR10,
+    }
     try:
         train, test = (sources[known.name](root, train=is_train, download=False) for is_train in (True, False))
     except (RuntimeError, ValueError, AssertionError, EOFError):

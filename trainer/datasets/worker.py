@@ -90,8 +90,10 @@ def _relay(home: Path, name: str, arguments: list[str], on_start: OnStart | None
     environment = {key: value for key, value in os.environ.items() if key != "RUNOFF_TOKEN"}
     child = subprocess.Popen(
         python_command("trainer.datasets", *arguments),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env={**environment, "RUNOFF_HOME": str(home)},
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env={**environment, "RUNOFF_HOME": str(home)},
+    )
     try:
         if on_start:
             on_start(child)

@@ -167,9 +167,15 @@ def answer(request: Request) -> dict[str, Any]:
                 channels, height, width = request.image_shape
                 config, _warnings = parse_config(request.config)
                 entry = measure.measure(
-                    home(), request.section, request.key, config, (channels, height, width), request.num_classes,
-                    num_threads=request.num_threads, device=request.device,
-                )  # fmt: skip
+                    home(),
+                    request.section,
+                    request.key,
+                    config,
+                    (channels, height, width),
+                    request.num_classes,
+                    num_threads=request.num_threads,
+                    device=request.device,
+                )
                 return {"result": entry}
     except (ValueError, FileNotFoundError, RunError) as problem:
         return error("invalid", str(problem))

@@ -186,12 +186,21 @@ def _recipe(config: RunConfig, plan: Plan) -> RunConfig:
     """The config without what is no part of a step or would let the loss go astray within a few steps."""
     return config.model_copy(
         update={
-            "batch_size": plan.batch_size, "epochs": 1, "seed": 0, "schedule": "constant", "normalization": "half",
+            "batch_size": plan.batch_size,
+            "epochs": 1,
+            "seed": 0,
+            "schedule": "constant",
+            "normalization": "half",
             "learning_rate": min(config.learning_rate, 0.0003 if config.optimizer in ("adam", "adamw") else 0.01),
-            "permute_pixels": False, "validation_fraction": 0.0, "train_fraction": 1.0, "label_noise": 0.0,
-            "early_stopping_patience": None, "progressive_size": False, "flip_averaging": False,
+            "permute_pixels": False,
+            "validation_fraction": 0.0,
+            "train_fraction": 1.0,
+            "label_noise": 0.0,
+            "early_stopping_patience": None,
+            "progressive_size": False,
+            "flip_averaging": False,
         }
-    )  # fmt: skip
+    )
 
 
 def made_up_images(config: RunConfig, image_shape: Shape, num_classes: int, plan: Plan, device: torch.device) -> Data:
@@ -207,9 +216,13 @@ def made_up_images(config: RunConfig, image_shape: Shape, num_classes: int, plan
     few = slice(0, PROBE_IMAGES)
     moments = ((0.5,) * image_shape[0], (0.25,) * image_shape[0])
     data = loader.from_arrays(
-        config, device, (images, labels), (images[few], labels[few]),
-        class_names=[str(number) for number in range(num_classes)], moments=moments,
-    )  # fmt: skip
+        config,
+        device,
+        (images, labels),
+        (images[few], labels[few]),
+        class_names=[str(number) for number in range(num_classes)],
+        moments=moments,
+    )
     return replace(data, train_indices=torch.arange(wanted) % len(labels))
 
 

@@ -9,16 +9,14 @@ from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel, TypeAdapter
 
-from app.compare import curves, report
-from app.compare import view as compare_parts
-from app.compare import walls as compare_images
+from app.compare import csv_files, curves, report
 from app.compare.load import MAX_COMPARED, LoadedComparison, load_comparison, runs_to_compare
+from app.compare.pair_images import ClassDifference, class_differences, pair_images
 from app.compare.shapes import DEFAULT_MARGIN, Comparison
-from app.compare.walls import ClassDifference
+from app.compare.view import base_of
 from app.draw.figures import Axis
 from app.errors import Refused
 from app.schemas import AccuracyCost, EpochOut, RunOut
-from app.state import Runoff
 from app.store import epochs as cost
 from app.store import queries
 from app.web.deps import Reading, State
@@ -27,9 +25,7 @@ from trainer.i18n import _
 
 router = APIRouter(tags=["compare"])
 
-Runs = Annotated[
-    list[str], Query(min_length=1, max_length=MAX_COMPARED, description="run id, several times")
-]  # fmt: skip
+Runs = Annotated[list[str], Query(min_length=1, max_length=MAX_COMPARED, description="run id, several times")]
 At = Annotated[str, Query(description="last, best or an epoch")]
 Base = Annotated[str | None, Query(description="compare all others with this run only")]
 Margin = Annotated[float, Query(gt=0, le=0.5, description="a difference too small to matter, as a fraction")]
@@ -59,12 +55,18 @@ _compare_out = TypeAdapter(CompareOut)
 
 @router.get("/compare", response_model=CompareOut)
 def compare_runs(
-    state: State, session: Reading, run: Runs, at: At = "last", base: Base = None, margin: Margin = DEFAULT_MARGIN,
+    state: State,
+    session: Reading,
+    run: Runs,
+    at: At = "last",
+    base: Base = None,
+    margin: Margin = DEFAULT_MARGIN,
     accuracy: Annotated[
-        float | None, Query(gt=0, le=1, description="for to_accuracy; default: the highest whole percent that all runs reached")
+        float | None,
+        Query(gt=0, le=1, description="for to_accuracy; default: the highest whole percent that all runs reached"),
     ] = None,
     classes: Annotated[bool, Query(description="whether by_class has the differences of each class")] = False,
-) -> Response:  # fmt: skip
+) -> Response:
     """Compare runs; a pair's difference is the accuracy of ``a`` minus that of ``b``."""
     shown = runs_to_compare(session, run)
     loaded = load_comparison(state.settings.runs, session, shown, at, base, margin)
@@ -74,24 +76,19 @@ def compare_runs(
         runs=[queries.run_out(one) for one in shown],
         curves={one.id: epochs for one, epochs in zip(shown, loaded.epochs, strict=True)},
         to_accuracy=[cost.to_accuracy(epochs, target) for epochs in loaded.epochs] if target else [],
-        by_class=_by_class(state, loaded) if classes else [],
+        by_class=_by_class(loaded) if classes else [],
     )
     return Response(_compare_out.dump_json(found), media_type="application/json")  # once: 1,225 pairs take a while
 
 
-def _by_class(state: Runoff, loaded: LoadedComparison) -> list[ByClass]:
-    answers = {
-        run.id: queries.predictions_of(state.settings.runs, run, one.epoch)
-        for run, one in zip(loaded.runs, loaded.comparison.answers, strict=True)
-        if one.num_images
-    }
-    names = {run.id: run.class_names for run in loaded.runs}
+def _by_class(loaded: LoadedComparison) -> list[ByClass]:
+    places = {run.id: place for place, run in enumerate(loaded.runs)}
     result = []
     for pair in loaded.comparison.pairs:
-        if pair.verdict != "not_comparable":
-            both = answers[pair.a], answers[pair.b]
-            found, level = compare_images.class_differences(*both, compare_images.num_classes(names[pair.a], *both))
-            result.append(ByClass(a=pair.a, b=pair.b, level=level, classes=found))
+        images = pair_images(loaded, places[pair.a], places[pair.b])
+        if pair.verdict != "not_comparable" and images is not None:
+            classes, level = class_differences(images, loaded.runs[places[pair.a]].class_names)
+            result.append(ByClass(a=pair.a, b=pair.b, level=level, classes=classes))
     return result
 
 
@@ -102,7 +99,7 @@ def pairs_csv(
     """The pairs of a comparison as CSV, one line each."""
     shown = runs_to_compare(session, run)
     loaded = load_comparison(state.settings.runs, session, shown, at, base, margin)
-    return _csv(report.pairs_csv(loaded.comparison), "runoff-pairs.csv")
+    return _csv(csv_files.pairs_csv(loaded.comparison), "runoff-pairs.csv")
 
 
 @router.get("/compare/epochs.csv", response_class=Response)
@@ -110,7 +107,7 @@ def epochs_csv(session: Reading, run: Runs) -> Response:
     """The epochs of all runs as CSV, one line each."""
     shown = runs_to_compare(session, run)
     epochs = cost.epochs_of_runs(session, shown)
-    return _csv(report.epochs_csv(shown, [epochs[one.id] for one in shown]), "runoff-epochs.csv")
+    return _csv(csv_files.epochs_csv(shown, [epochs[one.id] for one in shown]), "runoff-epochs.csv")
 
 
 def _csv(data: bytes, name: str) -> Response:
@@ -120,26 +117,32 @@ def _csv(data: bytes, name: str) -> Response:
 
 @router.get("/compare/report", response_class=HTMLResponse)
 def make_report(
-    state: State, session: Reading, run: Runs, at: At = "last", base: Base = None, margin: Margin = DEFAULT_MARGIN,
+    state: State,
+    session: Reading,
+    run: Runs,
+    at: At = "last",
+    base: Base = None,
+    margin: Margin = DEFAULT_MARGIN,
     pair: Annotated[str, Query(description="the two runs in focus, ID.ID; else the first pair")] = "",
     x: Annotated[Axis, Query(description="the horizontal axis of the curves")] = "epoch",
     smooth: Annotated[float, Query(ge=0, le=curves.LARGEST_SMOOTHING, description="exponential smoothing")] = 0.0,
     loss: Annotated[Literal["linear", "log"], Query(description="the axis of the loss")] = "linear",
     over: Annotated[Literal["runs", "seeds"], Query(description="single runs, or means over repeats")] = "runs",
-) -> HTMLResponse:  # fmt: skip
+) -> HTMLResponse:
     """The comparison as a report to print: one HTML file that needs nothing else."""
     shown = runs_to_compare(session, run)
     if len(shown) < 2:
         problem = FieldProblem(field="run", message=_("A report needs two runs or more. Name another one."))
         raise Refused.fields([problem])
-    base = base or compare_parts.base_of([one.id for one in shown], "")
+    base = base or base_of([one.id for one in shown], "")
     loaded = load_comparison(state.settings.runs, session, shown, at, base, margin)
     view = curves.View(x, smooth, loss == "log")
     made = report.make_report(
         state, session, loaded, base=base, at=at, pair=pair, view=view, over_seeds=over == "seeds"
     )
     headers = {
-        "Content-Disposition": 'inline; filename="runoff-report.html"', "Content-Security-Policy": made.policy,
+        "Content-Disposition": 'inline; filename="runoff-report.html"',
+        "Content-Security-Policy": made.policy,
         "Cache-Control": "no-store",
-    }  # fmt: skip
+    }
     return HTMLResponse(made.html(), headers=headers)

@@ -102,23 +102,35 @@ def _out(found: Difficulty, left_out: list[LeftOut], limit: int) -> DifficultyOu
             for run, accuracy in zip(found.runs, found.accuracies, strict=True)
         ],
         left_out=[LeftOutRun(**vars(run)) for run in left_out],
-        num_images=found.num_images, num_right_in_all=int((found.num_right == len(found.runs)).sum()),
-        num_wrong_in_all=len(sides["wrong"]), num_disputed=len(sides["disputed"]),
-        num_forgotten=len(sides["forgotten"]), num_never_right=int(found.never_right.sum()),
-        mean_accuracy=float(found.correct.mean()), best_run=found.runs[found.best].id,
+        num_images=found.num_images,
+        num_right_in_all=int((found.num_right == len(found.runs)).sum()),
+        num_wrong_in_all=len(sides["wrong"]),
+        num_disputed=len(sides["disputed"]),
+        num_forgotten=len(sides["forgotten"]),
+        num_never_right=int(found.never_right.sum()),
+        mean_accuracy=float(found.correct.mean()),
+        best_run=found.runs[found.best].id,
         best_accuracy=found.accuracies[found.best],
         vote=Vote(
-            num_correct=int(found.vote_correct.sum()), accuracy=float(found.vote_correct.mean()),
-            interval=difficulty.interval_of(found.vote_correct), difference=difference, difference_interval=interval,
+            num_correct=int(found.vote_correct.sum()),
+            accuracy=float(found.vote_correct.mean()),
+            interval=difficulty.interval_of(found.vote_correct),
+            difference=difference,
+            difference_interval=interval,
         ),
-        wrong_in_all=lists["wrong"], disputed=lists["disputed"], forgotten=lists["forgotten"],
+        wrong_in_all=lists["wrong"],
+        disputed=lists["disputed"],
+        forgotten=lists["forgotten"],
         classes=difficulty.by_class(found),
-    )  # fmt: skip
+    )
 
 
 def _image(found: Difficulty, index: int) -> HardImage:
     return HardImage(
-        index=index, label=int(found.labels[index]), answer=int(found.vote[index]),
-        num_agreeing=int(found.num_agreeing[index]), num_right=int(found.num_right[index]),
+        index=index,
+        label=int(found.labels[index]),
+        answer=int(found.vote[index]),
+        num_agreeing=int(found.num_agreeing[index]),
+        num_right=int(found.num_right[index]),
         forgotten=float(found.forgotten[index]),
-    )  # fmt: skip
+    )

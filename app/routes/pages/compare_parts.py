@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from app.compare import confusion_matrix, walls
-from app.compare.shapes import BudgetRow, Pair
+from app.compare import confusion_matrix
+from app.compare.pair_images import ClassTable, SharedTile
+from app.compare.shapes import Pair
 from app.compare.view import ShownRun
-from app.compare.walls import SharedTile
 from app.draw.svg import Drawing
-from app.words import percent, short_percent
+from app.words import percent
 from trainer.i18n import _
 
 SMOOTHING = (0.0, 0.5, 0.8, 0.9, 0.95)  # what the page offers
@@ -31,44 +31,7 @@ class Evidence:
     previous: int | None
     next: int | None
     matrix: list[list[confusion_matrix.DifferenceCell]]
-    classes: walls.ClassTable
-
-
-@dataclass(frozen=True)
-class ToAccuracy:
-    """What each run spent until it first reached an accuracy; ``accuracy`` is None where there is none to ask for."""
-
-    accuracy: float | None
-    rows: list[BudgetRow]
-    by_run: list[bool]  # who reached it
-    typed: str  # as the field shows it, in per cent
-    problem: str
-
-    @property
-    def title(self) -> str:
-        assert self.accuracy is not None
-        return _("To {percent} %").format(percent=short_percent(self.accuracy))
-
-    @property
-    def nothing_words(self) -> str:
-        """Why there is no table; empty where there is one."""
-        if not self.accuracy:
-            return _("Not every run has reached an accuracy yet.")
-        if not any(self.by_run):
-            return _("No run has reached {percent} %.").format(percent=short_percent(self.accuracy))
-        return ""
-
-
-@dataclass(frozen=True)
-class LegendLine:
-    """A curve with its values at its last or best epoch; ``seeds`` > 1 and an interval where it is a mean."""
-
-    place: int
-    name: str
-    accuracy: float | None
-    interval: tuple[float, float] | None
-    loss: float | None
-    seeds: int = 1
+    classes: ClassTable
 
 
 @dataclass(frozen=True)

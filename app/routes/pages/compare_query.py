@@ -9,9 +9,12 @@ from urllib.parse import quote_plus
 from pydantic import BaseModel, Field
 
 from app.compare import curves, walls
+from app.compare.shapes import DEFAULT_MARGIN
 from app.draw.figures import Axis
+from trainer.i18n import _
 
 TILES = walls.Steps(first=30)
+_SMALLEST_MARGIN = 0.0001  # points
 
 
 class CompareQuery(BaseModel):
@@ -38,6 +41,19 @@ class CompareQuery(BaseModel):
     @property
     def ids(self) -> list[str]:
         return list(dict.fromkeys(run for run in self.run if run))
+
+    @property
+    def margin_or_problem(self) -> tuple[float, str]:
+        """The margin as a fraction, and what is wrong with what was typed."""
+        try:
+            points = float(self.margin.replace("−", "-"))
+        except ValueError:
+            message = _("The margin must be a number. You typed {typed}.")
+            return DEFAULT_MARGIN, message.format(typed=self.margin[:20])
+        if not _SMALLEST_MARGIN <= points <= 50:
+            message = _("The margin must be at least 0.0001 and at most 50 points. You typed {typed}.")
+            return DEFAULT_MARGIN, message.format(typed=self.margin[:20])
+        return points / 100, ""
 
     @property
     def view(self) -> curves.View:

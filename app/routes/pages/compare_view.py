@@ -8,15 +8,18 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app.compare import confusion_matrix, curves, walls
-from app.compare import view as parts
+from app.compare.budget import ToAccuracy
+from app.compare.curves import LegendLine
 from app.compare.load import MAX_COMPARED
+from app.compare.more_seeds import MoreSeeds
+from app.compare.pair_images import ClassDifference
 from app.compare.shapes import Comparison, Pair
-from app.compare.view import Focus, ShownRun
+from app.compare.view import ConfigRow, Focus, PairTable, ShownRun
 from app.compare.walls import Around
 from app.draw.markers import colour_of
 from app.draw.svg import Drawing
 from app.routes.pages import compare_parts
-from app.routes.pages.compare_parts import Evidence, LegendLine, Link, Option, PairLine, Tab, ToAccuracy
+from app.routes.pages.compare_parts import Evidence, Link, Option, PairLine, Tab
 from app.routes.pages.compare_query import TILES, CompareQuery
 from app.schemas import RunOut
 from app.store.images import Images
@@ -38,15 +41,15 @@ class ComparePage(walls.NamesClasses):
     comparison: Comparison
     base: str | None
     focus: Focus
-    pairs: parts.PairTable
-    more: parts.MoreSeeds | None
+    pairs: PairTable
+    more: MoreSeeds | None
     to_accuracy: ToAccuracy
     legend: list[LegendLine]
     has_repeats: bool
     evidence: Evidence | None
     images: Images | None
     classes: list[str]
-    config: list[parts.ConfigRow]
+    config: list[ConfigRow]
     offered: list[tuple[str, str, float | None]]  # (id, name, test accuracy)
     margin_problem: str
     figure_version: str
@@ -276,7 +279,7 @@ class ComparePage(walls.NamesClasses):
         hatched = " second" if self.same_colour and cell.favours == self.b.place else ""
         return f"hue{colour_of(cell.favours)} h{cell.heat}{hatched}"
 
-    def class_url(self, row: walls.ClassRow) -> str:
+    def class_url(self, row: ClassDifference) -> str:
         """The images of a class on which the worse run is wrong."""
         side = "b" if row.difference < 0 else "a" if row.difference > 0 else "all"
         return self.url(side=side, label=row.label, predicted=None)
@@ -327,7 +330,7 @@ class ComparePage(walls.NamesClasses):
         return one.run.id == (self.base or (self.shown[-1].run.id if self.is_pair else ""))
 
     @property
-    def config_rows(self) -> list[parts.ConfigRow]:
+    def config_rows(self) -> list[ConfigRow]:
         """The fields listed."""
         return [row for row in self.config if row.is_different or self.query.config == "all"]
 

@@ -273,19 +273,32 @@ def _page(state: Runoff, query: DifficultyQuery, runs: list[Run]) -> DifficultyP
     side: str = query.side or next((name for name in SIDES if sides[name]), SIDES[0])
     shown = sides[side][: query.shown]
     return DifficultyPage(
-        query=query, runs=runs, left_out=left_out, found=found, side=side,
+        query=query,
+        runs=runs,
+        left_out=left_out,
+        found=found,
+        side=side,
         counts={name: len(indices) for name, indices in sides.items()},
-        num_right_in_all=int((found.num_right == len(found.runs)).sum()), num_never_right=int(found.never_right.sum()),
-        tiles=[_tile(found, index) for index in shown], detail=_detail(found, query.image, shown), vote=_vote(found),
-        classes=difficulty.by_class(found), names=found.class_names, images=images_of(state.settings.home, first, "test"),
-    )  # fmt: skip
+        num_right_in_all=int((found.num_right == len(found.runs)).sum()),
+        num_never_right=int(found.never_right.sum()),
+        tiles=[_tile(found, index) for index in shown],
+        detail=_detail(found, query.image, shown),
+        vote=_vote(found),
+        classes=difficulty.by_class(found),
+        names=found.class_names,
+        images=images_of(state.settings.home, first, "test"),
+    )
 
 
 def _tile(found: Difficulty, index: int) -> Tile:
     return Tile(
-        index, int(found.labels[index]), int(found.vote[index]), int(found.num_agreeing[index]),
-        int(found.num_right[index]), float(found.forgotten[index]),
-    )  # fmt: skip
+        index,
+        int(found.labels[index]),
+        int(found.vote[index]),
+        int(found.num_agreeing[index]),
+        int(found.num_right[index]),
+        float(found.forgotten[index]),
+    )
 
 
 def _detail(found: Difficulty, index: int | None, shown: Sequence[int]) -> Detail | None:
@@ -304,9 +317,11 @@ def _detail(found: Difficulty, index: int | None, shown: Sequence[int]) -> Detai
         for answer, count in sorted(zip(answers.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1])
     ]
     return Detail(
-        _tile(found, index), said, shown[at - 1] if at else None,
+        _tile(found, index),
+        said,
+        shown[at - 1] if at else None,
         shown[at + 1] if at is not None and at + 1 < len(shown) else None,
-    )  # fmt: skip
+    )
 
 
 def _few(names: list[str]) -> list[str]:
@@ -317,8 +332,14 @@ def _vote(found: Difficulty) -> VoteLine:
     accuracies, best = found.accuracies, found.best
     difference, interval = found.vote_against_best()
     return VoteLine(
-        accuracy=float(found.vote_correct.mean()), interval=difficulty.interval_of(found.vote_correct),
-        mean=float(found.correct.mean()), lowest=min(accuracies), best=accuracies[best],
-        best_interval=difficulty.interval_of(found.correct[best]), best_run=found.runs[best].id,
-        best_name=found.runs[best].name, difference=difference, difference_interval=interval,
-    )  # fmt: skip
+        accuracy=float(found.vote_correct.mean()),
+        interval=difficulty.interval_of(found.vote_correct),
+        mean=float(found.correct.mean()),
+        lowest=min(accuracies),
+        best=accuracies[best],
+        best_interval=difficulty.interval_of(found.correct[best]),
+        best_run=found.runs[best].id,
+        best_name=found.runs[best].name,
+        difference=difference,
+        difference_interval=interval,
+    )

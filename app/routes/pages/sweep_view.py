@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -11,10 +10,11 @@ from urllib.parse import urlencode
 from pydantic import BaseModel, Field
 
 from app.compare.load import MAX_COMPARED
-from app.draw import sweep as sweep_charts
+from app.compare.sweep_ranking import Best
 from app.draw.small import Scale
+from app.draw.svg import Drawing, ResponsiveDrawing
 from app.forms.read import text_of
-from app.runs.rows import GroupRow, Interval, Row, RunRow
+from app.runs.rows import GroupRow, Row, seconds_of, validation_of
 from app.runs.sweeps import Factor, Level
 from app.store.tables import ACTIVE, Run
 from app.words import number, statuses_in_words
@@ -22,7 +22,6 @@ from trainer.i18n import _, ngettext
 
 DEFAULT_SORT = "-accuracy"
 FIRST_ROWS, MORE_ROWS, MOST_ROWS = 50, 200, 10_000
-_LEAST_OPTIMISM = 0.00005  # below this it is shown as 0.00 points
 _NO_VALUE = "none"  # null as a filter in the address
 
 
@@ -35,47 +34,12 @@ class SweepQuery(BaseModel):
 
 
 @dataclass(frozen=True)
-class Best:
-    """The run with the highest accuracy, and what to think of it."""
-
-    run: Run
-    interval: Interval
-    num_candidates: int
-    by_validation: bool  # chosen by images that its test accuracy does not rest on
-    optimism: float | None  # mean drop from the half it was chosen on to the other; None where the answers are gone
-
-    @property
-    def was_chosen(self) -> bool:
-        """Whether it is the best of several on the test images themselves, so that part of its lead is luck."""
-        return self.num_candidates > 1 and not self.by_validation
-
-    @property
-    def optimism_words(self) -> str:
-        """How much of its lead is luck."""
-        n = number(self.num_candidates)
-        if self.optimism is None:
-            return _(
-                "It is the best of {n} on the test images themselves, so part of its lead is luck. How much can't be "
-                "said: the stored answers of some runs are not here."
-            ).format(n=n)
-        if self.optimism > _LEAST_OPTIMISM:
-            return _(
-                "It is the best of {n} on the test images themselves, so part of its lead is luck: on images that did "
-                "not take part in the choice, such a winner's accuracy was {points} points lower."
-            ).format(n=n, points=f"{100 * self.optimism:.2f}")
-        return _(
-            "It is the best of {n} on the test images themselves. Here the choice has hardly helped it: on images that "
-            "did not take part, such a winner did as well."
-        ).format(n=n)
-
-
-@dataclass(frozen=True)
 class FactorPlot:
     """One field: the accuracies of its values."""
 
     factor: Factor
     levels: list[Level]
-    chart: sweep_charts.Chart
+    chart: Drawing
     balanced: bool
 
 
@@ -102,7 +66,7 @@ class SweepPage:
     best: Best | None
     best_group: GroupRow | None  # by the mean over seeds, where there are any
     plots: list[FactorPlot]
-    parallel: list[sweep_charts.Chart]
+    parallel: ResponsiveDrawing | None  # None where at most one field varies
     compared: list[str]  # the best ones
     answered: list[str]  # tested on the same images, best first
     num_shown: int
@@ -248,32 +212,3 @@ class SweepPage:
 def text_in_address(value: Any) -> str:
     """A value of a field as a filter in the address."""
     return _NO_VALUE if value is None else text_of(value)
-
-
-# The numbers of a row ------------------------------------------------------------------------------------------------
-
-
-def accuracy_of(row: Row) -> float | None:
-    return row.mean if isinstance(row, GroupRow) else row.run.test_accuracy
-
-
-def mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def members_of(row: Row) -> list[RunRow]:
-    return row.members if isinstance(row, GroupRow) else [row]
-
-
-def measured_of(row: Row) -> list[RunRow]:
-    """The runs that the row's accuracy is the mean of."""
-    return row.measured if isinstance(row, GroupRow) else [row]
-
-
-def seconds_of(row: Row) -> float | None:
-    return mean([one.run.train_seconds or None for one in members_of(row)])
-
-
-def validation_of(row: Row) -> float | None:
-    return mean([one.run.validation_accuracy for one in measured_of(row)])

@@ -146,8 +146,12 @@ class LocalExecutor:
             with path.open(mode) as log:
                 self._process = subprocess.Popen(
                     [*self._command, "--home", str(self._home)],
-                    env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                )  # fmt: skip
+                    env=environment,
+                    start_new_session=True,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
         except OSError as problem:
             raise ExecutorUnavailable(
                 _("The trainer could not be started: {reason}.").format(reason=problem)
@@ -259,8 +263,10 @@ class LocalExecutor:
 
 def _problem(error: dict[str, str]) -> Exception:
     kinds: dict[str, type[Exception]] = {
-        "invalid": Refused, "not started": RunNotStarted, "interrupted": Interrupted,
-    }  # fmt: skip
+        "invalid": Refused,
+        "not started": RunNotStarted,
+        "interrupted": Interrupted,
+    }
     return kinds.get(error["kind"], ExecutorUnavailable)(error["message"])
 
 
