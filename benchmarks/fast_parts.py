@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from trainer.cores import threads_for
 from trainer.environment import Environment, apply, machine, resolve
 from trainer.events import Epoch
 from trainer.fast import memory, sequence
+from trainer.loader import Data
 
 ALL = "all parts"
 # A part, and the fields of the environment that leave it out. The last two parts have no field.
@@ -44,7 +45,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Net:
-    """A net of the table, and what it trains on."""
+    """A net of the table, what it trains on, and its parts."""
 
     model: str
     dataset: str
@@ -62,11 +63,18 @@ NETS = {
         Net("fc", "mnist", (1, 28, 28), 64, 60_000, 10_000, ("kept memory",)),
         Net("cnn", "mnist", (1, 28, 28), 64, 60_000, 10_000, ("convolution", "kept memory")),
         Net("lenet", "cifar10", (3, 32, 32), 64, 50_000, 10_000, ("convolution", "kept memory")),
-        Net("vgg", "cifar10", (3, 32, 32), 128, 2_560, 640,
+        Net(
+            "vgg",
+            "cifar10",
+            (3, 32, 32),
+            128,
+            2_560,
+            640,
             ("convolution", "BatchNorm layer", "channels last", "kept memory", "pooling before ReLU"),
-            ("CUDA graphs", "channels last")),
+            ("CUDA graphs", "channels last"),
+        ),
     )
-}  # fmt: skip
+}
 _WARM_EPOCHS = {"cpu": 0, "cuda": 1}  # CUDA graphs are recorded in the first epoch
 
 
@@ -79,7 +87,7 @@ def without(environment: Environment, part: str) -> Environment:
     return replace(environment, **FIELDS[part])
 
 
-def random_images(net: Net, device: torch.device, config: RunConfig) -> loader.Data:
+def random_images(net: Net, device: torch.device, config: RunConfig) -> Data:
     """Images and labels without meaning: what they show does not change the time."""
     random = np.random.default_rng(0)
     train, test = (
@@ -93,10 +101,8 @@ def random_images(net: Net, device: torch.device, config: RunConfig) -> loader.D
 def measure(net: Net, part: str, device: str, precision: str) -> dict[str, Any]:
     """Seconds of an epoch and its test in this process: the median of those after the warm ones."""
     warm = _WARM_EPOCHS[device.split(":")[0]]
-    config, _warnings = parse_config(
-        {"dataset": net.dataset, "model": net.model, "batch_size": net.batch_size, "learning_rate": 0.01,
-         "epochs": 1 + 3 * warm, "precision": precision, "device": device}
-    )  # fmt: skip
+    fields = {"dataset": net.dataset, "model": net.model, "batch_size": net.batch_size, "epochs": 1 + 3 * warm}
+    config, _warnings = parse_config({**fields, "precision": precision, "device": device})
     nowhere = Path("/nonexistent")  # no measured precision is looked up: it is given
     environment = without(resolve(config, net.shape, nowhere, num_threads=threads_for(net.model)), part)
     apply(environment)
@@ -108,7 +114,16 @@ def measure(net: Net, part: str, device: str, precision: str) -> dict[str, Any]:
 
 def in_fresh_process(net: Net, part: str, device: str, precision: str) -> dict[str, Any]:
     """``measure`` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.fast_parts", "--child", net.model, part, device, precision]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.fast_parts",
+        "--child",
+        json.dumps(asdict(net)),
+        part,
+        device,
+        precision,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads_for(net.model))}
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -142,17 +157,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda:0")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="a few steps of vgg, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="fc on few images, once, to see that it works")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.child:
-        model, part, device, precision = options.child
-        print(json.dumps(measure(NETS[model], part, device, precision)))
+        values, part, device, precision = options.child
+        print(json.dumps(measure(Net(**json.loads(values)), part, device, precision)))
         return
-    print(f"{machine()}, torch {torch.__version__}, {options.repeats} repeats\n")
+    nets = [NETS[name] for name in options.nets.split(",")]
+    repeats = options.repeats
+    if options.quick:
+        nets, repeats = [replace(NETS["fc"], num_train=640, num_test=640)], 1
+    print(f"{machine()}, torch {torch.__version__}, {repeats} repeats\n")
     print("| net | parts | seconds | ratio to all parts |\n|---|---|---|---|")
-    for name in options.nets.split(","):
-        rows = table_rows(NETS[name], options.device, options.precision, options.repeats)
+    for net in nets:
+        rows = table_rows(net, options.device, options.precision, repeats)
         print("\n".join(rows), flush=True)
 
 

@@ -21,7 +21,7 @@ import torch
 
 from app.main import create_app
 from app.settings import Settings
-from benchmarks import engine_loop, false_alarms, notebook_loop, report, sides, speed, targets
+from benchmarks import engine_loop, false_alarms, fast_parts, notebook_loop, report, sides, speed, targets
 from benchmarks.epochs import matmul_share, memory, vgg_epoch, whole_epoch
 from benchmarks.product import OpenPage
 from benchmarks.report import Result
@@ -30,6 +30,7 @@ from benchmarks.through_server import fsync_seconds, work_of
 from trainer import measurements, models
 from trainer.config import parse_config
 from trainer.datasets import cache
+from trainer.environment import Environment
 from trainer.events import Epoch, Finished, Started
 from trainer.host import measure
 from trainer.run_folder import EventWriter, RunFolder
@@ -472,3 +473,22 @@ def test_seeds_dealt_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     rate = float(false_alarms.regrouped(even, 5).rpartition(" in ")[2].rstrip("%"))
     assert 3 <= rate <= 7
     assert false_alarms.regrouped([0.5] * 10, 5).endswith("in 0.0%")
+
+
+@pytest.mark.slow
+def test_fast_parts_are_left_out_one_at_a_time() -> None:
+    command = [sys.executable, "-m", "benchmarks.fast_parts", "--quick"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| `fc`")]
+    assert [row[1] for row in rows] == ["all parts", "without kept memory"]
+
+
+def test_each_fast_part_changes_what_it_names() -> None:
+    environment = Environment(
+        "cpu", "float32", 1, convolution="fused", fused_norm=True, channels_last=True, graphs=True
+    )
+    for part, fields in fast_parts.FIELDS.items():
+        if fields:
+            changed = fast_parts.without(environment, part)
+            assert changed != environment
+            assert {name: getattr(changed, name) for name in fields} == fields
