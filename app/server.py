@@ -12,7 +12,7 @@ from typing import IO
 from app.datasets import Imports
 from app.runs.executors.local import LocalExecutor
 from app.runs.indexer import Indexer
-from app.runs.precision import Measuring
+from app.runs.measuring import Measuring
 from app.runs.scheduler import Scheduler
 from app.settings import Settings
 from app.state import Runoff

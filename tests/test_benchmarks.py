@@ -195,6 +195,7 @@ def test_memory_is_that_of_both_sides(home: Path, monkeypatch: pytest.MonkeyPatc
     assert [row[1] for row in result.rows] == ["200", "100", "150"]
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_process_holds_that_of_its_children() -> None:
     child = "import sys, time; one = bytearray({0} << 20); time.sleep({1})"
     alone = child.format(200, 1)

@@ -24,6 +24,7 @@ from trainer.failures import DeviceMissing, PrecisionUnsupported
 from trainer.fast import memory
 from trainer.i18n import _
 from trainer.models import Shape
+from trainer.precision import chosen_precision
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -94,7 +95,7 @@ def resolve(
     name = resolve_device(device if device and config.device == "auto" else config.device)
     precision: str = config.precision
     if precision == "auto":
-        precision = measurements.chosen_precision(home, precision_key(config, image_shape, name))
+        precision = chosen_precision(home, precision_key(config, image_shape, name))
     check_precision(precision, name)
     with torch.device("meta"):
         net = models.build(config, image_shape, num_classes=2)  # no way depends on the number of classes

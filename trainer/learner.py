@@ -15,22 +15,22 @@ from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.environment import Environment
 from trainer.loader import Data
-from trainer.progress import Report
+from trainer.progress import LossReports
 
 
 @dataclass
-class Patience:
-    """The best validation accuracy so far and its epoch, of equal ones the first."""
+class EarlyStopping:
+    """The best validation accuracy so far and its epoch (the earliest, on ties)."""
 
     best: float = -1.0
     best_epoch: int = 0
 
-    def note(self, accuracy: float, epoch: int) -> None:
+    def update(self, accuracy: float, epoch: int) -> None:
         """Take the validation accuracy of an epoch into account."""
         if accuracy > self.best:
             self.best, self.best_epoch = accuracy, epoch
 
-    def is_over(self, config: RunConfig, epoch: int) -> bool:
+    def should_stop(self, config: RunConfig, epoch: int) -> bool:
         """Whether ``early_stopping_patience`` epochs have passed since the best one."""
         patience = config.early_stopping_patience
         return patience is not None and self.best_epoch > 0 and epoch - self.best_epoch >= patience
@@ -38,14 +38,16 @@ class Patience:
 
 @dataclass
 class Learner:
-    """Net, optimizer and counters of a run. ``epoch`` and ``step`` count from 1 and are the ones in progress or done."""
+    """Net, optimizer and counters of a run. ``epoch`` and ``step`` are those in progress or last done, from 1."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: optimizers.WeightAverage | None  # the running mean of the weights, where the run has one
-    scaler: torch.amp.GradScaler  # scales losses so that gradients do not vanish in float16; else it changes nothing
-    report: Report = field(default_factory=Report)
-    patience: Patience = field(default_factory=Patience)
+    scaler: (
+        torch.amp.GradScaler
+    )  # scales losses so that gradients do not vanish in float16; in other precisions it does nothing
+    losses: LossReports = field(default_factory=LossReports)
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     epoch: int = 0
     step: int = 0
 
@@ -62,16 +64,17 @@ class Learner:
         return cls(model, optimizer, average, scaler)
 
     @property
-    def tested_model(self) -> nn.Module:
+    def evaluation_model(self) -> nn.Module:
         """The net that is evaluated: the one with averaged weights if the run has one."""
         return self.model if self.average is None else self.average.model
 
     def state(self) -> State:
         """What a checkpoint keeps. The tensors are those in use, not copies."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.tested_model.state_dict().items()}
+        # ``model.*`` are always the weights to predict with. ``training.*`` are there where those are a running mean.
+        tensors = {f"model.{name}": tensor for name, tensor in self.evaluation_model.state_dict().items()}
         if self.average is not None:
             tensors |= {f"training.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        optimizer: dict[str, Any] = {}  # what is no tensor
+        optimizer: dict[str, Any] = {}  # values that are not tensors
         for number, values in self.optimizer.state_dict()["state"].items():
             for name, value in values.items():
                 if isinstance(value, Tensor):
@@ -79,8 +82,8 @@ class Learner:
                 elif value is not None:
                     optimizer[f"{number}.{name}"] = value
         scalars = {
-            "pending_losses": self.report.pending,
-            "patience": vars(self.patience),
+            "pending_losses": self.losses.pending,
+            "patience": vars(self.early_stopping),
             "scaler": self.scaler.state_dict() or None,
             "optimizer": optimizer,
         }
@@ -89,14 +92,14 @@ class Learner:
     def restore(self, state: State) -> None:
         """Continue from a checkpoint: everything becomes as it was when ``state`` was called."""
         self.epoch, self.step = state.epoch, state.step
-        self.model.load_state_dict(_below("model." if self.average is None else "training.", state.tensors))
+        self.model.load_state_dict(_without_prefix("model." if self.average is None else "training.", state.tensors))
         if self.average is not None:
-            self.average.model.load_state_dict(_below("model.", state.tensors))
+            self.average.model.load_state_dict(_without_prefix("model.", state.tensors))
         if state.scalars["scaler"] is not None:
             self.scaler.load_state_dict(state.scalars["scaler"])
-        self.report.pending = [[*pair] for pair in state.scalars["pending_losses"]]
-        self.patience = Patience(**state.scalars["patience"])
-        self._restore_optimizer({**_below("optimizer.", state.tensors), **state.scalars["optimizer"]})
+        self.losses.pending = [[*pair] for pair in state.scalars["pending_losses"]]
+        self.early_stopping = EarlyStopping(**state.scalars["patience"])
+        self._restore_optimizer({**_without_prefix("optimizer.", state.tensors), **state.scalars["optimizer"]})
 
     def _restore_optimizer(self, values: dict[str, Any]) -> None:
         """``values`` are named "<parameter number>.<name>"."""
@@ -106,7 +109,7 @@ class Learner:
             number, _dot, name = key.partition(".")
             parameter = parameters[int(number)]
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                # Fused optimizers need the parameter's memory order.
+                # Fused optimizers need state in the same memory layout as the parameter.
                 value = torch.empty_like(parameter).detach().copy_(value)
             elif isinstance(value, Tensor):
                 value = value.clone()  # or PyTorch would change the checkpoint's own tensor
@@ -114,6 +117,6 @@ class Learner:
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with ``prefix``, named without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

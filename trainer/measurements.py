@@ -1,7 +1,7 @@
 """What was measured of this machine: the fastest precision of a net, and the rate of a matrix product.
 
-One file, ``HOME/measurements.json``, with a section each; here are its keys, its reading and writing, the rule by which a
-precision is chosen, and the sentence about it. The measuring is in ``trainer.host.measure``. Imports neither torch nor numpy.
+One file, ``HOME/measurements.json``, with a section for each. ``trainer.host.measure`` measures, ``trainer.precision``
+chooses. Imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.config import RunConfig, resolved_width
-from trainer.i18n import _
 from trainer.run_folder import now, read_json, write_json
 
 Section = Literal["precision", "matmul"]
 _KERNELS = 2  # raised when a precision becomes faster or slower by a change of the engine
 Measurements = dict[str, dict[str, dict[str, Any]]]  # section -> key -> what was measured
 PRECISIONS = ("float32", "bfloat16", "float16")
-LEAST_GAIN = 1.05  # a mixed precision must be so many times as fast as float32
-LOSS_TOLERANCE = 0.05  # its loss may differ from float32's by this part of it
 
 
 def path(home: Path) -> Path:
@@ -71,7 +68,7 @@ def record(home: Path, section: Section, key: str, value: dict[str, Any]) -> dic
 def precision_key(config: RunConfig, image_shape: Sequence[int], environment: Mapping[str, Any]) -> str:
     """What the choice of a precision depends on: machine, PyTorch, net, images (channels, height, width), batch, device.
 
-    And how Runoff calculates, so that a version with other kernels measures anew.
+    And how Runoff calculates, so that a version with other kernels measures again.
     """
     net = f"{config.model}-{resolved_width(config)}"
     shape = "x".join(str(side) for side in image_shape)
@@ -87,54 +84,3 @@ def _key(environment: Mapping[str, Any], *parts: str) -> str:
     """The parts after machine and PyTorch, for a GPU with its name."""
     names = [environment["device_name"]] if environment["device"] != "cpu" else []
     return " | ".join([environment["machine"], f"torch {environment['torch']}", *parts, *names])
-
-
-# The choice ----------------------------------------------------------------------------------------------------------
-
-
-def choose(images_per_second: Mapping[str, float], losses: Mapping[str, float | None]) -> str:
-    """The precision to train in: the fastest whose loss agrees with float32's, float32 unless another clearly gains.
-
-    ``losses`` are those after the same steps; None or missing where there is none or it is not finite.
-    """
-    plain, loss = images_per_second["float32"], losses.get("float32")
-    eligible = {
-        name: rate
-        for name, rate in images_per_second.items()
-        if name != "float32" and rate >= LEAST_GAIN * plain and _agree(losses.get(name), loss)
-    }
-    return max(eligible, key=eligible.__getitem__, default="float32")
-
-
-def _agree(loss: float | None, plain: float | None) -> bool:
-    if loss is None or plain is None or not (math.isfinite(loss) and math.isfinite(plain)):
-        return False
-    return abs(loss - plain) <= LOSS_TOLERANCE * abs(plain)
-
-
-def chosen_precision(home: Path, key: str) -> str:
-    """What ``auto`` is for a key of ``precision_key``: float32 where nothing was measured."""
-    found = read(home)["precision"].get(key)
-    return str(found["chosen"]) if found else "float32"
-
-
-def explain_precision(
-    home: Path, config: RunConfig, image_shape: Sequence[int], environment: Mapping[str, Any]
-) -> str | None:
-    """What ``auto`` became and why, as a line for the run's log; None for a config that names its precision."""
-    if config.precision != "auto":
-        return None
-    precision = environment["precision"]
-    found = read(home)["precision"].get(precision_key(config, image_shape, environment))
-    if found is None or found["chosen"] != precision:
-        return _("precision auto: {precision}, as nothing was measured here yet.").format(precision=precision)
-    rates = found["images_per_second"]
-    others = rates.keys() - {"float32"}
-    if not others:
-        return _("precision auto: float32, the only one that trained here.")
-    compared = precision if precision in others else max(others, key=rates.__getitem__)
-    sentence = _("precision auto: {precision}, measured {ratio} times as fast as float32 here.")
-    if precision == "float32":
-        sentence = _("precision auto: float32; {compared} was measured {ratio} times as fast here.")
-    ratio = f"{rates[compared] / rates['float32']:.2g}"
-    return sentence.format(precision=precision, compared=compared, ratio=ratio)

@@ -1,7 +1,7 @@
-"""The nets: ``fc cnn lenet vgg vgg16`` at any width, image size and number of classes. They answer with logits.
+"""The nets: ``fc cnn lenet vgg vgg16`` at any width, image size and number of classes. They return logits.
 
 Layers are a flat ``nn.Sequential`` with names, so that a description can walk them and a checkpoint reads well.
-Initial weights are PyTorch's own defaults, drawn from the run's seed. What a width means stands in ``config.MODELS``.
+Initial weights are PyTorch's own defaults, drawn from the run's seed. ``config.MODELS`` says what a width means.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def build(config: RunConfig, image_shape: Shape, num_classes: int) -> nn.Sequent
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers the optimizer may change."""
+    """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -45,7 +45,7 @@ def scaled(channels: int, width: int, default: int) -> int:
 
 
 def _pad(layers: Layers, shape: Shape, smallest: int) -> Shape:
-    """Add even zero padding up to ``smallest`` where the images are smaller; the shape behind it."""
+    """Add even zero padding up to ``smallest`` where the images are smaller. Returns the padded shape."""
     channels, height, width = shape
     rows, columns = max(0, smallest - height), max(0, smallest - width)
     if rows or columns:
@@ -56,7 +56,7 @@ def _pad(layers: Layers, shape: Shape, smallest: int) -> Shape:
 def _fc(layers: Layers, shape: Shape, num_classes: int, width: int) -> None:
     channels, height, columns = shape
     layers["flatten"] = nn.Flatten()
-    _linear(layers, [channels * height * columns, width, width, num_classes])
+    _add_linear(layers, [channels * height * columns, width, width, num_classes])
 
 
 def _cnn(layers: Layers, shape: Shape, num_classes: int, width: int) -> None:
@@ -68,21 +68,21 @@ def _lenet(layers: Layers, shape: Shape, num_classes: int, width: int) -> None:
 
 
 def _two_convolutions(layers: Layers, shape: Shape, channels: tuple[int, int], linear: tuple[int, ...]) -> None:
-    """Twice 5 x 5 convolution, ReLU and pooling by 2, then linear layers."""
-    count, height, width = shape
-    for number, wanted in enumerate(channels, start=1):
-        layers[f"conv{number}"] = nn.Conv2d(count, wanted, 5)
+    """Two blocks of 5 x 5 convolution, ReLU and pooling by 2, then linear layers."""
+    in_channels, height, width = shape
+    for number, out_channels in enumerate(channels, start=1):
+        layers[f"conv{number}"] = nn.Conv2d(in_channels, out_channels, 5)
         layers[f"conv{number}_relu"] = nn.ReLU()
         layers[f"pool{number}"] = nn.MaxPool2d(2)
-        count, height, width = wanted, (height - 4) // 2, (width - 4) // 2
+        in_channels, height, width = out_channels, (height - 4) // 2, (width - 4) // 2
     layers["flatten"] = nn.Flatten()
-    _linear(layers, [count * height * width, *linear])
+    _add_linear(layers, [in_channels * height * width, *linear])
 
 
-def _linear(layers: Layers, sizes: list[int], dropout: float = 0.0) -> None:
+def _add_linear(layers: Layers, sizes: list[int], dropout: float = 0.0) -> None:
     """Linear layers through ``sizes``, with ReLU (and dropout) between them."""
-    for number, (count, wanted) in enumerate(pairwise(sizes), start=1):
-        layers[f"linear{number}"] = nn.Linear(count, wanted)
+    for number, (num_inputs, num_outputs) in enumerate(pairwise(sizes), start=1):
+        layers[f"linear{number}"] = nn.Linear(num_inputs, num_outputs)
         if number < len(sizes) - 1:
             layers[f"linear{number}_relu"] = nn.ReLU()
             if dropout:
@@ -90,19 +90,20 @@ def _linear(layers: Layers, sizes: list[int], dropout: float = 0.0) -> None:
 
 
 def _vgg(layers: Layers, shape: Shape, num_classes: int, width: int) -> None:
-    features = _convolutions(layers, shape, _VGG, width)
-    _linear(layers, [features, num_classes])
+    features = _add_convolutions(layers, shape, _VGG, width)
+    _add_linear(layers, [features, num_classes])
 
 
 def _vgg16(layers: Layers, shape: Shape, num_classes: int, width: int) -> None:
-    features = _convolutions(layers, shape, _VGG16, width)
-    _linear(layers, [features, 4096, 4096, num_classes], dropout=0.5)
+    features = _add_convolutions(layers, shape, _VGG16, width)
+    _add_linear(layers, [features, 4096, 4096, num_classes], dropout=0.5)
 
 
-def _convolutions(layers: Layers, shape: Shape, table: tuple[int | str, ...], width: int) -> int:
-    """3 x 3 convolutions with BatchNorm and ReLU as the table says, averaged to 1 x 1; the number of features.
+def _add_convolutions(layers: Layers, shape: Shape, table: tuple[int | str, ...], width: int) -> int:
+    """3 x 3 convolutions with BatchNorm and ReLU as the table says, averaged to 1 x 1. Returns the number of features.
 
-    Where every pooling halves evenly, rounding up changes nothing there and lets smaller images through.
+    If each pooling of this image size halves evenly, ``ceil_mode`` changes nothing at this size. It lets the same net take
+    smaller images, as ``progressive_size`` trains on.
     """
     channels, *sides = shape
     even = all(side % 2 ** table.count("pool") == 0 for side in sides)
@@ -113,11 +114,11 @@ def _convolutions(layers: Layers, shape: Shape, table: tuple[int | str, ...], wi
             layers[f"pool{pool}"] = nn.MaxPool2d(2, ceil_mode=even)
             continue
         conv += 1
-        wanted = scaled(entry, width, 64)
-        layers[f"conv{conv}"] = nn.Conv2d(channels, wanted, 3, padding=1)
-        layers[f"conv{conv}_norm"] = nn.BatchNorm2d(wanted)
+        out_channels = scaled(entry, width, 64)
+        layers[f"conv{conv}"] = nn.Conv2d(channels, out_channels, 3, padding=1)
+        layers[f"conv{conv}_norm"] = nn.BatchNorm2d(out_channels)
         layers[f"conv{conv}_relu"] = nn.ReLU(inplace=True)
-        channels = wanted
+        channels = out_channels
     layers["average"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
     return channels

@@ -14,9 +14,9 @@ from torch import Tensor
 from trainer.events import Step
 from trainer.schedule import num_batches
 
-_SECONDS_BETWEEN_LINES = 0.34  # three a second, which leaves one for the end of an epoch
-_SECONDS_WITHOUT_LOSSES = 1.0  # after which a line says where training is, even without a new loss
-_MOST_LINES_A_SECOND = 4
+_SECONDS_BETWEEN_EVENTS = 0.34  # three a second, which leaves one for the end of an epoch
+_SECONDS_WITHOUT_LOSSES = 1.0  # after which an event says where training is, even without a new loss
+_MOST_EVENTS_PER_SECOND = 4
 
 
 class Stopwatch:
@@ -79,33 +79,33 @@ class Tally:
 
 
 @dataclass
-class Report:
-    """When to report the position and the losses: at most 4 lines in any second, at least one a second, no loss lost."""
+class LossReports:
+    """Losses to be reported, and when: at most 4 events in any second, at least one a second, and no loss is lost."""
 
     pending: list[list[float]] = field(default_factory=list)  # [step, loss] to be reported
-    _times: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST_LINES_A_SECOND))
+    _times: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST_EVENTS_PER_SECOND))
 
     def add(self, step: int, loss: float) -> None:
-        """Keep the loss of a step for the next line."""
+        """Keep the loss of a step for the next event."""
         self.pending.append([step, float(f"{loss:.6g}")])
 
-    def due(self, epoch: int, step: int) -> Step | None:
-        """The line to write after a step, or None if none is due."""
-        wait = _SECONDS_BETWEEN_LINES if self.pending else _SECONDS_WITHOUT_LOSSES
+    def event_if_due(self, epoch: int, step: int) -> Step | None:
+        """The event after a step with the losses to be reported, or None if none is due."""
+        wait = _SECONDS_BETWEEN_EVENTS if self.pending else _SECONDS_WITHOUT_LOSSES
         if self._times and (time.monotonic() - self._times[-1] < wait or self._is_full()):
             return None
-        return self.flush(epoch, step)
+        return self.event(epoch, step)
 
-    def at_epoch_end(self, epoch: int, step: int) -> Step | None:
-        """A line with the pending losses if this second may have one more. Else they stay for the next attempt or epoch."""
-        return None if self._is_full() or not self.pending else self.flush(epoch, step)
+    def event_at_epoch_end(self, epoch: int, step: int) -> Step | None:
+        """The pending losses if this second may have one more event. Else they stay for the next epoch."""
+        return None if self._is_full() or not self.pending else self.event(epoch, step)
 
-    def flush(self, epoch: int, step: int) -> Step:
-        """A line now."""
+    def event(self, epoch: int, step: int) -> Step:
+        """An event with the pending losses, now."""
         losses, self.pending = self.pending, []
         self._times.append(time.monotonic())
         return Step(epoch, step, losses)
 
     def _is_full(self) -> bool:
-        """Whether the last second has all the lines that it may have."""
-        return len(self._times) == _MOST_LINES_A_SECOND and time.monotonic() - self._times[0] < 1
+        """Whether the last second has all the events that it may have."""
+        return len(self._times) == _MOST_EVENTS_PER_SECOND and time.monotonic() - self._times[0] < 1

@@ -17,7 +17,7 @@ from typing import IO
 
 import torch
 
-from trainer import checkpoint, engine, loader, measurements, pictures
+from trainer import checkpoint, engine, loader, pictures
 from trainer.config import RunConfig
 from trainer.datasets import catalogue, worker
 from trainer.environment import Environment, apply, resolve, resolve_device
@@ -26,6 +26,7 @@ from trainer.failures import DatasetChanged, DatasetMissing, describe
 from trainer.home import home
 from trainer.i18n import _, ngettext
 from trainer.image_rules import check_data
+from trainer.precision import explain_precision
 from trainer.run_folder import EventWriter, RunFolder, iter_valid_events
 
 FINISHED, NOT_WRITTEN, ALREADY_RUNNING = 0, 1, 3  # exit statuses
@@ -219,7 +220,7 @@ class Attempt:
                 fingerprints=fingerprints,
             )
             self.folder.write_environment(environment.to_json())
-            why = measurements.explain_precision(home(), config, dataset.image_shape, environment.to_json())
+            why = explain_precision(home(), config, dataset.image_shape, environment.to_json())
             if why is not None:
                 self.log.line(why)
         apply(environment)

@@ -13,8 +13,9 @@ from sqlalchemy import Engine
 from app.runs import lifecycle
 from app.runs.executors import Executor, ExecutorUnavailable, RunNotStarted
 from app.runs.indexer import Indexer
-from app.runs.precision import Measuring
-from app.runs.queue import free_device, queued_runs, running_runs
+from app.runs.measuring import Measuring
+from app.runs.queue import queued_runs, running_runs
+from app.runs.slots import free_device
 from app.store.database import reading, writing
 from app.store.tables import Run
 from trainer.cores import threads_for

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from app.errors import Problem
+from app.main import create_app
 from app.runs.plan import plan_run
+from app.settings import Settings
 from app.web.security import LARGEST_BODY
 from tests.app.run_folders import finish, new_run
 from trainer.config import FIELDS
@@ -67,13 +70,18 @@ def deep(levels: int) -> str:
     return "[" * levels + "]" * levels
 
 
+@cache
+def paths_of_api() -> dict[str, list[str]]:
+    """Each path of the API with its methods. All applications have the same, and describing them takes a while."""
+    return {path: [*methods] for path, methods in create_app(Settings(), train=False).openapi()["paths"].items()}
+
+
 @pytest.fixture
 def calls(api: TestClient, site_app: FastAPI) -> list[tuple[str, str]]:
     """Every method and path of the API, with the id of a finished run where one belongs."""
     folder = finish(new_run(site_app.state.runoff.settings.runs))
     site_app.state.runoff.indexer.tick()
-    paths = api.app.openapi()["paths"]  # type: ignore[attr-defined]
-    return [(m.upper(), p.replace("{run_id}", folder.id)) for p, methods in paths.items() for m in methods]
+    return [(m.upper(), p.replace("{run_id}", folder.id)) for p, methods in paths_of_api().items() for m in methods]
 
 
 @pytest.fixture
@@ -141,6 +149,7 @@ def test_odd_bodies(sane: TestClient, calls: list[tuple[str, str]], body: str | 
                 check(post(sane, method, path, body, kind))
 
 
+@pytest.mark.slow
 def test_odd_fields(sane: TestClient, site_app: FastAPI) -> None:
     for name in [*FIELDS, "preset", "nonsense"]:
         for value in ODD_VALUES:
@@ -169,6 +178,7 @@ def test_odd_sweeps(sane: TestClient) -> None:
             check(post(sane, "POST", "/api/v1/sweeps", sweep))
 
 
+@pytest.mark.slow
 def test_odd_addresses(sane: TestClient, calls: list[tuple[str, str]]) -> None:
     for method, path in calls:
         if "/{" in path or "/runs/" in path:
@@ -179,6 +189,7 @@ def test_odd_addresses(sane: TestClient, calls: list[tuple[str, str]]) -> None:
                         check(post(sane, method, path.replace(part, odd or "%20", 1).replace("{name}", odd), b"{}"))
 
 
+@pytest.mark.slow
 def test_odd_queries(sane: TestClient) -> None:
     run_id = sane.get("/api/v1/runs").json()["runs"][0]["id"]
     for path, methods in sane.app.openapi()["paths"].items():  # type: ignore[attr-defined]
@@ -240,6 +251,7 @@ field_names = st.sampled_from([*FIELDS, "name", "tags", "notes", "preset", "base
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(["runs", "sweeps", "describe"]), body=st.dictionaries(field_names, json_values, max_size=5))
 def test_any_json(sane: TestClient, path: str, body: dict[str, Any]) -> None:

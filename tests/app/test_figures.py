@@ -22,6 +22,8 @@ from app.routes.pages.compare_query import CompareQuery
 from tests.app.run_folders import finish, new_run, say, started, steps
 from trainer.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 VENDOR = Path(__file__).resolve().parents[2] / "static" / "vendor"
 PATHS = {"/runs/{run_id}/figures/{figure}.json", "/compare/figures/{figure}.json"}
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app.runs import precision as measuring
+from app.runs import measuring
 from app.runs.executors import ExecutorUnavailable, Interrupted, Refused
 from app.runs.indexer import Indexer
-from app.runs.precision import Measuring
+from app.runs.measuring import Measuring
 from app.runs.scheduler import Scheduler
 from app.store.database import writing
 from app.store.tables import Run

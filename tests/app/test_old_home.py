@@ -28,6 +28,8 @@ from app.settings import Settings
 from trainer import environment, runtime
 from trainer.run_folder import RunFolder, read_events
 
+pytestmark = pytest.mark.slow
+
 ARCHIVE = Path(__file__).parents[1] / "data" / "home-0.1.0.tar.xz"
 # Sentences of a comparison: they may be worded better. Everything else is compared.
 SENTENCES = {"fairness", "heading", "explanation", "evidence", "says", "says_not", "notes", "text", "title"}

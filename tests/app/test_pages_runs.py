@@ -306,6 +306,7 @@ def test_an_address_that_means_nothing_is_refused_with_words(site: Client, query
     assert "Not accepted" in answer.text
 
 
+@pytest.mark.slow
 def test_pages_of_a_hundred_rows(site: Client, add_run: Any) -> None:
     for number in range(PAGE_SIZE + 1):
         add_run(f"run {number}", learning_rate=0.001 * (number + 1))
@@ -414,6 +415,7 @@ def test_more_runs_than_one_action_takes_are_refused(
     assert refused.json()["detail"] == "2 runs match; one action takes at most 1. Narrow the search."
 
 
+@pytest.mark.slow
 def test_all_that_match_are_found_over_all_pages(site: Client, add_run: Any) -> None:
     runs = [add_run(f"run {number}", learning_rate=0.001 * (number + 1)) for number in range(PAGE_SIZE + 5)]
     add_run("other", model="fc")
@@ -589,6 +591,7 @@ def add_histories(site_app: Any, runs: list[Run], num_epochs: int) -> None:
         session.commit()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("address", "epochs_a_run"),
     [("/runs", 0), ("/runs?apart=true", 1), ("/runs?q=seed<9000+and+cnn", 0), ("/api/v1/runs?limit=1000", 0)],
@@ -656,6 +659,7 @@ def test_rows_that_did_not_change_are_neither_read_nor_drawn_again(
     assert runs_view._drawn.cache_info().misses == drawn + 1
 
 
+@pytest.mark.slow
 def test_no_row_is_stale_whatever_happened(site: Client, site_app: Any, add_run: Any) -> None:
     """Each page as it is with the rows kept so far, and as it is drawn from nothing."""
     state = site_app.state.runoff

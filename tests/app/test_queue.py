@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app.runs import queue
-from app.runs.queue import free_device, place_in_queue, queued_ids, queued_runs, running_runs
+from app.runs import slots as device_slots
+from app.runs.queue import place_in_queue, queued_ids, queued_runs, running_runs
+from app.runs.slots import free_device
 from app.store.database import reading, writing
 from app.store.tables import Run
 from trainer import cores
@@ -51,7 +52,7 @@ def test_runs_wait_by_time_then_seed_then_id(engine: Engine) -> None:
 
 @pytest.fixture
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (queue, cores):
+    for module in (device_slots, cores):
         monkeypatch.setattr(module, "num_cores", lambda: 2)
 
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from app.runs import queue as queue_module
+from app.runs import slots
 from app.runs.executors import ExecutorUnavailable, RunNotStarted
 from app.runs.indexer import Indexer
 from app.runs.scheduler import Scheduler
@@ -94,7 +94,7 @@ class FakeExecutor:
 def executor(monkeypatch: pytest.MonkeyPatch) -> FakeExecutor:
     executor = FakeExecutor()
     monkeypatch.setattr(RunFolder, "is_alive", lambda folder: folder.id in executor.alive)
-    for module in (queue_module, cores):
+    for module in (slots, cores):
         monkeypatch.setattr(module, "num_cores", lambda: 2)
     return executor
 

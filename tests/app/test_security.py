@@ -174,6 +174,7 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, va
         load_settings()
 
 
+@pytest.mark.slow
 def test_the_server_never_imports_torch() -> None:
     code = "import app.main, app.cli, sys; sys.exit(bool({'torch', 'scipy.stats', 'sklearn'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

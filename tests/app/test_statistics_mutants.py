@@ -21,6 +21,7 @@ import pytest
 from app import statistics
 from tests.app import test_statistics as references
 
+pytestmark = pytest.mark.slow
 Reference = Callable[[], None]
 
 

@@ -42,6 +42,8 @@ from trainer.datasets.facts import KNOWN
 from trainer.datasets.worker import import_images, prepare
 from trainer.events import Progress
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(os.environ.get("RUNOFF_DATASETS") or Path(__file__).parents[3] / "shared" / "datasets")
 needs_mnist = pytest.mark.skipif(not (ROOT / "MNIST/raw").is_dir(), reason="no MNIST below RUNOFF_DATASETS")
 needs_cifar = pytest.mark.skipif(

@@ -21,9 +21,9 @@ from trainer.environment import Environment, apply
 from trainer.events import Epoch, Event, Finished, Started, Step
 from trainer.failures import NonFiniteLoss
 from trainer.loader import Data
-from trainer.progress import Report
+from trainer.progress import LossReports
 
-pytestmark = pytest.mark.arithmetic
+pytestmark = [pytest.mark.arithmetic, pytest.mark.slow]
 
 MakeConfig = Callable[..., RunConfig]
 MakeData = Callable[..., Data]
@@ -291,11 +291,11 @@ def test_more_than_64_classes_keep_the_five_best(make_config: MakeConfig, make_d
 def test_at_most_four_lines_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    report, times, losses = Report(), [], 0
+    report, times, losses = LossReports(), [], 0
     for step in range(1, 2000):
         clock[0] += 0.004
         report.add(step, 1.0)
-        line = report.at_epoch_end(1, step) if step % 10 == 0 else report.due(1, step)
+        line = report.event_at_epoch_end(1, step) if step % 10 == 0 else report.event_if_due(1, step)
         if line is not None:
             times.append(clock[0])
             losses += len(line.losses)

@@ -17,7 +17,7 @@ from trainer.fast import Ways, sequence
 from trainer.fast.conv3x3 import Conv3x3
 from trainer.fast.conv_pool import ConvPoolReLU
 
-pytestmark = pytest.mark.arithmetic
+pytestmark = [pytest.mark.arithmetic, pytest.mark.slow]
 
 MakeConfig = Callable[..., RunConfig]
 DEVICES = ["cpu", "cuda:0", "cuda:3", "mps"]

@@ -25,7 +25,7 @@ from trainer.fast import graphs
 from trainer.learner import Learner
 from trainer.loader import Data
 
-pytestmark = pytest.mark.arithmetic
+pytestmark = [pytest.mark.arithmetic, pytest.mark.slow]
 
 MakeConfig = Callable[..., RunConfig]
 MakeData = Callable[..., Data]
@@ -137,8 +137,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 def narrow_vgg16(layers: models.Layers, shape: models.Shape, num_classes: int, width: int) -> None:
     """Its dropout without its 17 million weights."""
-    features = models._convolutions(layers, shape, models._VGG16, width)
-    models._linear(layers, [features, 64, 64, num_classes], dropout=0.5)
+    features = models._add_convolutions(layers, shape, models._VGG16, width)
+    models._add_linear(layers, [features, 64, 64, num_classes], dropout=0.5)
 
 
 @pytest.fixture(params=[*RECIPES])

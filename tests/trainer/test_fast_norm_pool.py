@@ -140,6 +140,7 @@ def test_it_works_behind_a_fork() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["vgg", "vgg16"])
 @pytest.mark.parametrize("side", [32, 50])
 def test_a_fused_net_keeps_names_and_parameters_and_answers_alike(model: str, side: int) -> None:

@@ -21,6 +21,8 @@ from trainer.environment import Environment, apply
 from trainer.events import Epoch
 from trainer.loader import Data
 
+pytestmark = pytest.mark.slow
+
 MakeConfig = Callable[..., RunConfig]
 MakeData = Callable[..., Data]
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -19,6 +19,7 @@ from trainer.failures import NonFiniteLoss
 from trainer.host import measure
 from trainer.host.measure import Plan
 from trainer.loader import Data
+from trainer.precision import choose
 
 SHAPE = (1, 12, 12)
 MakeConfig = Callable[..., RunConfig]
@@ -43,7 +44,7 @@ def test_a_small_net_is_measured_and_the_next_run_obeys(
     entry = measure.measure(tmp_path, "precision", key, config, SHAPE, 4, num_threads=1, device="cpu")
     assert entry == measurements.read(tmp_path)["precision"][key]
     assert entry["images_per_second"].keys() == entry["losses"].keys() == {"float32", "bfloat16"}
-    assert entry["chosen"] == measurements.choose(entry["images_per_second"], entry["losses"])
+    assert entry["chosen"] == choose(entry["images_per_second"], entry["losses"])
     assert entry["losses"]["bfloat16"] == pytest.approx(entry["losses"]["float32"], rel=0.05)
     assert resolve(config, SHAPE, tmp_path, num_threads=1).precision == entry["chosen"]
     measurements.record(tmp_path, "precision", key, entry | {"chosen": "bfloat16"})
@@ -61,6 +62,7 @@ def test_the_images_can_be_learned_so_that_losses_tell_something(
     assert plain.loss < most  # a guess has log(4) = 1.39
 
 
+@pytest.mark.slow
 def test_precisions_see_the_same_dropout_and_the_same_images(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +75,7 @@ def test_precisions_see_the_same_dropout_and_the_same_images(
     assert found[0].loss == found[1].loss
 
 
+@pytest.mark.slow
 def test_the_rate_of_a_matrix_product_is_measured(make_config: MakeConfig, tmp_path: Path, short: None) -> None:
     config = make_config(precision="float32")
     _precision, key = keys(config, tmp_path)

@@ -14,6 +14,7 @@ import pytest
 from trainer import measurements
 from trainer.config import RunConfig
 from trainer.environment import precision_key, resolve
+from trainer.precision import choose, chosen_precision, explain_precision
 
 HERE = {
     "machine": "x86_64, Some CPU, 2 cores",
@@ -66,17 +67,17 @@ def test_server_and_run_name_the_same_key(make_config: MakeConfig, tmp_path: Pat
 def test_the_fastest_precision_whose_loss_agrees_is_chosen(
     rates: dict[str, float], losses: dict[str, float | None], chosen: str
 ) -> None:
-    assert measurements.choose(rates, losses) == chosen
+    assert choose(rates, losses) == chosen
 
 
 def test_what_is_recorded_is_read(tmp_path: Path) -> None:
     assert measurements.read(tmp_path) == {"precision": {}, "matmul": {}}
-    assert measurements.chosen_precision(tmp_path, "a") == "float32"
+    assert chosen_precision(tmp_path, "a") == "float32"
     first = measurements.record(tmp_path, "precision", "a", ENTRY)
     second = measurements.record(tmp_path, "matmul", "b", {"gflops": 180.5, "size": 2048})
     assert measurements.read(tmp_path) == {"precision": {"a": first}, "matmul": {"b": second}}
     assert first["measured_at"].endswith("Z")
-    assert measurements.chosen_precision(tmp_path, "a") == "bfloat16"
+    assert chosen_precision(tmp_path, "a") == "bfloat16"
     assert [path.name for path in tmp_path.iterdir()] == ["measurements.json"]
 
 
@@ -87,7 +88,7 @@ def test_a_damaged_file_counts_as_empty_and_is_replaced(tmp_path: Path, content:
     measurements.path(tmp_path).write_text(content)
     assert measurements.read(tmp_path) == {"precision": {}, "matmul": {}}
     measurements.record(tmp_path, "precision", "a", ENTRY)
-    assert measurements.chosen_precision(tmp_path, "a") == "bfloat16"
+    assert chosen_precision(tmp_path, "a") == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_the_log_says_what_auto_became_and_why(make_config: MakeConfig, tmp_path
     config, shape = make_config(model="cnn"), (1, 28, 28)
 
     def explained(precision: str) -> str | None:
-        return measurements.explain_precision(tmp_path, config, shape, HERE | {"precision": precision})
+        return explain_precision(tmp_path, config, shape, HERE | {"precision": precision})
 
     assert explained("float32") == "precision auto: float32, as nothing was measured here yet."
     key = measurements.precision_key(config, shape, HERE)
@@ -128,7 +129,7 @@ def test_the_log_says_what_auto_became_and_why(make_config: MakeConfig, tmp_path
     measurements.record(tmp_path, "precision", key, slow | {"images_per_second": {"float32": 60.0}})
     assert explained("float32") == "precision auto: float32, the only one that trained here."
     named = make_config(model="cnn", precision="bfloat16")
-    assert measurements.explain_precision(tmp_path, named, shape, HERE) is None
+    assert explain_precision(tmp_path, named, shape, HERE) is None
 
 
 def test_it_imports_neither_torch_nor_numpy() -> None:

@@ -262,6 +262,7 @@ def test_shell_says_what_is_wrong(home: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "epochs: Must be at least 1. You typed 0.\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "low", "high"), [("fc", 0.84, 0.89), ("cnn", 0.93, 0.965)])
 def test_real_mnist_reaches_the_notebooks_accuracy(
     real_home: Path,

@@ -69,6 +69,6 @@ def speed_up(net: nn.Sequential, ways: Ways) -> nn.Sequential:
     return net.to(memory_format=torch.channels_last) if ways.channels_last else net
 
 
-def speed_up_step(step: graphs.Step, ways: Ways, batch_size: int, device: torch.device) -> graphs.Step:
+def speed_up_step(step: graphs.StepFunction, ways: Ways, batch_size: int, device: torch.device) -> graphs.StepFunction:
     """The training step, replayed from a CUDA graph for batches of ``batch_size`` images where the ways say so."""
     return graphs.GraphedStep(step, batch_size, graphs.Recorder(device)) if ways.graphs else step

@@ -17,7 +17,7 @@ from torch import Tensor
 
 WARM_UP = 3  # steps of a shape before it is recorded: they allocate what stays, such as momentum, and choose algorithms
 Result = tuple[Tensor, Tensor]
-Step = Callable[[Tensor, Tensor], Result]  # (images, labels) -> (loss, predicted classes)
+StepFunction = Callable[[Tensor, Tensor], Result]  # (images, labels) -> (loss, predicted classes)
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +42,7 @@ class GraphedStep:
     uses, and a resumed run must compute the same bits as an uninterrupted one.
     """
 
-    def __init__(self, step: Step, batch_size: int, recorder: Recorder) -> None:
+    def __init__(self, step: StepFunction, batch_size: int, recorder: Recorder) -> None:
         self._step, self._batch_size, self._recorder = step, batch_size, recorder
         self._inputs: Result | None = None
         self._graph: Replay | None = None

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from trainer import wire
-from trainer.host.child import LOCKED, Child
 from trainer.host.connections import Connection
+from trainer.host.forking import LOCKED, Child
 
 
 @dataclass(eq=False)

@@ -1,6 +1,6 @@
 """The layers of a configuration's net, and the devices of this machine.
 
-Both need PyTorch to compute, so only a child of the host may ask for them (see ``trainer.host.child``).
+Both need PyTorch to compute, so only a child of the host may ask for them (see ``trainer.host.forking``).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from trainer import wire
-from trainer.host import child
+from trainer.host import forking
 from trainer.host.answers import Answers, key_of
 from trainer.host.children import Children, Work
 from trainer.host.connections import Connection, Connections
@@ -50,7 +50,7 @@ class Host:
         self,
         home: Path,
         *,
-        execute: child.Execute | None = None,
+        execute: forking.Execute | None = None,
         idle_seconds: float = IDLE_SECONDS,
         spawn: bool = sys.platform == "darwin",
     ) -> None:
@@ -221,10 +221,10 @@ class Host:
 
     def _begin(self, request: wire.Request, deadline: float | None) -> Work:
         if self._spawn:
-            started = child.spawn(request)
+            started = forking.spawn(request)
         else:
             assert self._execute is not None, "warmed up"
-            started = child.fork(request, self._execute, self._close_inherited)
+            started = forking.fork(request, self._execute, self._close_inherited)
         return self._children.add(request, started, deadline)
 
     # Answers -------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from trainer.failures import NonFiniteLoss, PrecisionUnsupported
 from trainer.i18n import _
 from trainer.loader import Data
 from trainer.measurements import Section
+from trainer.precision import choose
 from trainer.progress import Stopwatch
 
 BUDGET_SECONDS = 10.0  # of steps that are timed; the first look at each precision comes on top
@@ -153,7 +154,7 @@ def precisions(
         if candidate.loss is not None:
             losses[candidate.environment.precision] = candidate.loss
     return {
-        "chosen": measurements.choose(rates, losses),
+        "chosen": choose(rates, losses),
         "images_per_second": {name: float(f"{rate:.4g}") for name, rate in rates.items()},
         "losses": {name: float(f"{loss:.6g}") for name, loss in losses.items()},
     }

@@ -36,6 +36,7 @@ from trainer import measurements
 from trainer.config import MODELS, FieldProblem, RunConfig, problems_of
 from trainer.datasets import catalogue
 from trainer.i18n import _
+from trainer.precision import explain_precision
 from trainer.run_folder import RunFolder, read_json
 
 router = APIRouter()
@@ -235,7 +236,7 @@ def _precision_reason(state: Runoff, run: Run, environment: dict[str, Any]) -> s
     home = state.settings.home
     try:
         shape = catalogue.get_dataset(home, run.dataset).image_shape
-        reason = shape and measurements.explain_precision(home, RunConfig(**run.config), shape, environment)
+        reason = shape and explain_precision(home, RunConfig(**run.config), shape, environment)
     except (catalogue.UnknownDataset, KeyError):
         return ""
     return reason or ""

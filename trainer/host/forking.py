@@ -70,7 +70,7 @@ def spawn(request: Request) -> Child:
         with tempfile.TemporaryFile() as file:
             file.write(request.model_dump_json().encode())
             file.seek(0)
-            command = python_command("trainer.host.child", str(writing))
+            command = python_command("trainer.host.forking", str(writing))
             actions = [(os.POSIX_SPAWN_DUP2, file.fileno(), 0)]
             pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
     except OSError:
