@@ -8,8 +8,8 @@ ARGS ?=
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   set up, serve, train FC, CNN and permuted CNN, end with the link to their comparison (ARGS=--exit, ARGS=--again)"
-	@echo "make serve  serve on http://127.0.0.1:8000, starting again when the code changes"
+	@echo "make demo   set up, serve, train FC, CNN and permuted CNN, print the link to their comparison (ARGS=--exit, ARGS=--again)"
+	@echo "make serve  serve on http://127.0.0.1:8000, restarting when the code changes"
 	@echo "make test   set up and run all tests (ARGS=\"-m 'not slow'\" leaves out the slow ones)"
 	@echo "make check  format and lint of Python, templates, CSS and JavaScript, types, import contracts, spelling"
 	@echo "make format writes Python, templates, CSS and JavaScript in the project's format"

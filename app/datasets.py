@@ -78,7 +78,7 @@ class Imports:
             return name in self._work and self._work[name].error is None
 
     def begin_import(self, file: BinaryIO, file_name: str, name: str, size: int) -> None:
-        """Keep an uploaded archive under HOME and import it; images of other sizes become ``size`` pixels a side.
+        """Keep an uploaded archive under HOME and import it; images of other sizes become ``size`` pixels per side.
 
         Raises ``Refused`` at the field ``name``, and ``Conflict`` for a name that is taken.
         """
@@ -97,7 +97,7 @@ class Imports:
 
     def _check_new_name(self, name: str) -> None:
         if any(dataset.name == name for dataset in catalogue.list_datasets(self.home)):
-            message = _("There is a data set {name} already. Choose another name.").format(name=name)
+            message = _("There is already a data set named {name}. Choose another name.").format(name=name)
             raise Conflict(message, [FieldProblem(field="name", message=message)])
         try:
             worker.check_name(name)
@@ -113,7 +113,7 @@ class Imports:
         with self._lock:
             before = self._work.get(work.name)
             if before is not None and before.error is None:
-                message = _("{name} is being prepared already. Wait for it, or stop it first.")
+                message = _("{name} is already being prepared. Wait for it, or stop it first.")
                 raise Conflict(message.format(name=work.name))
             self._work[work.name] = work
         threading.Thread(

@@ -33,7 +33,7 @@ def lock_home(settings: Settings) -> IO[bytes]:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        message = _("A Runoff server is running on {home} already. Use it, or set RUNOFF_HOME to another folder.")
+        message = _("A Runoff server is already running on {home}. Use it, or set RUNOFF_HOME to another folder.")
         raise AlreadyRunning(message.format(home=settings.home)) from None
     return file
 

@@ -25,15 +25,17 @@ class Settings(BaseSettings):
     home: Path = Field(
         Path("~/.runoff"), description="Folder of the database, the runs, imported data sets and the token."
     )
-    datasets: Path | None = Field(None, description="A torchvision root that is read first and never written.")
+    datasets: Path | None = Field(
+        None, description="A torchvision root folder that is searched first and never written to."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs a token.")
     port: int = Field(8000, ge=1, le=65_535, description="Port to listen on.")
     token: str | None = Field(None, description="Bearer token that every request must carry.")
     allowed_hosts: str = Field(
-        "", description="Further host names by which browsers reach the server, with commas between."
+        "", description="Additional host names by which browsers reach the server, separated by commas."
     )
     slots: int | None = Field(
-        None, ge=1, le=1024, description="How many runs may train at once; default one per GPU, or one per CPU core."
+        None, ge=1, le=1024, description="How many runs may train at once; default: one per GPU, or one per CPU core."
     )
     measure: bool = Field(
         True, description="Measure, half a minute after the last run, which precision suits the nets that were trained."

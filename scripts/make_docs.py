@@ -93,7 +93,7 @@ def models() -> str:
         [f"`{name}`", info.title, info.summary, f"{info.default_width} {info.width_unit}", str(info.smallest_image)]
         for name, info in MODELS.items()
     ]
-    return table(["model", "title", "what it is", "default width", "smallest image (pixels a side)"], rows)
+    return table(["model", "title", "what it is", "default width", "smallest image (pixels per side)"], rows)
 
 
 def presets() -> str:

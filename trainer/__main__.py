@@ -21,9 +21,11 @@ from trainer.run_folder import RunFolder, iter_valid_events
 
 def parser() -> argparse.ArgumentParser:
     """The flags: title, help, bounds and default of each come from ``RunConfig``."""
-    result = argparse.ArgumentParser(prog="python -m trainer", description=_("Train from a shell, with no server."))
-    result.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help=_("a run folder to go on with"))
-    result.add_argument("--preset", choices=sorted(PRESETS), help=_("a named start; given fields win"))
+    result = argparse.ArgumentParser(
+        prog="python -m trainer", description=_("Train from the command line, without a server.")
+    )
+    result.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help=_("a run folder to continue"))
+    result.add_argument("--preset", choices=sorted(PRESETS), help=_("a preset; fields given here take precedence"))
     result.add_argument("--name", default="", help=_("a name for the run"))
     for name, field in FIELDS.items():
         default = "" if field.is_required() else _(" (default {value})").format(value=field.default)
@@ -55,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 def _existing(path: Path) -> RunFolder:
     folder = RunFolder(path.resolve())
     if not folder.config_path.exists():
-        sys.exit(_("{path} is no run folder: it has no config.json.").format(path=path))
+        sys.exit(_("{path} is not a run folder: it has no config.json.").format(path=path))
     folder.clear_stop()
     return folder
 

@@ -28,7 +28,7 @@ class ModelInfo:
     summary: str
     default_width: int
     width_unit: str
-    smallest_image: int  # pixels a side; smaller images are zero-padded up to it
+    smallest_image: int  # pixels per side; smaller images are zero-padded up to it
     pools_globally: bool  # average-pools to 1 x 1, so it takes any larger image without more parameters
     threads: int | None  # CPU threads that suit it; None = all cores
 
@@ -103,25 +103,27 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-    dataset: str = _f(..., N_("Data set"), N_("The images to learn."), "data", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    dataset: str = _f(..., N_("Data set"), N_("The images to train on."), "data", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     permute_pixels: bool = _f(
         False,
         N_("Permute the pixels"),
-        N_("One fixed permutation for all images. A net that uses neighbourhoods loses them."),
+        N_("One fixed permutation for all images. Nets that rely on neighbouring pixels lose that advantage."),
         "data",
     )
     model: ModelName = _f(
         ..., N_("Model"), N_("The net to train."), "model", labels={k: v.title for k, v in MODELS.items()}
     )
     width: Int | None = _f(
-        None, N_("Width"), N_("Layers scale with it; empty means the model's own width."), "model", ge=1, le=1024
+        None, N_("Width"), N_("Scales the layers; empty means the model's default width."), "model", ge=1, le=1024
     )
-    epochs: Int = _f(1, N_("Epochs"), N_("One pass over the training images each."), "training", ge=1, le=10_000)
+    epochs: Int = _f(
+        1, N_("Epochs"), N_("One epoch is one pass over the training images."), "training", ge=1, le=10_000
+    )
     batch_size: Int = _f(64, N_("Batch size"), N_("Images per step."), "training", unit=N_("images"), ge=1, le=65_536)
     optimizer: Literal["sgd", "adam", "adamw", "muon"] = _f(
         "sgd",
         N_("Optimizer"),
-        N_("SGD with momentum is the classic; Adam adapts each step; Muon orthogonalizes it."),
+        N_("SGD with momentum is the standard choice; Adam adapts each step; Muon orthogonalizes it."),
         "training",
         labels={"sgd": N_("SGD"), "adam": N_("Adam"), "adamw": N_("AdamW"), "muon": N_("Muon")},
     )
@@ -136,7 +138,7 @@ class RunConfig(BaseModel):
     momentum: Float | None = _f(
         0.5,
         N_("Momentum"),
-        N_("SGD and Muon: how much of the last step is kept, 0 to below 1."),
+        N_("SGD and Muon: the fraction of the last step that is kept, from 0 to below 1."),
         "training",
         ge=0,
         lt=1,
@@ -151,7 +153,7 @@ class RunConfig(BaseModel):
     peak_at: Float | None = _f(
         0.25,
         N_("Peak at"),
-        N_("One cycle only: the part of training at which the rate is highest."),
+        N_("One cycle only: the fraction of training at which the rate peaks."),
         "advanced",
         unit=N_("of training"),
         gt=0,
@@ -162,7 +164,12 @@ class RunConfig(BaseModel):
         0.0, N_("Weight decay"), N_("Pulls weights towards zero at every step."), "advanced", ge=0, le=10
     )
     label_smoothing: Float = _f(
-        0.0, N_("Label smoothing"), N_("Part of the target that is spread over all classes."), "advanced", ge=0, lt=1
+        0.0,
+        N_("Label smoothing"),
+        N_("Fraction of the target that is spread over all classes."),
+        "advanced",
+        ge=0,
+        lt=1,
     )
     augmentation: Literal["none", "crop_flip", "crop_flip_cutout"] = _f(
         "none",
@@ -184,47 +191,59 @@ class RunConfig(BaseModel):
         },
     )
     permutation_seed: Int | None = _f(
-        0, N_("Permutation seed"), N_("Which permutation, when pixels are permuted."), "advanced", ge=0, le=2**32 - 1
+        0, N_("Permutation seed"), N_("Selects the permutation if pixels are permuted."), "advanced", ge=0, le=2**32 - 1
     )
     validation_fraction: Float = _f(
         0.0,
-        N_("Validation part"),
-        N_("Held out of the training images, to choose by."),
+        N_("Validation fraction"),
+        N_("Fraction of the training images that is held out for choosing between runs."),
         "advanced",
         unit=N_("of train"),
         ge=0,
         le=0.9,
     )
     train_fraction: Float = _f(
-        1.0, N_("Training part"), N_("Less than 1 trains on fewer images."), "advanced", unit=N_("of train"), gt=0, le=1
+        1.0,
+        N_("Training fraction"),
+        N_("Less than 1 trains on fewer images."),
+        "advanced",
+        unit=N_("of train"),
+        gt=0,
+        le=1,
     )
     label_noise: Float = _f(
-        0.0, N_("Label noise"), N_("Training labels replaced at random."), "advanced", unit=N_("of train"), ge=0, le=1
+        0.0,
+        N_("Label noise"),
+        N_("Fraction of the training labels that is replaced at random."),
+        "advanced",
+        unit=N_("of train"),
+        ge=0,
+        le=1,
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = _f(
         "auto",
         N_("Precision"),
-        N_("Number format of the net's arithmetic; auto takes the fastest that was measured."),
+        N_("Number format for training; auto uses the fastest one measured on this machine."),
         "advanced",
         labels={"auto": N_("auto"), "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"},
     )
     device: str = _f(
         "auto",
         N_("Device"),
-        N_("auto takes a GPU when there is one."),
+        N_("auto uses a GPU if there is one."),
         "advanced",
         pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$",
     )
     deterministic: bool = _f(
         True,
         N_("Deterministic"),
-        N_("The same numbers on every run of one machine; a little slower on a GPU."),
+        N_("The same numbers in every run on the same machine; a little slower on a GPU."),
         "advanced",
     )
     early_stopping_patience: Int | None = _f(
         None,
         N_("Early stopping"),
-        N_("Stop after so many epochs without progress on the validation images."),
+        N_("Stop after this many epochs without progress on the validation images."),
         "advanced",
         unit=N_("epochs"),
         ge=1,
@@ -233,7 +252,7 @@ class RunConfig(BaseModel):
     weight_averaging: Float | None = _f(
         None,
         N_("Weight averaging"),
-        N_("Decay of a running mean of the weights that is tested instead, such as 0.99."),
+        N_("Decay of a running mean of the weights, such as 0.99; the mean is tested instead of the weights."),
         "advanced",
         gt=0,
         lt=1,
@@ -246,10 +265,18 @@ class RunConfig(BaseModel):
         "advanced",
     )
     flip_averaging: bool = _f(
-        False, N_("Flip averaging"), N_("Test each image and its mirror image, and average the answers."), "advanced"
+        False,
+        N_("Flip averaging"),
+        N_("Test each image and its mirror image, and average the predictions."),
+        "advanced",
     )
     seed: Int = _f(
-        0, N_("First seed"), N_("Initial weights, order of images, augmentation."), "repeats", ge=0, le=2**32 - 1
+        0,
+        N_("First seed"),
+        N_("Determines initial weights, order of images and augmentation."),
+        "repeats",
+        ge=0,
+        le=2**32 - 1,
     )
 
 
@@ -281,7 +308,7 @@ def parse_config(data: Mapping[str, Any]) -> tuple[RunConfig, list[str]]:
         if getattr(config, other) not in needed:
             if name in data and getattr(config, name) != FIELDS[name].default:
                 warnings.append(
-                    _("{field} does not apply when {other} is {value}, so it is left out.").format(
+                    _("{field} does not apply when {other} is {value}, so it is ignored.").format(
                         field=name, other=other, value=sentences.plain(getattr(config, other))
                     )
                 )

@@ -138,12 +138,12 @@ def check_precision(precision: str, device: str) -> None:
     """Raises ``PrecisionUnsupported`` if the device can't train in that precision."""
     if precision == "float16" and device == "cpu":
         raise PrecisionUnsupported(
-            _("float16 can't be trained on the CPU: its small gradients become zero there."),
+            _("float16 can't be used for training on the CPU: small gradients become zero."),
             _("Start a new run with precision bfloat16 or float32, or on a GPU."),
         )
     if precision == "bfloat16" and device.startswith("cuda") and not torch.cuda.is_bf16_supported():
         raise PrecisionUnsupported(
-            _("This GPU does not calculate in bfloat16."), _("Start a new run with precision float16 or float32.")
+            _("This GPU does not support bfloat16."), _("Start a new run with precision float16 or float32.")
         )
 
 

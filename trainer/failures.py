@@ -52,20 +52,20 @@ def describe(error: BaseException) -> Failed:
     if isinstance(error, torch.OutOfMemoryError):
         return Failed(
             "OutOfMemory",
-            _("The GPU has not enough free memory for this run."),
-            _("Choose a smaller batch size or width, or end what else uses the GPU, then start it again."),
+            _("The GPU does not have enough free memory for this run."),
+            _("Choose a smaller batch size or width, or stop other programs that use the GPU, then start it again."),
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return Failed(
             "OutOfMemory",
-            _("The machine has not enough free memory for this run."),
-            _("Choose a smaller batch size or width, or run fewer at a time, then start it again."),
+            _("The machine does not have enough free memory for this run."),
+            _("Choose a smaller batch size or width, or train fewer runs at a time, then start it again."),
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Failed(
             "DiskFull",
             _("The disk is full, so the epoch could not be saved."),
-            _("Free some space, then resume: the run goes on from its last checkpoint."),
+            _("Free some space, then resume: the run continues from its last checkpoint."),
         )
     text = str(error).strip().split("\n")[0] or type(error).__name__
     return Failed(type(error).__name__, text[:500], _("See the log."))

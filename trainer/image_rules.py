@@ -34,7 +34,7 @@ def _broken_rules(
     smallest, (height, width) = MODELS[config.model].smallest_image, image_size
     if min(image_size) * 2 < smallest:
         message = _(
-            "{model} needs images of at least {least} pixels a side; {dataset} has {height} x {width}. "
+            "{model} needs images of at least {least} pixels per side; {dataset} has {height} x {width}. "
             "Choose fc, or import the images larger."
         )
         least = math.ceil(smallest / 2)
@@ -51,4 +51,4 @@ def _broken_rules(
         )
         yield "progressive_size", message.format(least=smallest, dataset=config.dataset, height=height, width=width)
     if round(num_train * config.train_fraction * (1 - config.validation_fraction)) < 1:
-        yield "train_fraction", _("No training image would be left. Choose a larger part.")
+        yield "train_fraction", _("No training image would be left. Choose a larger fraction.")

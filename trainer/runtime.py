@@ -1,8 +1,8 @@
-"""One attempt of a run in its own process: everything with an effect around the engine's loop.
+"""One attempt of a run in its own process: all side effects around the engine's loop.
 
-Takes the run's lock, prepares the data set, resumes, saves in the order that makes an epoch exist if and only if its
-line does, writes the log, and turns every ending into an event. Only files in the run's folder are written (and the data
-set's cache).
+It takes the run's lock, prepares the data set, resumes, saves, writes the log, and records how the attempt ended as an
+event. Files are saved in an order that guarantees that an epoch is complete if and only if its event is written. Only
+files in the run's folder and the cache of the data set are written.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Ending = Finished | Failed | Cancelled
 
 
 class StopRequested(Exception):
-    """A person asked for the stop, by the file ``stop`` or from the keyboard."""
+    """Someone asked the run to stop, with the file ``stop`` or from the keyboard."""
 
 
 def execute(
@@ -47,11 +47,11 @@ def execute(
     device: str | None = None,
     echo: Callable[[str], None] | None = None,
 ) -> int:
-    """Run one attempt to its end, in this process; returns the exit status.
+    """Run one attempt to its end in this process, and return the exit status.
 
-    ``on_locked`` is called once this process holds the run's lock; ``device`` is what ``auto`` means to the caller;
-    ``echo`` gets each line of the log. 0: the ending, whichever, is in the event log. 1: it could not be written.
-    3: another process holds the run's lock, and nothing was done.
+    ``on_locked`` is called once this process holds the run's lock, ``device`` is what ``auto`` stands for, and ``echo``
+    receives each line of the log. Exit status 0: the event log says how the attempt ended. 1: that could not be
+    written. 3: another process holds the run's lock, and nothing was done.
     """
     lock = folder.acquire_lock()
     if lock is None:
@@ -66,7 +66,7 @@ def execute(
 
 
 class Log:
-    """``log.txt``: appends lines; what the disk refuses is lost, the run is not."""
+    """Appends lines to ``log.txt``. A line that can't be written is lost, but the run continues."""
 
     def __init__(self, path: Path, echo: Callable[[str], None] | None) -> None:
         self._path, self._echo = path, echo
@@ -91,17 +91,17 @@ class Log:
 
 @dataclass
 class History:
-    """What earlier attempts left: the epochs before the one to go on with."""
+    """The epochs completed by earlier attempts, and the one to resume from."""
 
-    lines: dict[int, dict[str, object]] = field(default_factory=dict)  # epoch -> its newest line
+    lines: dict[int, dict[str, object]] = field(default_factory=dict)  # epoch -> its latest event
     resume: checkpoint.State | None = None
     damaged: list[int] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: RunFolder) -> History:
-        """Read the log and take the newest epoch whose checkpoint hashes to what its line says.
+        """Read the events and find the latest epoch whose checkpoint has the hashes in its event.
 
-        Later epochs are trained again, to the same numbers; their new lines replace the old ones, as in the index.
+        Later epochs are trained again, with the same results; their new events replace the old ones, as in the index.
         """
         events = (event for event, _end in iter_valid_events(folder.events_path))
         lines = {event["epoch"]: event for event in events if event["type"] == "epoch"}
@@ -116,7 +116,7 @@ class History:
 
 
 class Attempt:
-    """One attempt; ``perform`` is all of it."""
+    """One attempt of a run; call ``perform`` once."""
 
     def __init__(self, folder: RunFolder, attempt: int, num_threads: int, device: str | None, log: Log) -> None:
         self.folder, self.attempt, self.num_threads, self.device, self.log = folder, attempt, num_threads, device, log
@@ -125,7 +125,7 @@ class Attempt:
         self.steps_per_epoch, self.num_train = 1, 1
 
     def perform(self) -> None:
-        """Train, and write how it ended. Raises ``OSError`` where that can't be written."""
+        """Train, then write the event that says how it ended. Raises ``OSError`` if the event can't be written."""
         checkpoint.remove_leftovers(self.folder)
         history_error: BaseException | None = None
         try:
@@ -140,13 +140,13 @@ class Attempt:
                 writer.close()
 
     def _ending(self, writer: EventWriter, history: History, error: BaseException | None) -> Ending:
-        """Do the work; the event that says how it ended."""
+        """Train, and return the event that says how it ended."""
         try:
             if error is not None:
                 raise error
             return self._work(writer, history)
         except (StopRequested, KeyboardInterrupt):
-            self.log.line(f"Stopped as asked after {_epochs(self.epochs_done)}.")
+            self.log.line(f"Stopped on request after {_epochs(self.epochs_done)}.")
             return Cancelled(self.epochs_done)
         except Exception as problem:
             failed = describe(problem)
@@ -178,7 +178,7 @@ class Attempt:
 
     # before the first step
     def _prepare_data(self, config: RunConfig, writer: EventWriter) -> None:
-        """Fill the cache where it is empty, and check the config against the images."""
+        """Fill the cache if it is empty, and check the config against the images."""
         dataset = catalogue.get_dataset(home(), config.dataset)
         if dataset.status != "ready":
             self.log.line(f"Preparing {dataset.title} ...")
@@ -189,13 +189,14 @@ class Attempt:
             dataset = catalogue.get_dataset(home(), config.dataset)
         if dataset.image_shape is None or dataset.num_train is None:
             raise DatasetMissing(
-                _("{dataset} is not here.").format(dataset=dataset.title), _("Import or download it, then resume.")
+                _("{dataset} is not on this machine.").format(dataset=dataset.title),
+                _("Import or download it, then resume."),
             )
         channels, height, width = dataset.image_shape
         check_data(config, image_size=(height, width), num_channels=channels, num_train=dataset.num_train)
 
     def _environment(self, config: RunConfig) -> Environment:
-        """The first attempt's environment, decided now or read back; this process then obeys it."""
+        """Decide the environment in the first attempt or read it in later ones, and apply it to this process."""
         dataset = catalogue.get_dataset(home(), config.dataset)
         fingerprints = (dataset.train_fingerprint or "", dataset.test_fingerprint or "")
         assert dataset.image_shape is not None
@@ -205,11 +206,13 @@ class Attempt:
             resolve_device(environment.device)
             if fingerprints != (environment.train_fingerprint, environment.test_fingerprint):
                 raise DatasetChanged(
-                    _("The images of {dataset} are not those that this run began with.").format(dataset=config.dataset),
-                    _("Start a new run on the present images."),
+                    _("The images of {dataset} are not those that this run started with.").format(
+                        dataset=config.dataset
+                    ),
+                    _("Start a new run on the current images."),
                 )
             if environment.torch != str(torch.__version__):
-                self.log.line(f"Note: begun with PyTorch {environment.torch}, goes on with {torch.__version__}.")
+                self.log.line(f"Note: started with PyTorch {environment.torch}, continuing with {torch.__version__}.")
         else:
             environment = resolve(
                 config,
@@ -227,17 +230,17 @@ class Attempt:
         return environment
 
     def _recall(self, history: History) -> None:
-        """Take over what the lines of earlier attempts say of the best epoch."""
+        """Restore the best epoch from the events of earlier attempts."""
         for epoch in history.damaged:
-            self.log.line(f"The checkpoint of epoch {epoch} is damaged; going back to the one before.")
+            self.log.line(f"The checkpoint of epoch {epoch} is damaged; using the previous one.")
         for epoch, line in sorted(history.lines.items()):
             value = line.get("validation_accuracy")
             self._note(epoch, value if isinstance(value, float) else line["test_accuracy"])
         if history.resume is not None:
-            self.log.line(f"Attempt {self.attempt} goes on after epoch {history.resume.epoch}.")
+            self.log.line(f"Attempt {self.attempt} continues after epoch {history.resume.epoch}.")
 
     def _note(self, epoch: int, accuracy: object) -> None:
-        """Epoch is done; the best has the highest accuracy, of equal ones the earliest."""
+        """Record an epoch. The best one has the highest accuracy; of equal ones it is the earliest."""
         assert isinstance(accuracy, int | float)
         self.epochs_done = epoch
         if accuracy > self.best_accuracy:
@@ -262,7 +265,7 @@ class Attempt:
                 pictures.save_training_images(self.folder, config, data)
 
     def _log_losses(self, event: Step, config: RunConfig) -> None:
-        """The notebook's lines: how much of the epoch was seen before the batch that has this loss."""
+        """Log losses in the notebook's format, with the part of the epoch seen before the batch of each loss."""
         total = f"{self.num_train:,}"
         for step, loss in event.losses:
             epoch, batch = divmod(int(step) - 1, self.steps_per_epoch)
@@ -271,7 +274,7 @@ class Attempt:
             self.log.line(f"Train epoch {epoch + 1}: [{seen:{len(total)},}/{total} ({part:2} %)] loss {loss:.4f}")
 
     def _save(self, event: Epoch, writer: EventWriter) -> None:
-        """Checkpoint, predictions, then the line that makes the epoch exist; then remove what is not kept."""
+        """Save the checkpoint and the predictions, write the event that completes the epoch, then remove old files."""
         begin = time.monotonic()
         files = checkpoint.save(self.folder, event.state)
         files |= checkpoint.save_predictions(self.folder, event.epoch, event.predictions)
@@ -294,7 +297,7 @@ class Attempt:
 
 
 def _thinned(progress: Iterator[Progress]) -> Iterator[Progress | None]:
-    """The same with at most four events a second (and the last of each kind of work); None in place of the others."""
+    """Pass on at most four events per second and the last one of each kind of work; None replaces the others."""
     written = 0.0
     with contextlib.closing(progress) as events:  # type: ignore[type-var]
         for event in events:

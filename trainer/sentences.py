@@ -49,7 +49,7 @@ def _sentence(item: Mapping[str, Any], known: list[str]) -> str:
             close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
             if close:
                 return _("Unknown field. Did you mean {name}?").format(name=close[0])
-            return _("Unknown field. Known are: {names}.").format(names=", ".join(known))
+            return _("Unknown field. Known fields: {names}.").format(names=", ".join(known))
         case "greater_than_equal":
             return _("Must be at least {limit}. You typed {typed}.").format(limit=limit["ge"], typed=typed)
         case "greater_than":
@@ -76,7 +76,7 @@ def _sentence(item: Mapping[str, Any], known: list[str]) -> str:
             return _("Must be auto, cpu, cuda, cuda:0 and so on, or mps. You typed {typed}.").format(typed=typed)
         case "string_pattern_mismatch":
             return _(
-                "Must be small letters, digits and hyphens, at most 64, and begin with a letter or digit. You typed {typed}."
+                "Must be lowercase letters, digits and hyphens, at most 64, and begin with a letter or digit. You typed {typed}."
             ).format(typed=typed)
     if kind.startswith("int"):
         return _("Must be a whole number. You typed {typed}.").format(typed=typed)

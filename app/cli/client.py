@@ -49,7 +49,7 @@ class Client:
             answer = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
             raise ClientError(
-                _("The server at {url} does not answer ({reason}). Start it with runoff serve.").format(
+                _("The server at {url} does not respond ({reason}). Start it with runoff serve.").format(
                     url=self.url, reason=error or type(error).__name__
                 )
             ) from error

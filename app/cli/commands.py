@@ -58,7 +58,9 @@ def _server(settings: Settings) -> Client:
     """The running server's client. Raises ``ClientError``."""
     client = servers.find_server(settings)
     if client is None:
-        raise ClientError(_("No Runoff server runs on {home}. Start it with runoff serve.").format(home=settings.home))
+        raise ClientError(
+            _("No Runoff server is running on {home}. Start it with runoff serve.").format(home=settings.home)
+        )
     return client
 
 
@@ -67,9 +69,9 @@ def _server(settings: Settings) -> Client:
 
 @app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on; default RUNOFF_HOST or 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; default RUNOFF_PORT or 8000.")] = None,
-    reload: Annotated[bool, typer.Option("--reload", help="Start again when the code changes; runs go on.")] = False,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: RUNOFF_HOST or 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; default: RUNOFF_PORT or 8000.")] = None,
+    reload: Annotated[bool, typer.Option("--reload", help="Restart when the code changes; runs continue.")] = False,
 ) -> None:
     """Start the server."""
     settings = load_settings(host=host, port=port)
@@ -87,7 +89,7 @@ def serve(
         _("Runoff serves {url} from {home}").format(url=f"http://{settings.host}:{settings.port}", home=settings.home)
     )
     if settings.required_token() and not settings.token:
-        typer.echo(_("Others can reach this address, so a token is needed: runoff token prints it."))
+        typer.echo(_("Other machines can reach this address, so a token is required; runoff token prints it."))
     if reload:
         os.environ["PYTHONSAFEPATH"] = "1"  # for the child in which uvicorn serves: as -P in python_command
     uvicorn.run(
@@ -124,7 +126,7 @@ def _check_port(settings: Settings) -> None:
 
 @app.command()
 def token() -> None:
-    """Print the token that the server asks for, making one on first use."""
+    """Print the server's token; it is created on first use."""
     settings = load_settings()
     typer.echo(settings.token or settings.stored_token())
 
@@ -146,10 +148,12 @@ def reindex() -> None:
 
 @app.command()
 def demo(
-    exit: Annotated[bool, typer.Option("--exit", help="End when the runs are finished, leaving no process.")] = False,
+    exit: Annotated[
+        bool, typer.Option("--exit", help="Exit when the runs are finished and leave no process behind.")
+    ] = False,
     again: Annotated[bool, typer.Option("--again", help="Train again instead of reusing finished runs.")] = False,
 ) -> None:
-    """Train FC, CNN and CNN on permuted pixels, and end with the link to their comparison."""
+    """Train FC, CNN and CNN on permuted pixels, and print the link to their comparison."""
     from app.cli.demo import run_demo
 
     run_demo(load_settings(), leave=exit, again=again)
@@ -168,8 +172,8 @@ def list_runs(
     dataset: Annotated[str | None, typer.Option(help="A data set's name.")] = None,
     model: Annotated[str | None, typer.Option(help="A model's name.")] = None,
     tag: Annotated[str | None, typer.Option(help="A tag.")] = None,
-    sort: Annotated[str, typer.Option(help="A column, with a minus before it to turn it round.")] = "-created_at",
-    limit: Annotated[int, typer.Option(help="How many at most.")] = 30,
+    sort: Annotated[str, typer.Option(help="A column; a leading minus reverses the order.")] = "-created_at",
+    limit: Annotated[int, typer.Option(help="Maximum number of runs.")] = 30,
 ) -> None:
     """List runs of the running server."""
     found = _server(load_settings()).runs(
@@ -180,7 +184,9 @@ def list_runs(
 
 
 @app.command()
-def watch(run: Annotated[list[str], typer.Argument(help="Ids of runs; without any, all that are live.")] = []) -> None:  # noqa: B006
+def watch(
+    run: Annotated[list[str], typer.Argument(help="Run ids; default: all queued and running runs.")] = [],  # noqa: B006
+) -> None:
     """Follow runs until they end."""
     client = _server(load_settings())
     ids = run or [live["id"] for status in ("running", "queued") for live in client.runs(status=status)["runs"]]
@@ -192,12 +198,12 @@ def watch(run: Annotated[list[str], typer.Argument(help="Ids of runs; without an
 
 @app.command()
 def compare(
-    run: Annotated[list[str], typer.Argument(help="Ids of two or more runs.")],
+    run: Annotated[list[str], typer.Argument(help="Two or more run ids.")],
     at: Annotated[str, typer.Option(help="last, best or an epoch.")] = "last",
     base: Annotated[str | None, typer.Option(help="Compare all others with this run only.")] = None,
     margin: Annotated[float, typer.Option(help="A difference too small to matter, in points.")] = 0.5,
 ) -> None:
-    """Say which run is better, by how much, and whether it is real."""
+    """Show which run is better, by how much, and whether the difference is real."""
     client = _server(load_settings())
     show_comparison(client.compare(run, at=at, base=base, margin=margin / 100))
     console.print(f"\n{client.url}/compare?" + "&".join(f"run={run_id}" for run_id in run), soft_wrap=True)

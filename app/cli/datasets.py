@@ -36,15 +36,17 @@ def list_datasets() -> None:
 
 def import_dataset(
     source: Annotated[Path, typer.Argument(help="A zip, tar, tar.gz or folder of class folders.")],
-    name: Annotated[str | None, typer.Option(help="What runs call it; default from the file's name.")] = None,
-    size: Annotated[int, typer.Option(min=8, max=512, help="Pixels a side, where images must be resized.")] = 64,
+    name: Annotated[str | None, typer.Option(help="Name of the data set; default: the file's name.")] = None,
+    size: Annotated[int, typer.Option(min=8, max=512, help="Pixels per side, if images must be resized.")] = 64,
 ) -> None:
-    """Import one's own images: train/<class>/* and test/<class>/*, or just <class>/*."""
+    """Import your own images: train/<class>/* and test/<class>/*, or just <class>/*."""
     settings = load_settings()
     os.environ["RUNOFF_HOME"] = str(settings.home)
     name = name or _name_from(source)
     if any(dataset.name == name for dataset in catalogue.list_datasets(settings.home)):
-        raise ValueError(_("There is a data set {name} already. Choose another name with --name.").format(name=name))
+        raise ValueError(
+            _("There is already a data set named {name}. Choose another name with --name.").format(name=name)
+        )
     with _data_bar(name) as move:
         for progress in worker.import_images(settings.home, name, source.resolve(), size=size):
             move(progress)
@@ -55,7 +57,7 @@ def import_dataset(
         )
     )
     if made.num_unreadable:
-        typer.echo(_("Left out as unreadable: {names}").format(names=", ".join(made.unreadable)))
+        typer.echo(_("Skipped as unreadable: {names}").format(names=", ".join(made.unreadable)))
 
 
 def _name_from(source: Path) -> str:
@@ -81,4 +83,4 @@ def remove_dataset(name: Annotated[str, typer.Argument(help="An imported data se
     else:
         catalogue.get_dataset(settings.home, name)
         catalogue.remove_dataset(settings.home, name)
-    typer.echo(_("{name} is removed.").format(name=name))
+    typer.echo(_("Removed {name}.").format(name=name))

@@ -49,7 +49,7 @@ def run_demo(settings: Settings, *, leave: bool, again: bool) -> None:
         if not all(run["status"] == "finished" for run in finished):
             raise ClientError(_("Not every run finished; the table above says why."))
         if is_ours and not leave:
-            console.print(_("Serving until Ctrl-C."))
+            console.print(_("The server runs until you press Ctrl-C."))
             signal.pause()
 
 
@@ -85,7 +85,7 @@ def _free_port(host: str, first: int) -> int:
                 return port
             except OSError:
                 continue
-    raise ClientError(_("No port from {first} on is free. Set RUNOFF_PORT to one that is.").format(first=first))
+    raise ClientError(_("No port from {first} upwards is free. Set RUNOFF_PORT to a free port.").format(first=first))
 
 
 def _wait_for(settings: Settings, server: subprocess.Popen[bytes]) -> Client:
@@ -103,7 +103,7 @@ def _choose_dataset(client: Client) -> str:
     mnist = client.call("GET", "/datasets/mnist")
     if mnist["status"] != "absent":
         return "mnist"
-    console.print(_("MNIST is not here yet; trying to download it (11 MB)."))
+    console.print(_("MNIST has not been downloaded yet; trying to download it (11 MB)."))
     client.call("POST", "/datasets/mnist/download")
     deadline = time.monotonic() + DOWNLOAD_SECONDS
     while time.monotonic() < deadline:

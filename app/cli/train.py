@@ -25,9 +25,9 @@ from trainer.run_folder import RunFolder, read_events
 def _train(
     preset: str | None, repeats: int, name: str, tag: list[str] | None, local: bool, detach: bool, **fields: str | None
 ) -> None:
-    """Train one run or several: on the running server, else here.
+    """Train one or more runs: on the running server, or here if there is none.
 
-    Several values in a field, with commas between, make a sweep; whole numbers may be a range such as 0..4.
+    Several values in a field, separated by commas, make a sweep; whole numbers may be a range such as 0..4.
     """
     settings = load_settings()
     base, grid = _base_and_grid(fields)
@@ -90,11 +90,11 @@ def _signature() -> inspect.Signature:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=wrapped)
 
     own = [
-        option("preset", str | None, None, "--preset", help="A named start; the other flags win over it."),
+        option("preset", str | None, None, "--preset", help="A preset; the other options take precedence."),
         option("repeats", int, 1, "--repeats", help="Seeds for each configuration."),
         option("name", str, "", "--name", help="A name; the values that vary are appended."),
         option("tag", list[str] | None, None, "--tag", help="A tag; may be given several times."),
-        option("local", bool, False, "--local", help="Train here even if a server runs."),
+        option("local", bool, False, "--local", help="Train here even if a server is running."),
         option("detach", bool, False, "--detach", help="Do not wait for the server's runs to end."),
     ]
     fields = [

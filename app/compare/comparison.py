@@ -64,7 +64,7 @@ def compare(
 def _check(runs: Sequence[ComparedRun], base: str | None, margin: float) -> None:
     ids = [run.id for run in runs]
     if len(set(ids)) < len(ids):
-        raise CompareError(_("A run is named twice. Name each run once."))
+        raise CompareError(_("A run is listed twice. List each run once."))
     if base is not None and base not in ids:
         raise CompareError(_("The base run is not among the runs compared. Add it, or leave base out."))
     if not _SMALLEST_MARGIN <= margin <= _LARGEST_MARGIN:

@@ -24,7 +24,7 @@ def confusion_matrix(predictions: Predictions, num_classes: int) -> NDArray[np.i
     """
     labels, predicted = predictions.labels, predictions.predicted.astype(np.int64)
     if predictions.num_images and max(labels.max(), predicted.max()) >= num_classes:
-        raise PredictionsDamaged(_("An answer names a class that the data set does not have. Train the run again."))
+        raise PredictionsDamaged(_("A prediction names a class that the data set does not have. Train the run again."))
     counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 

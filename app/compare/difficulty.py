@@ -282,7 +282,7 @@ def _counted(folder: RunFolder, last: int, attempt: int) -> Forgetting:
         with contextlib.suppress(_NoAnswers):
             found = joined(found, _block(folder, epochs, attempt))
     if found is None:  # the run was deleted meanwhile
-        raise PredictionsMissing(_("Its test answers were removed."))
+        raise PredictionsMissing(_("Its test predictions were removed."))
     return found
 
 

@@ -28,7 +28,7 @@ def _heading(test: RecipeTest, verdict: Verdict) -> str:
         return too_small(test.farthest, real=test.p_value_adjusted <= ALPHA)
     if verdict == "inconclusive":
         if test.difference == 0:
-            return _("Too close to call: over seeds {a} and {b} are level.").format(a=test.a_name, b=test.b_name)
+            return _("Too close to call: over seeds {a} and {b} are tied.").format(a=test.a_name, b=test.b_name)
         text = _("Too close to call: over seeds {a} and {b} are {points} points apart.")
         return text.format(a=test.a_name, b=test.b_name, points=short_points(test.difference))
     winner = test.a_name if verdict == "a_better" else test.b_name
@@ -41,7 +41,7 @@ def _heading(test: RecipeTest, verdict: Verdict) -> str:
 def _says_not(verdict: Verdict) -> str:
     if verdict in ("a_better", "b_better"):
         return _("That each net of one recipe beats each net of the other: a single net depends on its seed.")
-    return _("That the recipes are equal: a smaller difference may be there.")
+    return _("That the recipes are equal: there may be a smaller difference.")
 
 
 def seeds_text(n_a: int, n_b: int) -> str:
@@ -101,9 +101,9 @@ def _notes(test: RecipeTest, verdict: Verdict) -> list[str]:
         notes.append(_more_seeds(test.further_seeds, test.margin))
     if test.looks > 1:
         notes.append(
-            _("Seeds were added after a look: at {n} looks the chance of a false alarm is {rate} %, not 5 %.").format(
-                n=test.looks, rate=f"{false_alarm_rate(test.looks) * 100:.0f}"
-            )
+            _(
+                "Seeds were added after a look at the result: with {n} looks the chance of a false alarm is {rate} %, not 5 %."
+            ).format(n=test.looks, rate=f"{false_alarm_rate(test.looks) * 100:.0f}")
         )
     return notes
 
@@ -115,7 +115,7 @@ def _more_seeds(further: int | None, margin: float) -> str:
             margin=plain_points(margin)
         )
     if further == 0:
-        return _("There are seeds enough to find a difference of {margin} points 4 times in 5.").format(
+        return _("There are enough seeds to find a difference of {margin} points 4 times in 5.").format(
             margin=plain_points(margin)
         )
     return ngettext(
@@ -128,7 +128,7 @@ def _more_seeds(further: int | None, margin: float) -> str:
 def too_few_seeds(n_a: int, n_b: int, summaries: list[str]) -> Text:
     """Two recipes without a test: it takes two seeds of each."""
     heading = _("One seed each: no spread to show.") if n_a == n_b == 1 else _("Too few seeds: two of each are needed.")
-    first = _("A mean and an interval appear from two seeds on. Five make them useful.")
+    first = _("A mean and an interval need at least two seeds; five make them useful.")
     return Text(heading=heading, explanation=" ".join([first, *summaries]))
 
 

@@ -135,7 +135,7 @@ class Report(NamesClasses):
             (_("Difference, points"), f"{points(pair.difference)}, {points_range(pair.interval)}"),
             (_("Level of the interval"), _("{percent} %").format(percent=compact(100 * comparison.level, 4))),
             (_("Exact McNemar test"), test),
-            (_("Same answer"), agreement),
+            (_("Same prediction"), agreement),
         ]
         if pair.kappa:
             low, high = (f"{end:.4f}" for end in pair.kappa.interval)
@@ -267,7 +267,7 @@ def _method(comparison: Comparison, focus: Focus) -> list[str]:
     m, level = comparison.num_tested, level_text(comparison.level)
     return [
         _(
-            "Accuracies are counted from the stored answers for every test image. An interval of one accuracy is Wilson's "
+            "Accuracies are counted from the stored predictions for every test image. An interval of one accuracy is Wilson's "
             "score interval at 95 %."
         ),
         ngettext(
@@ -278,9 +278,9 @@ def _method(comparison: Comparison, focus: Focus) -> list[str]:
             m,
         ).format(m=m, level=level),
         _(
-            "The verdict is the first that fits: other test images, not comparable; all answers equal, or the interval within "
-            "±{margin} points, too small to matter; adjusted p at most 0.05 and an interval without zero, better; else "
-            "inconclusive."
+            "The verdict is the first that fits: other test images, not comparable; all predictions equal, or the "
+            "interval within ±{margin} points, too small to matter; adjusted p at most 0.05 "
+            "and an interval without zero, better; else inconclusive."
         ).format(margin=plain_points(comparison.margin)),
         _(
             "Two recipes: means over seeds by the paired t interval where the seeds are the same, else Welch's; the wider of "

@@ -55,7 +55,7 @@ def pair_verdict(test: PairTest) -> tuple[Verdict, Text]:
 
 def _pair_heading(test: PairTest, verdict: Verdict) -> str:
     if test.is_identical:
-        return _("Identical answers.")
+        return _("Identical predictions.")
     if verdict == "negligible":
         return too_small(test.farthest, real=test.p_value_adjusted <= ALPHA)
     if verdict == "inconclusive":
@@ -121,10 +121,10 @@ def _counts(test: PairTest) -> str:
 def evidence(disagreements: int) -> str:
     """On which images the test rests."""
     if disagreements == 0:
-        return _("No image tells the runs apart.")
+        return _("No image distinguishes the runs.")
     return ngettext(
-        "Only the {n} image on which the runs disagree can tell them apart.",
-        "Only the {n} images on which the runs disagree can tell them apart.",
+        "Only the {n} image on which the runs disagree can distinguish them.",
+        "Only the {n} images on which the runs disagree can distinguish them.",
         disagreements,
     ).format(n=f"{disagreements:,}")
 
@@ -132,8 +132,8 @@ def evidence(disagreements: int) -> str:
 def _pair_says(test: PairTest, verdict: Verdict) -> str:
     if test.is_identical:
         return ngettext(
-            "Both nets gave the same answer to the {n} test image.",
-            "Both nets gave the same answer to each of the {n} test images.",
+            "Both nets made the same prediction for the {n} test image.",
+            "Both nets made the same prediction for each of the {n} test images.",
             test.num_images,
         ).format(n=f"{test.num_images:,}")
     if verdict in ("negligible", "inconclusive"):
@@ -168,10 +168,10 @@ def _pair_says_not(test: PairTest, verdict: Verdict) -> str:
             "That is a question about recipes, and only more seeds answer it."
         ).format(winner=winner, loser=loser)
     if test.disagreements == 0:
-        return _("That the nets are the same: their wrong answers differ.")
+        return _("That the nets are the same: their wrong predictions differ.")
     return ngettext(
         "That the nets are the same. They disagree on {n} image.",
-        "That the nets are the same. They disagree on {n} images: about equally good, by different mistakes.",
+        "That the nets are the same. They disagree on {n} images: about equally good, with different mistakes.",
         test.disagreements,
     ).format(n=f"{test.disagreements:,}")
 

@@ -34,10 +34,10 @@ def best_of(runs: Sequence[ComparedRun], names: Mapping[str, str]) -> BestOf | N
 
 def _note(name: str, num_runs: int, accuracy: float, optimism: float) -> str:
     first = _(
-        "{name} is the best of {n} runs on the very images that they were chosen by, so its {accuracy} is optimistic"
+        "{name} is the best of {n} runs on the same images that were used to choose it, so its {accuracy} is optimistic"
     )
     if short_points(max(optimism, 0)) == "0.00" or optimism <= 0:
-        last = _("; over random halves of the images no drop shows.")
+        last = _("; random halves of the images show no drop.")
     else:
         last = _(
             ", by about {points} points (chosen on one half of the images, read on the other; 1,000 random halves)."

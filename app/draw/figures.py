@@ -204,7 +204,7 @@ def step_figure(
     x = [float(point.epoch * steps_per_epoch) for point in points]
     test = Line(curve.index, _("test"), x, [point.test_loss for point in points], hover(_("test"), "%{y:.4f}"))
     axes = Axes(
-        _("step ({n} an epoch)").format(n=f"{steps_per_epoch:,}"),
+        _("step ({n} per epoch)").format(n=f"{steps_per_epoch:,}"),
         _X_FORMATS["epoch"],
         x_range=(0, total_steps),
         y_ticks=log_ticks([*training.y, *test.y]),

@@ -65,7 +65,7 @@ def _schedule(curves: Sequence[ScheduleCurve], per_epoch: int, total: int, width
     parts.append(svg.horizontal(bottom, left, right, "axis"))
     for step in _epoch_ticks(per_epoch, total, 5 if width > 400 else 3):
         parts.append(svg.text(x(step), bottom + 15, f"{step:,}", "end" if step == total else "mid"))
-    caption = _("step ({n} an epoch)").format(n=f"{per_epoch:,}")
+    caption = _("step ({n} per epoch)").format(n=f"{per_epoch:,}")
     parts.append(svg.text(right, bottom + 30, caption, "end"))
     for curve in curves:
         line = svg.polyline([(x(step), y(rate)) for step, rate in curve.points], LINE_CLASSES[dash_of(curve.index)])

@@ -46,7 +46,7 @@ def net_of(executor: TrainerHost, config: RunConfig | None, dataset: Dataset | N
     if config is None or dataset is None:
         return Net(missing=_("The layers appear once data set and model are chosen."))
     if dataset.image_shape is None or not dataset.class_names:
-        return Net(missing=_("The layers appear once the images are here: their size is not known yet."))
+        return Net(missing=_("The layers appear once the images are available: their size is not known yet."))
     shape, num_classes = tuple(dataset.image_shape), len(dataset.class_names)
     try:
         description = _description(executor, config.model, resolved_width(config), shape, num_classes)

@@ -148,7 +148,7 @@ def values_of(name: str, text: str) -> list[Any]:
     for part in parts:
         values += _expand(kind, part)
         if len(values) > MOST_VALUES:
-            raise ValueError(_("At most {n} values fit in a field.").format(n=f"{MOST_VALUES:,}"))
+            raise ValueError(_("A field takes at most {n} values.").format(n=f"{MOST_VALUES:,}"))
     return list(dict.fromkeys(values)) if len(values) > 1 else values
 
 

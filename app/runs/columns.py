@@ -34,7 +34,7 @@ _HINTS = {
     "test_accuracy": N_("after the last epoch, with its 95 % interval"),
     "best_test_accuracy": N_("optimistic where it was chosen on the test images themselves"),
     "train_seconds": N_("training only, without evaluation and saving"),
-    "images_per_second": N_("training images a second"),
+    "images_per_second": N_("training images per second"),
 }
 _DIGITS = 4
 

@@ -73,7 +73,7 @@ def _create(state: Runoff, planned: Plan, runs: Sequence[PlannedRun], sweep: str
             shutil.rmtree(folder.path, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
-        message = _("The run could not be written: {reason}. Make room in {home} and try again.")
+        message = _("The run could not be written: {reason}. Free some space in {home} and try again.")
         raise Problem(message.format(reason=error.strerror, home=state.settings.home), status=503) from error
     state.scheduler.wake()
     return rows

@@ -59,7 +59,7 @@ def cancel(session: Session, folder: RunFolder, run: Run) -> None:
         run.cancel_requested, run.version = True, next_version(session)
         session.add(run)
     else:
-        message = _("The run is {status} already; only queued and running runs can be cancelled.")
+        message = _("The run is already {status}; only queued and running runs can be cancelled.")
         raise Conflict(message.format(status=run.status))
 
 
@@ -134,14 +134,14 @@ def _vanished_error(folder: RunFolder, run: Run) -> dict[str, str]:
     elif "code" in ending:
         how = _("exited with code {code}").format(code=ending["code"])
     else:
-        how = _("gone without a trace")
+        how = _("ended unexpectedly")
     return {
         "error": "ProcessVanished",
-        "message": _("{count} attempts in a row ended without a new epoch; the last process was {how}.").format(
+        "message": _("{count} attempts in a row ended without a new epoch; the last process {how}.").format(
             count=MAX_FRUITLESS_ATTEMPTS, how=how
         ),
         "advice": _(
-            "Signal 9 usually means too little memory: take a smaller batch size or width. The log has the details."
+            "Signal 9 usually means too little memory: use a smaller batch size or width. The log has the details."
         ),
     }
 

@@ -124,7 +124,7 @@ def _with_preset(request: SweepIn) -> tuple[Base, Grid]:
     base, grid = dict(request.base), dict(request.grid)
     if request.preset:
         if request.preset not in PRESETS:
-            message = _("Unknown preset. Known are: {names}.").format(names=", ".join(PRESETS))
+            message = _("Unknown preset. Known presets: {names}.").format(names=", ".join(PRESETS))
             raise Refused.fields([FieldProblem(field="preset", message=message)])
         preset = PRESETS[request.preset]
         grid = {name: values for name, values in preset.grid.items() if name not in base} | grid
@@ -136,16 +136,16 @@ def _check_grid(base: Base, grid: Grid, repeats: int) -> None:
     problems = []
     for name in grid:
         if name not in FIELDS:
-            message = _("Unknown field. Known are: {names}.").format(names=", ".join(FIELDS))
+            message = _("Unknown field. Known fields: {names}.").format(names=", ".join(FIELDS))
             problems.append(FieldProblem(field=f"grid.{name[:40]}", message=message))
     if "seed" in grid and repeats > 1:
         message = _("Give either seeds in the grid or repeats above 1, not both.")
         problems.append(FieldProblem(field="repeats", message=message))
     count = repeats * math.prod(len(values) for values in grid.values())
     if count > MAX_RUNS:
-        message = _("This would start {count} runs; at most {limit} at once. Take fewer values.").format(
-            count=f"{count:,}", limit=f"{MAX_RUNS:,}"
-        )
+        message = _(
+            "This would start {count} runs, but at most {limit} can be started at once. Use fewer values."
+        ).format(count=f"{count:,}", limit=f"{MAX_RUNS:,}")
         problems.append(FieldProblem(field="grid" if grid else "repeats", message=message))
     if problems:
         raise Refused.fields(problems)
@@ -189,7 +189,7 @@ def _request_field(field: str, places: Mapping[str, int]) -> str:
 def _warning_of_equal_runs(count: int) -> list[str]:
     if not count:
         return []
-    message = _("{n} runs would equal others (a value given twice, or a field that does not apply); each starts once.")
+    message = _("{n} runs would be duplicates (a value given twice, or a field that does not apply); each starts once.")
     return [message.format(n=f"{count:,}")]
 
 

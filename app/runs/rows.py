@@ -71,7 +71,7 @@ class RunRow:
             return ""
         if self.run.status == "cancelled" and self.run.started_at is None:
             return _("cancelled while waiting")
-        return _("none: no epoch ended")
+        return _("none: no epoch was completed")
 
     @property
     def failure(self) -> tuple[str, str]:

@@ -80,8 +80,8 @@ _RESULTS: dict[str, tuple[str, Kind]] = {
     "validation_accuracy": (N_("Validation accuracy"), "accuracy"),
     "best_test_accuracy": (N_("Best test accuracy"), "accuracy"),
     "best_epoch": (N_("Best epoch"), "number"),
-    "test_correct": (N_("Right answers"), "number"),
-    "test_total": (N_("Answers"), "number"),
+    "test_correct": (N_("Correct predictions"), "number"),
+    "test_total": (N_("Predictions"), "number"),
     "epochs_done": (N_("Epochs done"), "number"),
     "train_seconds": (N_("Training time, s"), "number"),
     "evaluation_seconds": (N_("Evaluation time, s"), "number"),
@@ -122,7 +122,7 @@ def unknown_field(name: str) -> str:
         return _("There is no field {name}. Did you mean {meant}?").format(name=name[:40], meant=meant)
     message = _(
         "There is no field {name}. Fields are those of a configuration, such as learning_rate, and results, such as "
-        "test_accuracy. Quotes search for it as text."
+        "test_accuracy. Use quotes to search for it as text."
     )
     return message.format(name=name[:40])
 

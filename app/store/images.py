@@ -102,9 +102,9 @@ def image_png(
         images = _pixels(home, name, split, fingerprint)
     except (catalogue.UnknownDataset, FileNotFoundError):
         raise NotFound(
-            _("The images of {name} that this run was tested on are not here. Import or download them again.").format(
-                name=name[:64]
-            )
+            _(
+                "The images of {name} that this run was tested on are not available. Import or download them again."
+            ).format(name=name[:64])
         ) from None
     if not 0 <= index < len(images):
         message = _("There is no image {index}: the {split} split of {name} has {n}, counted from 0.")

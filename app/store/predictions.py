@@ -115,7 +115,7 @@ def _stamp(path: Path, epoch: int) -> _Stamp:
     except (FileNotFoundError, NotADirectoryError):
         raise PredictionsMissing(
             _(
-                "There are no test answers for epoch {epoch}. It is not complete, or its file {name} was removed."
+                "There are no test predictions for epoch {epoch}. It is not complete, or its file {name} was removed."
             ).format(epoch=epoch, name=path.name)
         ) from None
     except OSError as error:
@@ -174,7 +174,7 @@ def _tensors(path: Path, names: list[str], *, required: bool = True) -> dict[str
 
 def _damaged(path: Path, detail: object) -> PredictionsDamaged:
     return PredictionsDamaged(
-        _("The test answers in {name} are damaged ({detail}). Resume the run, or train it again.").format(
+        _("The test predictions in {name} are damaged ({detail}). Resume the run, or train it again.").format(
             name=path.name, detail=detail
         )
     )
@@ -185,8 +185,8 @@ def defect_of(epoch: int, counted: int, num_images: int, reported: int | None) -
     if reported is None or reported == counted:
         return ""
     return _(
-        "Defect of this run: its stored answers of epoch {epoch} give {counted} of {n} right, its log says {reported}. "
-        "What is shown is counted from the answers. Train the run again."
+        "Defect of this run: the stored predictions of epoch {epoch} give {counted} of {n} right, but "
+        "the log says {reported}. The numbers shown are counted from the predictions. Train the run again."
     ).format(epoch=epoch, counted=f"{counted:,}", n=f"{num_images:,}", reported=f"{reported:,}")
 
 

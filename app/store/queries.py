@@ -203,7 +203,7 @@ def predictions_of(runs: Path, run: Run, epoch: int | None = None) -> Prediction
     """The predictions of a run after ``epoch`` (None: the newest). Raises ``NotFound`` where there are none."""
     if not run.epochs_done:
         raise NotFound(
-            _("{name} has no finished epoch yet, so there are no answers. Wait for its first epoch.").format(
+            _("{name} has no finished epoch yet, so there are no predictions. Wait for its first epoch.").format(
                 name=run.name
             )
         )

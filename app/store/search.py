@@ -55,7 +55,7 @@ _TIME = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d(\.\d{1,3})?)?)?Z?)?)?)?
 def condition(text: str) -> ColumnElement[bool] | None:
     """The condition that ``text`` sets on runs; None for an empty text. Raises ``SearchError``."""
     if len(text) > LONGEST:
-        raise SearchError(_("At most {limit} characters can be searched for.").format(limit=LONGEST), LONGEST)
+        raise SearchError(_("A search can have at most {limit} characters.").format(limit=LONGEST), LONGEST)
     if not text.strip():
         return None
     return _Parser(text).whole()
@@ -124,14 +124,14 @@ class _Parser:
 
     def _words(self, start: int) -> ColumnElement[bool]:
         if stray := _STRAY.match(self.text, self.position):
-            message = _("There is no field in front of {sign}, as in test_accuracy > 97%.")
+            message = _("A field is missing before {sign}, as in test_accuracy > 97%.")
             raise SearchError(message.format(sign=stray[0]), self.position)
         if keyword := _KEYWORD.match(self.text, self.position):
-            message = _("Something must stand in front of {word}. Quotes search for it as a word.")
+            message = _("A condition is missing before {word}. Use quotes to search for it as a word.")
             raise SearchError(message.format(word=keyword[0]), self.position)
         word = self._quoted() or self._take(_WORD)
         if word is None:
-            raise SearchError(_("Something to look for is missing here."), start)
+            raise SearchError(_("A search term is missing here."), start)
         return _mentions(word.text)
 
     def _value(self, operator_at: int) -> _Value:
@@ -139,7 +139,7 @@ class _Parser:
         value = self._quoted() or self._take(_VALUE)
         if value is None:
             sign = self.text[operator_at : self.position].strip()
-            raise SearchError(_("A value is missing behind {sign}.").format(sign=sign), operator_at)
+            raise SearchError(_("A value is missing after {sign}.").format(sign=sign), operator_at)
         return value
 
     def _quoted(self) -> _Value | None:
@@ -192,7 +192,7 @@ class _Parser:
     def _inside(self, read: Callable[[], ColumnElement[bool]], start: int) -> ColumnElement[bool]:
         self.depth += 1
         if self.depth > DEEPEST:
-            message = _("At most {limit} brackets and nots can stand inside each other.")
+            message = _("Brackets and nots can be nested at most {limit} deep.")
             raise SearchError(message.format(limit=DEEPEST), start)
         condition = read()
         self.depth -= 1
@@ -201,7 +201,7 @@ class _Parser:
     def _count(self, start: int) -> None:
         self.num_conditions += 1
         if self.num_conditions > MOST_CONDITIONS:
-            message = _("At most {limit} conditions can be searched for at once.")
+            message = _("A search can have at most {limit} conditions.")
             raise SearchError(message.format(limit=MOST_CONDITIONS), start)
 
 
@@ -289,7 +289,7 @@ def _time(field: Field, operator: str, value: _Value) -> ColumnElement[bool]:
 def _unknown_choice(field: Field, typed: str) -> str:
     meant = closest(typed.lower(), field.values)
     if meant:
-        message = _("{field} is never {typed}. Did you mean {meant}?")
+        message = _("{typed} is not a value of {field}. Did you mean {meant}?")
         return message.format(field=field.name, typed=typed[:40], meant=meant)
     message = _("{field} is one of {values}. You typed {typed}.")
     return message.format(field=field.name, values=", ".join(field.values), typed=typed[:40])

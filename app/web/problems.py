@@ -71,10 +71,12 @@ def as_problem(error: Exception) -> Problem:
             return Conflict(str(error))
         case OperationalError() | OSError():
             logger.exception("Storage failed.")
-            message = _("The disk or the database could not be used: {reason}. Make room or look at the server's log.")
+            message = _(
+                "The disk or the database could not be used: {reason}. Free some space or check the server's log."
+            )
             return Problem(message.format(reason=getattr(error, "orig", None) or error), status=503)
     logger.exception("A route failed.", exc_info=error)
-    return Problem(_("Something in Runoff broke. The server's log says what; please report it."), status=500)
+    return Problem(_("Something went wrong in Runoff. The server's log has the details; please report it."), status=500)
 
 
 def answer_problem(scope: Scope, problem: Problem) -> Response:

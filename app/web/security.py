@@ -80,13 +80,13 @@ class Guard:
         host = headers.get("host", "").lower()
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if not self.any_host and name not in self.hosts:
-            message = _("This server does not answer to the name {name}. Add it to RUNOFF_ALLOWED_HOSTS.")
+            message = _("This server does not accept the host name {name}. Add it to RUNOFF_ALLOWED_HOSTS.")
             return Problem(message.format(name=name[:100]), status=421)
         if scope["method"] not in _SAFE and not _same_origin(headers, host):
             return Problem(_("This request came from another site, so it was refused."), status=403)
         open_path = scope["path"] in _OPEN_PATHS or scope["path"].startswith("/static/")
         if self.token and not open_path and not self._has_token(headers):
-            return Problem(_("This server needs its token. Sign in, or send it as Authorization: Bearer."), status=401)
+            return Problem(_("This server requires a token. Sign in, or send it as Authorization: Bearer."), status=401)
         length = headers.get("content-length", "")
         if not _is_upload(scope, headers) and length.isascii() and length.isdigit() and int(length[:18]) > LARGEST_BODY:
             return Problem(_too_large(), status=413)

@@ -21,13 +21,13 @@ _YEAR_SECONDS = 365 * 24 * 3600
 
 @router.get("/healthz", tags=["system"])
 def healthz() -> dict[str, str]:
-    """Whether the server answers; no token needed, no detail given."""
+    """Health check: whether the server responds. Needs no token and gives no details."""
     return {"status": "ok"}
 
 
 @router.post("/api/v1/reindex", tags=["system"])
 def reindex(state: State) -> dict[str, int]:
-    """Rebuild the database from the run folders; answers with the number of runs."""
+    """Rebuild the database from the run folders; returns the number of runs."""
     return {"runs": state.indexer.rebuild()}
 
 
@@ -55,7 +55,7 @@ def login(request: Request, state: State, token: Annotated[str, Form()] = "") ->
     """Keep the token in a cookie that scripts can't read."""
     required = state.settings.required_token()
     if required and not hmac.compare_digest(token.strip().encode(), required.encode()):
-        error = _("This is not the token. The command runoff token prints it on the server's machine.")
+        error = _("The token is wrong. The command runoff token prints it on the server's machine.")
         return _login_page(request, error)
     answer = RedirectResponse("/runs", status_code=303)
     if required:

@@ -73,7 +73,7 @@ def test_starting_a_run(api: TestClient) -> None:
     assert answer.headers["location"] == f"/api/v1/runs/{run['id']}"
     assert set(FIELDS_PROMISED) <= set(run)
     assert (run["status"], run["name"], run["tags"], run["config"]["momentum"]) == ("queued", "mine", ["t"], None)
-    assert run["warnings"] == ["momentum does not apply when optimizer is adam, so it is left out."]
+    assert run["warnings"] == ["momentum does not apply when optimizer is adam, so it is ignored."]
     assert api.get(answer.headers["location"]).json() == run
 
 

@@ -144,7 +144,7 @@ def test_a_dead_server_is_not_found(home: Path) -> None:
     (home / "server.json").write_text('{"url": "http://127.0.0.1:1"}')
     assert client.find_server(Settings(home=home)) is None
     gone: Any = client.Client("http://127.0.0.1:1")
-    with pytest.raises(client.ClientError, match="does not answer"):
+    with pytest.raises(client.ClientError, match="does not respond"):
         gone.run("x")
     gone.close()
 

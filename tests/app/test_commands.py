@@ -56,7 +56,7 @@ def test_each_action_from_each_status(state: Runoff, with_status: Queue, action:
         assert changed.version > run.version
         assert state.run_folder(run.id).stop_requested() == (status == "running")
     else:
-        with pytest.raises(Conflict, match=f"The run is {status}"):
+        with pytest.raises(Conflict, match=f"The run is (already )?{status}"):
             act(state, run.id)
 
 

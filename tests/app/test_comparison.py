@@ -79,7 +79,7 @@ def test_a_real_difference() -> None:
         "CNN got 9,780 of 10,000 test images right, FC 9,297. "
         "They disagree on 665 images: CNN is right on 574 of these, FC on 91."
     )
-    assert pair.evidence == "Only the 665 images on which the runs disagree can tell them apart."
+    assert pair.evidence == "Only the 665 images on which the runs disagree can distinguish them."
     assert "574 to 91 would practically never happen" in pair.says
     assert "only more seeds answer it" in pair.says_not
     assert pair.notes == []
@@ -132,7 +132,7 @@ def test_perhaps_less_than_the_margin() -> None:
 def test_identical_answers_come_before_the_margin() -> None:
     """Ten images can't show any margin, but equal answers are equal."""
     pair = only_pair(split(0, 0, 3, n=10))
-    assert (pair.verdict, pair.heading, pair.p_value) == ("negligible", "Identical answers.", 1)
+    assert (pair.verdict, pair.heading, pair.p_value) == ("negligible", "Identical predictions.", 1)
     assert pair.notes == []
     assert pair.num_images_needed is pair.smallest_detectable_difference is None
 
@@ -144,7 +144,7 @@ def test_right_on_the_same_images_is_not_identical() -> None:
     pair = only_pair([a, replace(b, predictions=predictions_of(a.known.labels, other))])
     assert (pair.both_wrong, pair.same_wrong_answer) == (3, 2)
     assert pair.heading == "Too small to matter: at most 0.04 points apart."
-    assert pair.says_not.startswith("That the nets are the same: their wrong answers differ.")
+    assert pair.says_not.startswith("That the nets are the same: their wrong predictions differ.")
 
 
 def test_too_few_images_for_the_margin() -> None:
@@ -235,7 +235,7 @@ def test_accuracies_are_counted_from_the_answers() -> None:
     assert found.value > 0.05
     assert first.interval == pytest.approx((0.9750, 0.9807), abs=1e-4)
     assert (second.num_correct, second.reported_correct) == (9_297, 9_298)
-    assert "stored answers of epoch 5 give 9,297 of 10,000 right, its log says 9,298" in second.defect
+    assert "stored predictions of epoch 5 give 9,297 of 10,000 right, but the log says 9,298" in second.defect
     assert second.calibration_error != first.calibration_error
 
 
@@ -259,7 +259,7 @@ def test_the_best_of_several_is_optimistic() -> None:
 
 def test_a_clear_winner_has_no_optimism_to_show() -> None:
     runs = [make_run("a", np.r_[0:10]), make_run("b", np.r_[0:3000]), make_run("c", np.r_[0:4000])]
-    assert compare(runs, {}).notes[-1].endswith("over random halves of the images no drop shows.")
+    assert compare(runs, {}).notes[-1].endswith("random halves of the images show no drop.")
 
 
 # Families ------------------------------------------------------------------------------------------------------------
@@ -536,9 +536,9 @@ def test_a_second_look_is_said() -> None:
     cnn, fc = repeats("CNN", [500, 520, 510, 530]), repeats("FC", [1300, 1330, 1310, 1320])
     recipe = recipe_of(at_hours(cnn, [1, 1, 2, 2]), at_hours(fc, [1, 1, 2, 2]))
     assert recipe.false_alarm_rate == 0.083
-    assert "at 2 looks the chance of a false alarm is 8 %, not 5 %" in recipe.notes[-1]
+    assert "with 2 looks the chance of a false alarm is 8 %, not 5 %" in recipe.notes[-1]
     third = recipe_of(at_hours(cnn, [1, 1, 2, 3]), at_hours(fc, [1, 1, 2, 3]))
-    assert "at 3 looks the chance of a false alarm is 11 %" in third.notes[-1]
+    assert "with 3 looks the chance of a false alarm is 11 %" in third.notes[-1]
 
 
 @pytest.mark.parametrize(

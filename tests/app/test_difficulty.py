@@ -225,7 +225,7 @@ def test_answers_removed_on_the_way_are_a_reason_and_may_come_back(
         patch.setattr(difficulty, "_answers", removed_behind)
         found = site.get("/api/v1/difficulty", params=asked(*three))
     assert found.status_code == 200
-    assert [left["reason"] for left in found.json()["left_out"]] == ["Its test answers were removed."]
+    assert [left["reason"] for left in found.json()["left_out"]] == ["Its test predictions were removed."]
     (folder.path / "elsewhere").rename(folder.predictions)
     assert site.get("/api/v1/difficulty", params=asked(*three)).json()["left_out"] == []
 
@@ -269,7 +269,7 @@ def test_questions_without_an_answer(site: Client, add_run: Any) -> None:
     answer = site.get("/api/v1/difficulty", params=asked(waiting))
     assert (answer.status_code, answer.json()["detail"]) == (
         409,
-        "None of these runs has stored answers yet: It has no finished epoch yet.",
+        "None of these runs has stored predictions yet: It has no finished epoch yet.",
     )
     assert site.get("/api/v1/difficulty").status_code == 422
     assert site.get("/api/v1/difficulty?run=nothing").status_code == 404
@@ -277,7 +277,7 @@ def test_questions_without_an_answer(site: Client, add_run: Any) -> None:
     too_many = [("run", f"r{i}") for i in range(51)]
     assert site.get("/api/v1/difficulty", params=too_many).status_code == 422
     assert site.get("/difficulty", params=too_many).status_code == 422
-    assert "No answers yet" in words_of(site.get("/difficulty", params=asked(waiting)).text)
+    assert "No predictions yet" in words_of(site.get("/difficulty", params=asked(waiting)).text)
     assert "Which runs?" in words_of(site.get("/difficulty").text)
 
 

@@ -71,7 +71,7 @@ def test_schedule_chart() -> None:
     ]
     pair = schedule_chart(curves, steps_per_epoch=938, total_steps=4690)
     wide = texts(svg(pair.wide))
-    assert {"0.03", "938", "4,690", "step (938 an epoch)"} <= set(wide)
+    assert {"0.03", "938", "4,690", "step (938 per epoch)"} <= set(wide)
     assert len(list(svg(pair.narrow).iter("polyline"))) == 2
     assert pair.__html__().count("<svg") == 2
 

@@ -216,7 +216,7 @@ def test_a_host_that_dies_at_once_is_not_started_in_a_loop(tmp_path: Path) -> No
         return ""
 
     sentence = wait_for(reason)
-    assert sentence.startswith("The trainer ended at once: No module named torch. It is tried again soon; see ")
+    assert sentence.startswith("The trainer ended immediately: No module named torch. It will be restarted soon; see ")
     for _ in range(20):
         assert reason()
         assert not executor.ready()

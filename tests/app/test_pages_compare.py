@@ -108,7 +108,7 @@ def test_too_close_to_call_says_what_would_decide(site: Client, make: Any) -> No
 
 def test_identical_answers(site: Client, make: Any) -> None:
     text = page(site, make("CNN seed 0", NEARLY), make("FC seed 0", NEARLY, model="fc"))
-    assert heading_of(text) == "Identical answers."
+    assert heading_of(text) == "Identical predictions."
     assert 'class="card verdict negligible"' in text
 
 
@@ -155,7 +155,7 @@ def test_tabs_of_the_images(site: Client, two: tuple[Run, Run], side: str, count
 
 def test_a_class_and_an_answer_filter_the_images(site: Client, two: tuple[Run, Run]) -> None:
     text = page(site, *two, side="all", label=0, predicted=1)
-    assert "taken for one" in text
+    assert "predicted as one" in text
     assert "30 of 50" in words_of(text)
 
 
@@ -174,7 +174,7 @@ def test_configuration_differs_in_the_model(site: Client, two: tuple[Run, Run]) 
 
 
 def test_fewer_than_two_runs_are_a_choice(site: Client, two: tuple[Run, Run], add_run: Any) -> None:
-    assert "Choose two runs or more." in page(site)
+    assert "Choose two or more runs." in page(site)
     fresh = add_run("fresh", status="queued")
     text = joined(page(site, two[0]))
     assert f'value="{two[0].id}" autocomplete="off" checked' in text
@@ -280,7 +280,7 @@ def test_a_damaged_run_is_named(site: Client, site_app: FastAPI, two: tuple[Run,
     for route in ("compare", "api/v1/compare", "api/v1/compare/report", "api/v1/compare/pairs.csv"):
         answer = site.get(f"/{route}", params={"run": [run.id for run in two]})
         assert answer.status_code == 409
-        assert "FC seed 0: The test answers in labels.npy are damaged" in answer.text
+        assert "FC seed 0: The test predictions in labels.npy are damaged" in answer.text
 
 
 def test_a_run_on_its_way_takes_no_repeat_back_to_its_epoch(site: Client, site_app: FastAPI, make: Any) -> None:
@@ -418,7 +418,7 @@ def test_of_many_runs_the_first_is_the_base(site: Client, twelve: list[Run]) -> 
     text = page(site, *twelve)
     words = part(text, "pairs")
     assert "Differences against R0" in words
-    assert "nobody chose a base run, so it is the first" in words
+    assert "every run is compared with the first one" in words
     assert "11 pairs are shown" in words
     assert text.count('class="chart diffstrip"') >= 12
     words = part(page(site, *twelve, base=twelve[3].id), "pairs")
@@ -434,7 +434,7 @@ def test_many_runs_keep_letters_and_their_budgets_are_rows(site: Client, twelve:
 
 def test_the_best_of_several_is_marked(site: Client, twelve: list[Run]) -> None:
     words = words_of(page(site, *twelve))
-    assert "R1 is the best of 12 runs on the very images that they were chosen by" in words
+    assert "R1 is the best of 12 runs on the same images that were used to choose it" in words
     assert "B R1 optimistic" in words
     assert "optimistic" not in words_of(page(site, *twelve[:2]))
 
@@ -483,7 +483,7 @@ def test_without_repeats_there_is_no_mean_to_choose(site: Client, two: tuple[Run
 def test_classes_link_to_their_images(site: Client, two: tuple[Run, Run]) -> None:
     text = page(site, *two)
     classes = text.split('id="classes"')[1].split("</section>")[0]
-    assert "each interval at 98.33 %, so that all together hold in 95 %" in words_of(classes)
+    assert "each interval at 98.33 %, so that together they hold at 95 %" in words_of(classes)
     assert "zero 100 100.0 50.0 +50.0" in words_of(classes)
     assert "side" not in classes.split("<tbody>")[1].split("</a>")[0]  # only A right is the page's own choice
     turned = page(site, *two, base=two[0].id).split('id="classes"')[1].split("</section>")[0]
@@ -493,7 +493,7 @@ def test_classes_link_to_their_images(site: Client, two: tuple[Run, Run]) -> Non
 
 def test_evidence_has_agreement_kappa_and_calibration(site: Client, two: tuple[Run, Run], make: Any) -> None:
     words = words_of(page(site, *two))
-    assert "Same answer 50.00 %" in words
+    assert "Same prediction 50.00 %" in words
     assert "Cohen's kappa 0.250 (" in words
     assert "Calibration error, points" in words
     assert "10.00 " in part(page(site, *two), "metrics")  # 90 % sure, all right
@@ -513,17 +513,18 @@ def test_a_defect_is_shown_and_the_answers_count(site: Client, site_app: FastAPI
         session.add(epoch)
         session.commit()
     text = page(site, *two)
-    assert "Defect of this run: its stored answers of epoch 1 give 300 of 300 right, its log says 200." in words_of(
-        text
+    assert (
+        "Defect of this run: the stored predictions of epoch 1 give 300 of 300 right, but the log says 200."
+        in words_of(text)
     )
     assert "CNN seed 0 defect 100.00" in part(text, "metrics")
     body = site.get(f"/api/v1/compare?run={two[0].id}&run={two[1].id}").json()
     assert [bool(one["defect"]) for one in body["answers"]] == [True, False]
     assert body["answers"][0]["accuracy"] == 1
-    assert "its log says 200" in words_of(site.get(f"/runs/{two[0].id}").text)
+    assert "the log says 200" in words_of(site.get(f"/runs/{two[0].id}").text)
     answers = site.get(f"/api/v1/runs/{two[0].id}/predictions?limit=1").json()
     assert answers["num_correct"] == 300
-    assert "its log says 200" in answers["defect"]
+    assert "the log says 200" in answers["defect"]
     assert site.get(f"/api/v1/runs/{two[1].id}/predictions?limit=1").json()["defect"] == ""
 
 

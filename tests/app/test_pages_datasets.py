@@ -72,7 +72,7 @@ def is_ready(site: Client, name: str) -> bool:
 
 def test_sets_that_are_not_here(site: Client) -> None:
     text = site.get("/datasets").text
-    assert f"1 to prepare, {len(KNOWN) - 1} not here yet" in text
+    assert f"1 to prepare, {len(KNOWN) - 1} not downloaded" in text
     assert 'action="/datasets/mnist/prepare"' in text
     assert "60,000 train, 10,000 test" in text
     assert "28 × 28 grey" in text
@@ -118,7 +118,7 @@ def test_preparing_a_set(site: Client) -> None:
     assert site.post("/datasets/digits/prepare").status_code == 303
     wait_for(lambda: is_ready(site, "digits"))
     again = site.post("/datasets/digits/prepare", headers={"HX-Request": "true", "HX-Target": "div#toasts"})
-    assert "Digits is ready already" in again.text
+    assert "Digits is already prepared" in again.text
     assert site.post("/datasets/nothing/prepare").status_code == 404
     assert site.post("/datasets/digits/stop").status_code == 422
 
@@ -134,7 +134,7 @@ def test_an_import_from_file_to_card_and_away_again(site: Client, add_run: Any) 
     assert "16 train, 4 test" in text
     assert "16 × 16 grey" in text
     assert ">imported<" in text
-    assert "2 files could not be read and were left out." in text
+    assert "2 files could not be read and were skipped." in text
     assert "dark/broken-1.png" in text
     assert "shades.zip" in text
     assert "-shades.zip" not in text
@@ -149,7 +149,7 @@ def test_an_import_from_file_to_card_and_away_again(site: Client, add_run: Any) 
     ("fields", "where", "words"),
     [
         ({"name": "mnist"}, "import-name-error", "Choose another name."),
-        ({"name": "Not A Name!"}, "import-name-error", "small letters, digits and hyphens"),
+        ({"name": "Not A Name!"}, "import-name-error", "lowercase letters, digits and hyphens"),
         ({"size": "4"}, "import-size-error", "from 8 to 512. You typed 4."),
         ({"size": "x" * 50}, "import-size-error", "from 8 to 512."),
     ],
@@ -233,7 +233,7 @@ def test_images_that_are_not_there(site: Client, digits: catalogue.Dataset) -> N
     ):
         answer = site.get(address)
         assert answer.status_code == 404
-        assert "are not here" in answer.text
+        assert "are not available" in answer.text
     assert site.get(f"/images/digits/{right}/test/-1.png").status_code == 422
     assert site.get(f"/images/digits/{right}/other/0.png").status_code == 422
 

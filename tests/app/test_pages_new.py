@@ -64,7 +64,7 @@ def check(site: Client, **changes: Any) -> str:
 def test_the_first_look(site: Client) -> None:
     text = site.get("/runs/new").text
     assert summary_of(text).startswith("This will start 1 run CNN on mnist, 1 epoch.")
-    assert "unknown: nothing like it has run here yet" in summary_of(text)
+    assert "unknown: no similar run has finished here yet" in summary_of(text)
     assert "will be downloaded" in text
     assert "6,442" in text
     assert "runoff train --preset mnist-cnn" in text
@@ -93,7 +93,7 @@ def test_a_change_counts_and_draws(site: Client) -> None:
     assert "The best of 3 will look too good" in text
     assert "Start 6 runs anyway" in words_of(text)
     assert text.count('<polyline class="ln') == 6  # wide and narrow
-    assert "938 steps an epoch" in text
+    assert "938 steps per epoch" in text
     assert "Seeds 0 and 1 will be used." in text
 
 

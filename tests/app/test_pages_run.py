@@ -131,7 +131,7 @@ def test_filters_of_the_wall(site: Client, answered: Run, query: str, expected: 
 
 
 def test_without_the_images_the_page_says_so(site: Client, answered: Run) -> None:
-    assert "The test images of this run are not here" in page(site, answered)  # mnist is not cached in this test
+    assert "The test images of this run are not available" in page(site, answered)  # mnist is not cached in this test
 
 
 def test_tiles_in_each_order(site: Client, answered: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,19 +149,19 @@ def test_tiles_in_each_order(site: Client, answered: Run, monkeypatch: pytest.Mo
 
 def test_the_confusion_matrix_links_to_its_images(site: Client, answered: Run) -> None:
     text = page(site, answered, "?tab=matrix")
-    assert "No cell chosen" in text
-    assert 'title="true zero, taken for one"' in text
+    assert "No cell selected" in text
+    assert 'title="true zero, predicted one"' in text
     cell = re.search(r'href="([^"]*label=0&amp;predicted=1[^"]*)"', text)
     assert cell
     chosen = words_of(site.get(html.unescape(cell[1]).split("#")[0]).text)
-    assert "zero taken for one: 1 image" in chosen
+    assert "zero predicted as one: 1 image" in chosen
 
 
 def test_an_image_shows_its_probabilities(site: Client, answered: Run) -> None:
     text = page(site, answered, "?image=1")
     words = words_of(text)
     assert "Test image 1 true class zero" in words
-    assert "wrong: one 90.0 % sure" in words
+    assert "wrong: one 90.0 % confidence" in words
     assert re.search(r'<meter value="0.90\d\d" max="1">', text)
     assert "zero true" in words
     assert 'rel="next"' in text
@@ -176,7 +176,7 @@ def test_training_images_need_their_pictures(site: Client, answered: Run) -> Non
 def test_damaged_answers_are_said(site: Client, site_app: FastAPI, answered: Run) -> None:
     path = site_app.state.runoff.settings.runs / answered.id / "predictions" / "epoch-0002.safetensors"
     path.unlink()
-    assert "There are no test answers for epoch 2." in page(site, answered)
+    assert "There are no test predictions for epoch 2." in page(site, answered)
 
 
 def test_figures_are_json(site: Client, answered: Run) -> None:
@@ -263,8 +263,8 @@ def test_speed_of_an_old_run(site: Client, site_app: FastAPI, answered: Run) -> 
         session.connection().execute(sql("UPDATE epoch SET flops = NULL"))
         session.commit()
     words = words_of(page(site, answered))
-    assert "FLOPs a training image not recorded Achieved not recorded" in words
-    assert "Share of a matrix product not measured yet" in words
+    assert "FLOPs per training image not recorded Achieved not recorded" in words
+    assert "Share of the matrix-product rate not measured yet" in words
 
 
 def test_speed_and_the_share_of_the_matrix_product(site: Client, site_app: FastAPI, answered: Run) -> None:
@@ -272,7 +272,10 @@ def test_speed_and_the_share_of_the_matrix_product(site: Client, site_app: FastA
     write_json(home / "runs" / answered.id / "environment.json", ENVIRONMENT)
     before = site.get(f"/runs/{answered.id}")
     words = words_of(before.text)
-    assert "FLOPs a training image 33.3 kFLOP Achieved 400 MFLOP/s Share of a matrix product not measured yet" in words
+    assert (
+        "FLOPs per training image 33.3 kFLOP Achieved 400 MFLOP/s Share of the matrix-product rate not measured yet"
+        in words
+    )
     assert "Convolution Winograd's method" in words
     assert "precision auto: float32, as nothing was measured here yet." in words
     tag = {"HX-PTag": before.headers["HX-PTag"]}
@@ -280,14 +283,14 @@ def test_speed_and_the_share_of_the_matrix_product(site: Client, site_app: FastA
     measurements.record(home, "matmul", measurements.matmul_key(ENVIRONMENT), {"gflops": 0.25, "size": 1024})
     after = site.get(f"/runs/{answered.id}", headers=tag)
     assert after.status_code == 200  # a measurement is news
-    assert "Share of a matrix product 160 % of 250 MFLOP/s" in words_of(after.text)
-    assert "Winograd's convolution multiplies less often" in words_of(after.text)
+    assert "Share of the matrix-product rate 160 % of 250 MFLOP/s" in words_of(after.text)
+    assert "Winograd convolution needs fewer multiplications" in words_of(after.text)
 
 
 def test_the_table_of_epochs(site: Client, site_app: FastAPI, add_run: Any) -> None:
     run = add_run("long", epochs=60)
     give_answers(site_app, run, LABELS, ANSWERS, epochs=60)
-    words = words_of(page(site, run)).split("Epochs the newest 50 of 60")[1]
+    words = words_of(page(site, run)).split("Epochs the latest 50 of 60")[1]
     assert "Images/s Achieved 60 66.67 0.6000 0.01 5.00 1.00 – 12,000 400 MFLOP/s 59 66.67" in words
     assert " 11 66.67" in words
     assert " 10 66.67" not in words

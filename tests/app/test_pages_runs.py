@@ -52,7 +52,7 @@ def test_without_runs_the_page_says_how_to_begin(site: Client) -> None:
 def test_no_match_names_the_filters_and_clears_them(site: Client, add_run: Any) -> None:
     add_run("CNN")
     text = joined(site.get("/runs?tag=permuted&status=failed").text)
-    assert "Nothing has the status failed and the tag permuted." in text
+    assert "No run has the status failed and the tag permuted." in text
     assert 'href="/runs" hx-get="/runs">Clear filters' in text
 
 
@@ -129,7 +129,7 @@ def test_a_failed_run_says_why_and_what_to_do(site: Client, add_run: Any) -> Non
     assert "<b>Loss became NaN.</b> The loss became NaN in epoch 1. Lower the learning rate." in text
     assert f'{{"action": "resume", "run": "{run.id}"}}' in text
     assert f'href="/runs/{run.id}#log"' in text
-    assert "none: no epoch ended" in text
+    assert "none: no epoch was completed" in text
     assert "/datasets#import" not in text
 
 
@@ -318,7 +318,7 @@ def test_pages_of_a_hundred_rows(site: Client, add_run: Any) -> None:
     assert names_of(second) == ["run 0"]
     assert "Rows 101 to 101 of 101" in second
     assert 'rel="prev"' in second
-    assert "Nothing is on this page." in site.get("/runs?page=3").text
+    assert "There are no runs on this page." in site.get("/runs?page=3").text
 
 
 def test_new_runs_wait_behind_a_line(site: Client, add_run: Any) -> None:
@@ -357,7 +357,7 @@ def test_delete_leaves_running_runs_alone_and_says_so(site: Client, add_run: Any
     answer = act(site, "delete", gone, running)
     assert answer.status_code == 200
     assert "1 run deleted" in answer.text
-    assert "1 run stays as it was: The run is running." in answer.text
+    assert "1 run unchanged: The run is running." in answer.text
     assert names_of(site.get("/runs").text) == ["running"]
     refused = act(site, "delete", running)
     assert refused.status_code == 409
@@ -447,7 +447,7 @@ def test_a_search_that_cannot_be_read_points_at_the_character(site: Client, add_
     assert caret is not None
     assert caret[1] == "model=cnn and lerning_rate=&lt;b&gt;\n" + " " * 14 + "^"
     assert 'aria-invalid="true"' in answer.text
-    assert "Nothing was searched" in answer.text
+    assert "The search could not run" in answer.text
     assert names_of(answer.text) == []
     assert 'value="model=cnn and lerning_rate=&lt;b&gt;"' in answer.text
 
@@ -464,7 +464,7 @@ def test_while_typing_only_the_complaint_goes_into_the_page(site: Client, add_ru
 
 def test_a_mean_of_the_repeats_that_match_is_named(site: Client, add_run: Any) -> None:
     repeat(add_run, [9_500, 9_400, 9_900])
-    words = "their mean is of these alone"
+    words = "Only repeats that match the filters"
     assert words in site.get("/runs?q=test_accuracy>94%25").text
     assert words not in site.get("/runs").text
     assert words not in site.get("/runs?q=test_accuracy>98%25").text
@@ -747,7 +747,9 @@ def test_only_the_rows_asked_for_last_are_kept(site: Client, add_run: Any, monke
 
 
 DEFECT = {"epoch": 1, "counted": 9_500, "num_images": 10_000, "reported": 9_700}
-DEFECT_WORDS = "Defect of this run: its stored answers of epoch 1 give 9,500 of 10,000 right, its log says 9,700."
+DEFECT_WORDS = (
+    "Defect of this run: the stored predictions of epoch 1 give 9,500 of 10,000 right, but the log says 9,700."
+)
 
 
 def test_a_defect_of_the_answers_is_said_in_the_table_and_the_api(site: Client, add_run: Any) -> None:

@@ -102,7 +102,7 @@ def test_the_best_run_and_its_optimism(site: Client, site_app: FastAPI, grid: li
     assert f"of 8 finished runs {best.name} {100 * (best.test_accuracy or 0):.2f} %" in words
     assert "The winner's number is too high" in words
     assert f"such a winner's accuracy was {100 * drop:.2f} points lower" in words
-    assert "1,000 random halves" in words
+    assert "1,000 random splits" in words
     assert "By the mean over seeds: Batch size 32 · Learning rate 0.1 , 89.50" in words
 
 
@@ -151,7 +151,7 @@ def test_one_factor_plots_and_parallel_coordinates(site: Client, grid: list[Run]
     assert factors.count("<svg") == 2
     assert factors.count("<circle") == 16  # every run a ring, in both
     assert "Test accuracy by Learning rate. 0.01: mean" in html.unescape(factors)
-    assert "have not met the same values of the other fields" not in factors
+    assert "were not combined with the same values of the other fields" not in factors
     parallel = part(text, "parallel")
     assert parallel.count("<svg") == 2  # for wide and for narrow screens
     assert parallel.count("<polyline") == 16
@@ -167,10 +167,10 @@ def test_a_sweep_on_its_way(site: Client, make: Any) -> None:
     text = page(site)
     header = words_of(part(text, "sweep-header"))
     assert "1 of 3 finished, 1 running, 1 queued" in header
-    assert "Cancel the rest: 2 runs" in header
+    assert "Cancel the remaining 2 runs" in header
     assert 'data-live="true"' in text
     assert "of 1 finished run" in words_of(part(text, "best"))
-    assert "too high" not in words_of(part(text, "best"))  # nothing was chosen yet
+    assert "The winner's number is too high" not in words_of(part(text, "best"))  # nothing was chosen yet
     assert 'id="parallel"' not in text  # one field: its own plot says it all
 
 
@@ -197,7 +197,7 @@ def test_missing_combinations_are_said(site: Client, make: Any) -> None:
     for rate, size in ((0.1, 32), (0.1, 64), (0.01, 32)):
         make(0.5 + rate, learning_rate=rate, batch_size=size)
     make(None, learning_rate=0.01, batch_size=64)
-    assert page(site).count("have not met the same values of the other fields") == 2
+    assert page(site).count("were not combined with the same values of the other fields") == 2
 
 
 def test_a_choice_by_validation_needs_no_warning(site: Client, make: Any) -> None:
@@ -206,7 +206,7 @@ def test_a_choice_by_validation_needs_no_warning(site: Client, make: Any) -> Non
     words = words_of(part(page(site), "best"))
     assert worse.name in words
     assert "Chosen by its validation accuracy of 80.00 %" in words
-    assert "too high" not in words
+    assert "The winner's number is too high" not in words
     assert "Validation, %" in words_of(part(page(site), "table"))
 
 

@@ -125,7 +125,7 @@ def test_confusion_matrix(folder: RunFolder) -> None:
 
 
 def test_missing_epoch(folder: RunFolder) -> None:
-    with pytest.raises(PredictionsMissing, match=r"no test answers for epoch 2"):
+    with pytest.raises(PredictionsMissing, match=r"no test predictions for epoch 2"):
         predictions.load(folder, 2)
     folder.labels_path.unlink()
     with pytest.raises(PredictionsMissing, match=r"labels\.npy"):

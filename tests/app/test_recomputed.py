@@ -159,4 +159,4 @@ def test_the_same_config_with_the_same_seed_gives_identical_answers(trained: Tra
     assert found["answers"]["identical"]
     assert (pair["difference"], pair["p_value"], pair["p_value_adjusted"]) == (0, 1, 1)
     assert (pair["only_a_correct"], pair["only_b_correct"], pair["agreement"]) == (0, 0, 1)
-    assert (pair["verdict"], pair["heading"]) == ("negligible", "Identical answers.")
+    assert (pair["verdict"], pair["heading"]) == ("negligible", "Identical predictions.")

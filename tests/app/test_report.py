@@ -199,7 +199,7 @@ def test_tiles_of_the_report_are_wide_enough_for_the_names(
 def test_the_pair_and_the_base_of_the_report(ask: Ask, two: list[Run], make: Callable[..., Run]) -> None:
     third = make("LeNet", HALF, model="lenet")
     words = words_of(html_of(ask("/report", [*two, third], pair=f"{third.id}.{two[1].id}")))
-    assert words.startswith("Identical answers.")
+    assert words.startswith("Identical predictions.")
     assert "All pairs" in words
     assert "CNN is the best of 3 runs" in words
     words = words_of(html_of(ask("/report", [*two, third], base=third.id)))
@@ -214,7 +214,7 @@ def test_without_its_images_the_report_names_them(ask: Ask, two: list[Run], monk
     monkeypatch.setattr(report, "image_png", missing)
     text = html_of(ask("/report", two))
     assert "<img class" not in text
-    assert "so only their numbers are shown" in words_of(text)
+    assert "so only the numbers are shown" in words_of(text)
 
 
 def test_a_report_of_runs_that_can_not_be_compared(ask: Ask, two: list[Run], add_run: Any) -> None:
@@ -234,7 +234,7 @@ def test_what_a_report_can_not_show_is_refused(ask: Ask, two: list[Run], query: 
 
 
 def test_a_report_needs_two_runs_and_a_base_among_them(ask: Ask, two: list[Run]) -> None:
-    assert "two runs or more" in ask("/report", two[:1]).text
+    assert "at least two runs" in ask("/report", two[:1]).text
     assert "base run is not among" in ask("/report", two, base="nothing").text
 
 
@@ -247,4 +247,4 @@ def test_answers_that_do_not_give_the_logged_count_are_in_the_report(
         epoch.test_correct = 299
         session.add(epoch)
         session.commit()
-    assert "300 of 300 right, its log says 299" in words_of(html_of(ask("/report", two)))
+    assert "300 of 300 right, but the log says 299" in words_of(html_of(ask("/report", two)))

@@ -56,7 +56,7 @@ def test_a_broken_route_answers_with_a_sentence(
     site_app.add_api_route("/broken", broken)
     answer = api.get("/broken", headers={"accept": accept})
     assert answer.status_code == 500
-    assert "Something in Runoff broke" in answer.text
+    assert "Something went wrong in Runoff" in answer.text
     assert "secret" not in answer.text
     assert answer.headers["content-security-policy"] == POLICY
     assert "ZeroDivisionError" in caplog.text

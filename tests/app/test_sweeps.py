@@ -101,7 +101,7 @@ def test_combinations_that_are_the_same_run_start_once(state: Runoff) -> None:
     planned = plan(state.settings.home, SweepIn(base=BASE, grid=grid, repeats=2))
     assert len(planned.runs) == 6
     assert (
-        "2 runs would equal others (a value given twice, or a field that does not apply); each starts once."
+        "2 runs would be duplicates (a value given twice, or a field that does not apply); each starts once."
         in planned.warnings
     )
     assert len({run.config.model_dump_json() for run in planned.runs}) == 6

@@ -150,7 +150,7 @@ def _read_the_matrix(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".cm a[aria-current]")).to_have_count(1)
     has_focus(page, ".cm a[aria-current]")
-    tab_to(page, "#images form > span > a", "Shift+Tab")  # "taken for ...": it goes away with its choice
+    tab_to(page, "#images form > span > a", "Shift+Tab")  # "predicted as ...": it goes away with its choice
     page.keyboard.press("Enter")
     expect(page.locator(".cm a[aria-current]")).to_have_count(0)
     has_focus(page, "#images")

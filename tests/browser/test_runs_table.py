@@ -50,7 +50,7 @@ def test_search_columns_views_and_keys(page: Page, run_ids: list[str]) -> None:
     expect(page.locator("#columns-dialog")).to_be_hidden()
 
     page.get_by_role("button", name="Views").click()
-    page.get_by_label("Keep what is shown now as").fill("wide ones")
+    page.get_by_label("Save the current view as").fill("wide ones")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Close").click()
     page.goto("/runs")
@@ -82,7 +82,7 @@ def test_an_action_can_take_all_that_match(page: Page, run_ids: list[str], serve
     page.get_by_role("button", name="Archive", exact=True).click()
     expect(page.locator("#toasts")).to_contain_text(f"{matching} runs archived")
     page.get_by_role("button", name="Undo").click()
-    expect(page.locator("#toasts")).to_contain_text(f"{matching} runs are back in the list")
+    expect(page.locator("#toasts")).to_contain_text(f"{matching} runs unarchived")
     page.locator("#select-all").check()
     page.keyboard.press("Escape")
     expect(page.locator("#selection")).to_be_hidden()

@@ -51,7 +51,7 @@ def problems(**fields: Any) -> dict[str, str]:
         (
             "dataset",
             "My Set",
-            "Must be small letters, digits and hyphens, at most 64, and begin with a letter or digit. You typed My Set.",
+            "Must be lowercase letters, digits and hyphens, at most 64, and begin with a letter or digit. You typed My Set.",
         ),
         ("lerning_rate", 1, "Unknown field. Did you mean learning_rate?"),
         ("seed", 2**32, "Must be at most 4,294,967,295. You typed 4294967296."),
@@ -75,7 +75,7 @@ def test_one_sentence_for_each_mistake(field: str, value: Any, sentence: str) ->
 
 
 def test_an_unknown_field_far_from_all_names_them() -> None:
-    assert problems(zzz=1)["zzz"].startswith("Unknown field. Known are: dataset, ")
+    assert problems(zzz=1)["zzz"].startswith("Unknown field. Known fields: dataset, ")
 
 
 def test_every_mistake_is_told_at_once() -> None:
@@ -95,7 +95,7 @@ def test_half_a_character_is_told_in_whole_ones() -> None:
 def test_a_field_that_does_not_apply_is_null_with_a_warning_if_given() -> None:
     config, warnings = parse_config({**BASE, "optimizer": "adam", "momentum": 0.9})
     assert (config.momentum, config.nesterov, config.peak_at, config.permutation_seed) == (None, None, None, None)
-    assert warnings == ["momentum does not apply when optimizer is adam, so it is left out."]
+    assert warnings == ["momentum does not apply when optimizer is adam, so it is ignored."]
     assert parse_config({**BASE, "optimizer": "adam"})[1] == []
     assert parse_config({**BASE, "learning_rate": 11})[1] == [
         "A learning rate above 10 nearly always ends in NaN; 0.001 to 0.1 is usual."

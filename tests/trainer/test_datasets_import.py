@@ -436,8 +436,8 @@ def renamed(count: int) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
-        ({}, "holds no images"),
-        ({"a/readme.txt": b"x", "b/.hidden.png": b"x"}, "holds no images"),
+        ({}, "contains no images"),
+        ({"a/readme.txt": b"x", "b/.hidden.png": b"x"}, "contains no images"),
         ({"1.png": picture(), "2.png": picture()}, "There are 0 class folders"),
         (classes("only"), "There is only 1 class folder"),
         ({"a/1.png": b"", "b/1.png": b""}, "None of the 2 image files can be read"),
@@ -446,7 +446,7 @@ def renamed(count: int) -> dict[str, bytes]:
         ({**SPLIT, "train/cow/1.png": picture()}, "Class cow has no test image"),
         ({**SPLIT, "test/cow/1.png": picture()}, "Class cow has no training image"),
         ({**classes("a", "b", prefix="train/"), **classes("a", "b", prefix="val/")}, "no test/"),
-        ({**SPLIT, "../../evil/1.png": picture()}, "leads out of it: ../../evil/1.png"),
+        ({**SPLIT, "../../evil/1.png": picture()}, "points outside it: ../../evil/1.png"),
         ({**classes("a", "b"), f"{'x' * 101}/1.png": picture()}, "101 characters"),
         ({**classes("a", "b"), "c\x1b[31m/1.png": picture()}, "can't be shown"),
         ({**classes("a", "b"), "c\u202egnp/1.png": picture()}, "can't be shown"),
@@ -559,11 +559,11 @@ def pax_bomb(path: Path) -> Path:
 
 @pytest.mark.usefixtures("small_limits")
 def test_refuses_byte_bombs(importer: Importer, tmp_path: Path) -> None:
-    for files, sentence in ((BOMB, "holds a file of 3 MB"), (MANY, "unpacks to more than")):
+    for files, sentence in ((BOMB, "contains a file of 3 MB"), (MANY, "unpacks to more than")):
         both = {**files, **SPLIT}
         assert sentence in importer.refuses(make_zip(tmp_path / "b.zip", both, zipfile.ZIP_DEFLATED)).message
         assert sentence in importer.refuses(make_tar(tmp_path / "b.tar.gz", both, "w:gz")).message
-    assert "holds a file of" in importer.refuses(pax_bomb(tmp_path / "p.tar.gz")).message
+    assert "contains a file of" in importer.refuses(pax_bomb(tmp_path / "p.tar.gz")).message
 
 
 def test_links_and_devices_are_passed_over(importer: Importer, tmp_path: Path) -> None:
@@ -616,7 +616,7 @@ def test_refuses_names(importer: Importer, name: str) -> None:
 def test_a_name_stands_for_the_same_images_for_ever(importer: Importer) -> None:
     first = importer(SPLIT)
     others = {**SPLIT, "train/cat/0.png": picture(99)}
-    with pytest.raises(DatasetError, match="already stands for other images"):
+    with pytest.raises(DatasetError, match="is already used for other images"):
         importer(others)
     assert importer(SPLIT) == first
     remove_dataset(importer.home, "mine")
@@ -625,14 +625,14 @@ def test_a_name_stands_for_the_same_images_for_ever(importer: Importer) -> None:
         get_dataset(importer.home, "mine")
     with pytest.raises(FileNotFoundError):
         open_split(importer.home, "mine", "train")
-    with pytest.raises(DatasetError, match="already stands for other images"):
+    with pytest.raises(DatasetError, match="is already used for other images"):
         importer(others)
     again = importer(SPLIT)
     assert (again.train_fingerprint, again.status) == (first.train_fingerprint, "ready")
 
 
 def test_remove_refuses_known_and_unknown_names(importer: Importer) -> None:
-    with pytest.raises(DatasetError, match="belongs to Runoff"):
+    with pytest.raises(DatasetError, match="is built into Runoff"):
         remove_dataset(importer.home, "mnist")
     with pytest.raises(UnknownDataset, match="no data set named none"):
         remove_dataset(importer.home, "none")

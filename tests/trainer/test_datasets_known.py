@@ -98,7 +98,7 @@ def test_a_home_that_does_not_exist_yet(home: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cifar100", "../mnist", "", "a\n" * 99, ".making"])
 def test_unknown_names(home: Path, name: str) -> None:
-    with pytest.raises(UnknownDataset, match=rf"There are: {', '.join(KNOWN)}\.$") as caught:
+    with pytest.raises(UnknownDataset, match=rf"Available: {', '.join(KNOWN)}\.$") as caught:
         get_dataset(home, name)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
@@ -279,9 +279,9 @@ def test_errors_reach_the_caller_in_words(home: Path, tmp_path: Path) -> None:
         list(import_images(home, "mine", tmp_path / "x.zip"))
     assert caught.value.message == "x.zip is not a zip, tar or tar.gz archive."
     assert caught.value.advice == "Pack the class folders as a zip, then import that."
-    with pytest.raises(DatasetError, match="belongs to a data set that Runoff knows"):
+    with pytest.raises(DatasetError, match="is reserved for a built-in data set"):
         next(import_images(home, "mnist", tmp_path / "x.zip"))
-    with pytest.raises(DatasetError, match="CIFAR-10 is not here"):
+    with pytest.raises(DatasetError, match="CIFAR-10 is not on this machine"):
         list(prepare(home, "cifar10", download=False))
 
 
@@ -385,7 +385,7 @@ def test_an_absent_set_that_can_not_be_had(home: Path, monkeypatch: pytest.Monke
     for name, title in (("cifar10", "CIFAR-10"), ("fashion-mnist", "Fashion-MNIST")):
         with pytest.raises(DatasetError) as caught:
             originals.prepare(home, KNOWN[name], lambda progress: None, download=True)
-        assert caught.value.message == f"{title} is not here and could not be downloaded: no connection."
+        assert caught.value.message == f"{title} is not on this machine and could not be downloaded: no connection."
         assert caught.value.advice == "Import it as a zip of class folders, then start a run on that."
     assert left_behind(home) == []
 

@@ -219,7 +219,7 @@ def test_a_missing_folder_is_refused(host: RunningHost) -> None:
 def test_a_question_that_hangs_is_ended(host: RunningHost) -> None:
     with host.client() as client:
         error = client.ask(wire.Devices())["error"]
-    assert error == {"kind": "unavailable", "message": "The process that was asked was ended by signal 9."}
+    assert error == {"kind": "unavailable", "message": "The process for this request was ended by signal 9."}
 
 
 def measure() -> wire.Measure:
@@ -250,7 +250,7 @@ def is_gone(pid: int) -> bool:
 
 def test_a_measurement_is_ended_when_a_run_starts_and_refused_while_it_is_on(host: RunningHost) -> None:
     folder = host.run("trains until stopped")
-    interrupted = {"kind": "interrupted", "message": "Nothing is measured while a run is on."}
+    interrupted = {"kind": "interrupted", "message": "Nothing is measured while a run is in progress."}
     with host.client() as asker, host.client() as client:
         pid = measuring_pid(host, asker)
         assert "result" in client.ask(wire.Describe(config=CNN, image_shape=[1, 20, 20], num_classes=10))

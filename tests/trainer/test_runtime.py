@@ -174,7 +174,7 @@ def test_divergence_keeps_the_last_finite_checkpoint(make_run: MakeRun) -> None:
 @pytest.mark.parametrize(
     ("fields", "error", "words"),
     [
-        ({"precision": "float16"}, "PrecisionUnsupported", "float16 can't be trained on the CPU"),
+        ({"precision": "float16"}, "PrecisionUnsupported", "float16 can't be used for training on the CPU"),
         ({"device": "cuda:9"}, "DeviceMissing", "cuda:9"),
         ({"dataset": "unheard-of"}, "UnknownDataset", "unheard-of"),
         ({"normalization": "cifar10"}, "ConfigError", "CIFAR-10 constants are for RGB"),

@@ -87,10 +87,10 @@ class Budget:
     def check_file(self, size: int) -> None:
         if size > MAX_FILE_BYTES:
             raise DatasetError(
-                _("{name} holds a file of {size:,} MB, more than any image needs.").format(
+                _("{name} contains a file of {size:,} MB, more than any image needs.").format(
                     name=self._source.name, size=size // 1_000_000
                 ),
-                _("Leave files above {size:,} MB out, then import it again.").format(size=MAX_FILE_BYTES // 1_000_000),
+                _("Remove files above {size:,} MB, then import it again.").format(size=MAX_FILE_BYTES // 1_000_000),
             )
 
     def check_total(self, total: int) -> None:

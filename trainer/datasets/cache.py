@@ -243,8 +243,8 @@ def publish(home: Path, name: str, made: Path) -> None:
     taken = fingerprints_of(home, name)
     if taken is not None and taken != (meta["train_fingerprint"], meta["test_fingerprint"]):
         raise DatasetError(
-            _("The name {name} already stands for other images.").format(name=name),
-            _("Choose another name: runs refer to images by it, so a name is never reused."),
+            _("The name {name} is already used for other images.").format(name=name),
+            _("Choose another name. Runs refer to images by name, so a name is never reused."),
         )
     target = folder_of(home, name)
     if target.exists():

@@ -82,7 +82,7 @@ def get_dataset(home: Path, name: str) -> Dataset:
     if meta is None:
         names = ", ".join([*KNOWN, *(dataset.name for dataset in _imported(home))])
         raise UnknownDataset(
-            _("There is no data set named {name}. There are: {names}.").format(name=_short(name), names=names)
+            _("There is no data set named {name}. Available: {names}.").format(name=_short(name), names=names)
         )
     return _from_meta(name, meta)
 
@@ -184,7 +184,7 @@ def remove_dataset(home: Path, name: str) -> None:
     """
     if name in KNOWN:
         raise DatasetError(
-            _("{title} belongs to Runoff and can't be removed.").format(title=_(KNOWN[name].title)),
+            _("{title} is built into Runoff and can't be removed.").format(title=_(KNOWN[name].title)),
             _("Only imported data sets can be removed."),
         )
     get_dataset(home, name)

@@ -71,7 +71,7 @@ def _try_all(remote: Remote, partial: Path, received: Received) -> None:
             continue
         if md5_of(partial) == remote.md5:
             return
-        reasons.append(_("the file that came is damaged (its checksum is wrong)"))
+        reasons.append(_("the downloaded file is damaged (its checksum is wrong)"))
     raise DownloadFailed(_most_telling(reasons))
 
 
@@ -91,7 +91,7 @@ def _stream(url: str, partial: Path, received: Received, deadline: float) -> Non
             done += len(chunk)
             received(done, total)
             if done > _LARGEST:
-                raise DownloadFailed(_("the file that came is far too large"))
+                raise DownloadFailed(_("the downloaded file is far too large"))
         file.flush()
         os.fsync(file.fileno())
     if total and done != total:

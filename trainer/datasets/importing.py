@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LARGEST_KEPT = 64  # pixels a side: images of one size up to this are kept as they are
+LARGEST_KEPT = 64  # pixels per side: images of one size up to this are kept as they are
 KEPT_NAMES = 100  # of unreadable files
 
 
@@ -115,7 +115,7 @@ def survey_files(source: Path, report: cache.Report) -> Survey:
         report(Progress("import", min(member.position, max(total - 1, 0)), total, "bytes"))
     if not survey.files:
         raise DatasetError(
-            _("{name} holds no images.").format(name=layout.printable(source.name)),
+            _("{name} contains no images.").format(name=layout.printable(source.name)),
             _("Put JPEG or PNG files into one folder for each class, then import that."),
         )
     report(Progress("import", total, total, "bytes"))

@@ -38,7 +38,7 @@ def path_parts(name: str) -> Parts | None:
     parts = tuple(unicodedata.normalize("NFC", part) for part in name.split("/") if part not in ("", "."))
     if ".." in parts:
         raise DatasetError(
-            _("The archive holds a file name that leads out of it: {name}.").format(name=printable(name)),
+            _("The archive contains a file name that points outside it: {name}.").format(name=printable(name)),
             _("Pack the class folders again, then import that."),
         )
     if any(part.startswith(".") or part == "__MACOSX" for part in parts):
@@ -73,7 +73,7 @@ def recognise(paths: Sequence[Parts]) -> Layout:
     has_train = "train" in splits
     if has_train and "test" not in splits and len(splits) > 1:
         raise DatasetError(
-            _("Beside train/ there are other folders with images, but no test/."),
+            _("Next to train/ there are other folders with images, but no test/."),
             _("Name the folder with the test images test, or remove the others, then import it again."),
         )
     depth = len(root) + (1 if has_train else 0)
@@ -111,7 +111,7 @@ def _check_class_names(names: Sequence[str]) -> None:
             message = _("A class name has {length:,} characters; at most {limit} are allowed.")
             raise DatasetError(message.format(length=len(name), limit=MAX_CLASS_NAME), rename)
         if any(_is_forbidden(character) for character in name):
-            message = _("The class name {name} holds characters that can't be shown.")
+            message = _("The class name {name} contains characters that can't be shown.")
             raise DatasetError(message.format(name=printable(name)), rename)
     if len(names) > MAX_CLASSES:
         message = _("There are {count:,} class folders; at most {limit:,} are allowed.")

@@ -123,7 +123,7 @@ def _torchvision(home: Path, known: KnownSet, folder: Path, report: cache.Report
     originals = find_originals(known, roots)
     if originals is None:
         if not download:
-            raise _absent(known, _("{title} is not here.").format(title=_(known.title)))
+            raise _absent(known, _("{title} is not on this machine.").format(title=_(known.title)))
         _download(known, home / "downloads", report)
         originals = Originals(home / "downloads", packed=True)
     with _unpacked(known, originals, folder / "unpacked") as root:
@@ -157,7 +157,7 @@ def _download(known: KnownSet, root: Path, report: cache.Report) -> None:
             if not (root / path).is_file():
                 fetch(remote, root / path, received)
         except DownloadFailed as failure:
-            message = _("{title} is not here and could not be downloaded: {reason}.")
+            message = _("{title} is not on this machine and could not be downloaded: {reason}.")
             raise _absent(known, message.format(title=_(known.title), reason=failure.reason)) from None
 
 

@@ -28,7 +28,7 @@ from trainer.interpreter import python_command
 __all__ = ["DatasetError", "UnknownDataset", "check_name", "find_known", "import_images", "prepare"]
 
 OnStart = Callable[[subprocess.Popen[bytes]], None]  # is given the child, to end it from another thread
-DEFAULT_SIZE = 64  # pixels a side, for images that are not all of one small size
+DEFAULT_SIZE = 64  # pixels per side, for images that are not all of one small size
 SMALLEST_SIZE, LARGEST_SIZE = 8, 512
 _PATIENCE_SECONDS = 10
 
@@ -44,12 +44,12 @@ def check_name(name: str) -> None:
     """Whether images may be imported under this name. Raises ``DatasetError``."""
     if not NAME.fullmatch(name):
         raise DatasetError(
-            _("This name can't be used: small letters, digits and hyphens only, 64 at most."),
+            _("This name is not valid: use only lowercase letters, digits and hyphens, at most 64 of them."),
             _("Choose a name such as my-images."),
         )
     if name in KNOWN:
         raise DatasetError(
-            _("The name {name} belongs to a data set that Runoff knows.").format(name=name), _("Choose another name.")
+            _("The name {name} is reserved for a built-in data set.").format(name=name), _("Choose another name.")
         )
 
 
@@ -78,7 +78,7 @@ def import_images(
 ) -> Generator[Progress, None, None]:
     """Cache the images of a zip, tar, tar.gz or folder of class folders under ``name``.
 
-    ``size`` (pixels a side) is for images that are not all of one size of at most 64. Raises ``DatasetError`` with a
+    ``size`` (pixels per side) is for images that are not all of one size of at most 64. Raises ``DatasetError`` with a
     sentence and an advice, and leaves nothing behind then. Closing the generator ends the child.
     """
     check_name(name)

@@ -181,7 +181,7 @@ class Host:
             else:
                 self._ask(connection, request)
         except OSError as problem:  # no process or no file descriptor is free
-            message = _("The machine could start no process: {reason}").format(reason=problem)
+            message = _("The machine could not start a process: {reason}").format(reason=problem)
             self._reply(connection, request.id, wire.error("unavailable", message))
 
     def _reply(self, connection: Connection, request_id: int, answer: dict[str, Any]) -> None:
@@ -266,12 +266,12 @@ def _final_answer(work: Work, status: int) -> dict[str, Any]:
     except ValueError:
         if work.is_interrupted:
             return _interrupted()
-        return wire.error("unavailable", _how_it_ended(_("The process that was asked"), status))
+        return wire.error("unavailable", _how_it_ended(_("The process for this request"), status))
     return answer
 
 
 def _interrupted() -> dict[str, Any]:
-    return wire.error("interrupted", _("Nothing is measured while a run is on."))
+    return wire.error("interrupted", _("Nothing is measured while a run is in progress."))
 
 
 def _how_it_ended(who: str, wait_status: int) -> str:

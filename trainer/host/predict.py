@@ -36,7 +36,7 @@ def predict(folder: RunFolder, epoch: int, image: bytes) -> dict[str, Any]:
     try:
         pixels = decode(io.BytesIO(image), grey=channels == 1, height=height, width=width)
     except ValueError as problem:
-        raise ValueError(_("That is no image that can be read. Choose a PNG or JPEG file.")) from problem
+        raise ValueError(_("This file is not a readable image. Choose a PNG or JPEG file.")) from problem
     net = models.build(config, data.image_shape, data.num_classes)
     net.load_state_dict(checkpoint.load_model(folder, epoch))
     torch.set_num_threads(1)
@@ -53,7 +53,7 @@ def _environment(folder: RunFolder) -> Environment:
     """The run's environment moved to the CPU; a GPU's number format is not copied there."""
     stored = folder.read_environment()
     if stored is None:
-        raise FileNotFoundError(_("The run has not begun, so there is no net to ask."))
+        raise FileNotFoundError(_("The run has not started, so there is no net for a prediction."))
     environment = Environment.from_json(stored)
     return environment if environment.device == "cpu" else replace(environment, device="cpu", precision="float32")
 

@@ -39,7 +39,7 @@ def list_models() -> list[ModelOut]:
 
 @router.get("/presets")
 def list_presets() -> list[Preset]:
-    """Named starts, one for each experiment of the teaching notebook."""
+    """Presets: named starting points, one for each experiment of the teaching notebook."""
     return [p.model_copy(update={"title": _(p.title), "summary": _(p.summary)}) for p in PRESETS.values()]
 
 
@@ -54,7 +54,7 @@ def list_devices(state: State) -> list[DeviceOut]:
 
 @router.post("/describe")
 def describe(state: State, body: Annotated[dict[str, Any], Body()]) -> Description:
-    """Layers, shapes, parameters and multiply-adds of a config; takes what ``POST /runs`` takes, starts nothing."""
+    """Layers, shapes, parameters and multiply-adds of a config. Takes the same body as ``POST /runs``, but starts nothing."""
     plan = plan_run(state.settings.home, body)
     return Description(**_describe(state, plan.runs[0].config), warnings=plan.warnings)
 

@@ -65,7 +65,7 @@ def compare_runs(
         float | None,
         Query(gt=0, le=1, description="for to_accuracy; default: the highest whole percent that all runs reached"),
     ] = None,
-    classes: Annotated[bool, Query(description="whether by_class has the differences of each class")] = False,
+    classes: Annotated[bool, Query(description="whether to include per-class differences in by_class")] = False,
 ) -> Response:
     """Compare runs; a pair's difference is the accuracy of ``a`` minus that of ``b``."""
     shown = runs_to_compare(session, run)
@@ -123,16 +123,16 @@ def make_report(
     at: At = "last",
     base: Base = None,
     margin: Margin = DEFAULT_MARGIN,
-    pair: Annotated[str, Query(description="the two runs in focus, ID.ID; else the first pair")] = "",
+    pair: Annotated[str, Query(description="the two runs in focus, as ID.ID; default: the first pair")] = "",
     x: Annotated[Axis, Query(description="the horizontal axis of the curves")] = "epoch",
     smooth: Annotated[float, Query(ge=0, le=curves.LARGEST_SMOOTHING, description="exponential smoothing")] = 0.0,
     loss: Annotated[Literal["linear", "log"], Query(description="the axis of the loss")] = "linear",
     over: Annotated[Literal["runs", "seeds"], Query(description="single runs, or means over repeats")] = "runs",
 ) -> HTMLResponse:
-    """The comparison as a report to print: one HTML file that needs nothing else."""
+    """The comparison as a printable report in one self-contained HTML file."""
     shown = runs_to_compare(session, run)
     if len(shown) < 2:
-        problem = FieldProblem(field="run", message=_("A report needs two runs or more. Name another one."))
+        problem = FieldProblem(field="run", message=_("A report needs at least two runs. Add another one."))
         raise Refused.fields([problem])
     base = base or base_of([one.id for one in shown], "")
     loaded = load_comparison(state.settings.runs, session, shown, at, base, margin)

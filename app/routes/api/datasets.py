@@ -14,7 +14,7 @@ from app.web.deps import Reading, State
 from trainer.datasets import catalogue
 
 router = APIRouter(prefix="/datasets", tags=["data sets"])
-ImageSize = Annotated[int, Form(ge=8, le=512, description="pixels a side, where images must be resized")]
+ImageSize = Annotated[int, Form(ge=8, le=512, description="pixels per side, if images must be resized")]
 
 
 def _dataset_out(state: Runoff, dataset: catalogue.Dataset) -> DatasetOut:
@@ -24,7 +24,7 @@ def _dataset_out(state: Runoff, dataset: catalogue.Dataset) -> DatasetOut:
 
 @router.get("")
 def list_datasets(state: State) -> DatasetList:
-    """All data sets, and the imports that go on or failed."""
+    """All data sets, including imports in progress and failed ones."""
     sets = catalogue.list_datasets(state.settings.home)
     names = {dataset.name for dataset in sets}
     return DatasetList(
@@ -42,7 +42,7 @@ def import_dataset(state: State, file: UploadFile, name: Annotated[str, Form()],
 
 @router.get("/{name}")
 def get_dataset(state: State, name: str) -> DatasetOut:
-    """One data set, or one that is on its way."""
+    """One data set, which may still be in preparation."""
     work = state.imports.find(name)
     try:
         return _dataset_out(state, find_dataset(state.settings.home, name))
@@ -54,7 +54,7 @@ def get_dataset(state: State, name: str) -> DatasetOut:
 
 @router.post("/{name}/download", status_code=202)
 def download_dataset(state: State, name: str) -> DatasetOut:
-    """Download a known data set (if need be) and make its pixel cache."""
+    """Download a built-in data set if necessary, and build its pixel cache."""
     dataset = find_dataset(state.settings.home, name)
     if dataset.status != "ready":
         state.imports.start_prepare(name)
@@ -63,7 +63,7 @@ def download_dataset(state: State, name: str) -> DatasetOut:
 
 @router.delete("/{name}", status_code=204)
 def delete_dataset(state: State, session: Reading, name: str) -> None:
-    """Remove an imported data set, stop one that is on its way, or forget a failed import."""
+    """Remove an imported data set, stop its preparation, or dismiss a failed import."""
     if state.imports.find(name) is not None:
         state.imports.cancel(name)
         state.imports.dismiss(name)

@@ -81,12 +81,12 @@ def difficulty_over_runs(
     session: Reading,
     run: Annotated[list[str], Query(min_length=1, max_length=MAX_COMPARED, description="run id, several times")],
     at: Annotated[str, Query(description="last, best or an epoch")] = "last",
-    limit: Annotated[int, Query(ge=1, le=1000, description="images in each list at most")] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000, description="maximum number of images per list")] = 100,
 ) -> DifficultyOut:
     """Test images that are wrong in all runs, disputed among them or forgotten over epochs; accuracy of their majority vote."""
     found, left_out = difficulty.load(state, runs_to_compare(session, run), at)
     if found is None:
-        raise Conflict(_("None of these runs has stored answers yet: {reason}").format(reason=left_out[0].reason))
+        raise Conflict(_("None of these runs has stored predictions yet: {reason}").format(reason=left_out[0].reason))
     return _out(found, left_out, limit)
 
 

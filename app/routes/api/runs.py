@@ -28,15 +28,15 @@ from trainer.i18n import _
 from trainer.run_folder import Chunk, EventLogChanged, read_events
 
 router = APIRouter(prefix="/runs", tags=["runs"])
-Limit = Annotated[int, Query(ge=1, le=1000, description="how many at most")]
-Offset = Annotated[int, Query(ge=0, le=10_000_000, description="how many to leave out")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="maximum number of items")]
+Offset = Annotated[int, Query(ge=0, le=10_000_000, description="number of items to skip")]
 _POLL_SECONDS = 0.25
 
 
 _create_schema = {
     "type": "object",
     "properties": {
-        "preset": {"type": "string", "description": "a preset whose fields lie under the given ones"},
+        "preset": {"type": "string", "description": "a preset; fields given here take precedence"},
         **RunConfig.model_json_schema()["properties"],
         **RunLabels.model_json_schema()["properties"],
     },
@@ -65,8 +65,8 @@ def list_runs(
     group: str | None = None,
     sweep: str | None = None,
     q: Annotated[str | None, Query(description="words, or an expression: model=vgg and test_accuracy > 97%")] = None,
-    archived: Annotated[bool | None, Query(description="leave out for both")] = None,
-    sort: Annotated[str, Query(description="a field; a minus before it turns it round")] = "-created_at",
+    archived: Annotated[bool | None, Query(description="omit for both")] = None,
+    sort: Annotated[str, Query(description="a field; a leading minus reverses the order")] = "-created_at",
     limit: Limit = 100,
     offset: Offset = 0,
 ) -> RunList:
@@ -134,7 +134,7 @@ def list_predictions(
     state: State,
     session: Reading,
     run_id: str,
-    epoch: Annotated[int | None, Query(ge=1, description="the newest when left out")] = None,
+    epoch: Annotated[int | None, Query(ge=1, description="default: the latest")] = None,
     correct: bool | None = None,
     label: Annotated[int | None, Query(ge=0, le=65_535)] = None,
     predicted: Annotated[int | None, Query(ge=0, le=65_535)] = None,
@@ -143,7 +143,7 @@ def list_predictions(
     limit: Limit = 100,
     offset: Offset = 0,
 ) -> PredictionPage:
-    """What the run answered for the test images."""
+    """The run's predictions for the test images."""
     run = queries.get_run(session, run_id)
     wanted = PredictionQuery(correct, label, predicted, min_confidence, sort, limit, offset)
     stored = queries.predictions_of(state.settings.runs, run, epoch)
@@ -161,7 +161,7 @@ def _existing(state: State, run_id: str) -> str:
 async def follow_events(
     state: State, run_id: Annotated[str, Depends(_existing)], last_event_id: Annotated[str | None, Header()] = None
 ) -> AsyncIterator[ServerSentEvent]:
-    """The run's events as they happen; ends after its last one. ``Last-Event-ID`` resumes behind an event."""
+    """The run's events as they happen; ends after its last one. ``Last-Event-ID`` resumes after that event."""
     given = last_event_id or ""
     seen = int(given[:18]) if given.isascii() and given.isdigit() else 0
     offset = seq = 0
@@ -204,7 +204,7 @@ def get_file(state: State, session: Reading, run_id: str, name: str) -> Response
     path = file_path(state.run_folder(run_id), name, run)
     if path is None or not path.is_file():
         raise NotFound(
-            _("The run has no file {name}. There are: {names}.").format(
+            _("The run has no file {name}. Available: {names}.").format(
                 name=name[:60], names=", ".join(file.name for file in list_files(state, session, run_id).files)
             )
         )

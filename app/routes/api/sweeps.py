@@ -16,13 +16,13 @@ router = APIRouter(tags=["sweeps"])
 
 @router.post("/sweeps", status_code=201)
 def start_sweep(state: State, response: Response, sweep: SweepIn) -> SweepOut:
-    """Start all runs of a grid times the repeats, or none of them."""
+    """Start every combination of a grid, with repeats; all of the runs or none."""
     return _created(response, commands.start(state, plan(state.settings.home, sweep)))
 
 
 @router.get("/sweeps/{sweep_id}")
 def get_sweep(session: Reading, sweep_id: str) -> SweepOut:
-    """The runs of a sweep, as far as they exist, in the order in which they start."""
+    """The runs of a sweep that still exist, in the order in which they start."""
     return SweepOut(id=sweep_id, runs=[run_out(run) for run in sweep_runs(session, sweep_id)])
 
 
@@ -35,7 +35,7 @@ def cancel_sweep(state: State, session: Reading, sweep_id: str) -> SweepOut:
 
 @router.post("/groups/{group}/repeats", status_code=201)
 def add_repeats(state: State, response: Response, group: str, wanted: RepeatsIn) -> SweepOut:
-    """Start more repeats of a group, with the next seeds that none of its runs has used; answers with the new runs."""
+    """Start more repeats of a group, with the next seeds that none of its runs has used; returns the new runs."""
     return _created(response, commands.add_repeats(state, group, wanted.count))
 
 

@@ -176,7 +176,7 @@ class ComparePage(walls.NamesClasses):
         """Whether more test images would decide it."""
         needed = self.pair.num_images_needed
         if not needed or needed <= self.pair.num_images:
-            return _("There are enough of them: the interval is as narrow as the margin asks.")
+            return _("There are enough: the interval is already as narrow as the margin requires.")
         return _(
             "An interval of ±{margin} points needs about {n} test images. "
             "The data set has only {have}, so this is not an option here."
@@ -216,7 +216,7 @@ class ComparePage(walls.NamesClasses):
     def curves_words(self) -> str:
         """What the bands and thin lines are."""
         if self.query.over == "seeds" and self.has_repeats:
-            return _("thin: one seed each; line and band: mean with its 95 % interval (t)")
+            return _("thin lines: single seeds; thick line and band: mean with its 95 % interval (t)")
         if self.is_detailed and not self.query.smooth:
             return _("band: 95 % interval of the accuracy")
         return ""
@@ -251,9 +251,9 @@ class ComparePage(walls.NamesClasses):
 
     @property
     def order_words(self) -> str:
-        words = _("worst first: by how sure the wrong run was")
+        words = _("worst first: by the confidence of the wrong prediction")
         if self.images and self.images.permutation is not None:
-            words += "; " + _("shown as people see them, not permuted")
+            words += "; " + _("shown without the permutation")
         return words
 
     @property
@@ -297,7 +297,10 @@ class ComparePage(walls.NamesClasses):
         """How the pairs were chosen, and what is to be said of all of them."""
         sentences = self.comparison.notes[:1]
         if self.base_by_default:
-            text = _("More than 8 runs have too many pairs to show; nobody chose a base run, so it is the first.")
+            text = _(
+                "With more than 8 runs there are too many pairs to show, so every run is compared with the first one. "
+                "You can choose another base run."
+            )
             sentences = [text, *sentences]
         return " ".join(sentences)
 

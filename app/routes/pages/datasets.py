@@ -65,15 +65,15 @@ class Work:
     def samples_words(self) -> str:
         """When there will be samples."""
         if self.what == "download":
-            return _("Samples appear when the download is complete and its checksum is right.")
-        return _("Samples appear when all images are read.")
+            return _("Samples appear when the download is complete and its checksum has been verified.")
+        return _("Samples appear when all images have been read.")
 
     @property
     def stop_words(self) -> str:
         """What a stop leaves."""
         if self.what == "download":
-            return _("A stopped download starts over.")
-        return _("A stop leaves nothing behind.")
+            return _("A stopped download starts from the beginning.")
+        return _("Stopping leaves no files behind.")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Card:
             "ready": ("ok", "check", _("Ready")),
             "failed": ("bad", "alert", _("Failed")),
             "available": ("", "clock", _("To prepare")),
-        }.get(self.state, ("", "download", _("Not here yet")))
+        }.get(self.state, ("", "download", _("Not downloaded")))
 
     @property
     def no_samples_words(self) -> str:
@@ -108,8 +108,8 @@ class Card:
         if self.work and self.state == "working":
             return self.work.samples_words
         return {
-            "available": _("Its files are here. The first run prepares the images, or do it now."),
-            "absent": _("No samples before the download."),
+            "available": _("The files are here. The first run prepares the images, or you can do it now."),
+            "absent": _("Samples appear after the download."),
         }.get(self.state, "")
 
     @property
@@ -222,9 +222,9 @@ class DatasetsPage:
         states = [card.state for card in self.cards]
         counted = (
             (states.count("ready"), _("{n} ready")),
-            (states.count("working"), _("{n} on the way")),
+            (states.count("working"), _("{n} in progress")),
             (states.count("available"), _("{n} to prepare")),
-            (states.count("absent"), _("{n} not here yet")),
+            (states.count("absent"), _("{n} not downloaded")),
             (states.count("failed"), _("{n} failed")),
         )
         return ", ".join(words.format(n=n) for n, words in counted if n)
@@ -329,7 +329,7 @@ def prepare(request: Request, state: State, name: str) -> Response:
     """Download a known data set if need be, and make its pixel cache."""
     dataset = find_dataset(state.settings.home, name)
     if dataset.status == "ready":
-        return _answer(request, "check", _("{name} is ready already").format(name=dataset.title))
+        return _answer(request, "check", _("{name} is already prepared").format(name=dataset.title))
     state.imports.dismiss(name)
     state.imports.start_prepare(name)
     words = _("Downloading {name}") if dataset.status == "absent" else _("Preparing {name}")
@@ -351,4 +351,4 @@ def stop(request: Request, state: State, name: str) -> Response:
 def dismiss(request: Request, state: State, name: str) -> Response:
     """Forget a download or an import that failed."""
     state.imports.dismiss(name)
-    return _answer(request, "x", _("The message about {name} is gone").format(name=name[:64]))
+    return _answer(request, "x", _("The message about {name} was dismissed").format(name=name[:64]))

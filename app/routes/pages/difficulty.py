@@ -205,9 +205,9 @@ class DifficultyPage:
     def order_words(self) -> str:
         """Which images come first, and how they are drawn."""
         if self.side == "wrong":
-            words = _("first those that all runs take for the same wrong class: look at their labels")
+            words = _("first those for which all runs predict the same wrong class: check their labels")
         elif self.side == "disputed":
-            words = _("half of the runs have them right; the most often forgotten first")
+            words = _("half of the runs are right; the most often forgotten first")
         else:
             words = ngettext(
                 "right after one epoch, wrong after the next; counted over {n} epoch",
@@ -215,7 +215,7 @@ class DifficultyPage:
                 self.num_epochs,
             ).format(n=number(self.num_epochs))
         if self.images and self.images.permutation is not None:
-            words += "; " + _("shown as people see them, not permuted")
+            words += "; " + _("shown without the permutation")
         return words
 
     @property

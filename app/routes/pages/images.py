@@ -45,6 +45,6 @@ def samples(state: State, name: str, v: str = "") -> Response:
         raise NotFound(str(error)) from None
     path = catalogue.samples_path(state.settings.home, name)
     if fingerprint is None or not path.is_file():
-        raise NotFound(_("There are no samples of {name} before its images are here.").format(name=name))
+        raise NotFound(_("There are no samples of {name} until its images are available.").format(name=name))
     current = v and fingerprint.startswith(v)
     return FileResponse(path, media_type="image/png", headers={"Cache-Control": IMMUTABLE if current else "no-cache"})

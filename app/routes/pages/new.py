@@ -174,7 +174,7 @@ def _devices(executor: TrainerHost) -> dict[str, str]:
 
 
 def _earlier(session: Session, typed: Typed) -> list[Run]:
-    """Runs to copy, newest first; read only where "As an earlier run" is chosen."""
+    """Runs to copy, newest first; read only where "Like an earlier run" is chosen."""
     if typed.preset != FROM_RUN:
         return []
     newest = queries.find_runs(session, queries.RunFilter(limit=100))[0]
@@ -222,7 +222,7 @@ def _warnings(form: CheckedForm) -> list[FormWarning]:
     if candidates > 1:
         text = _(
             "Choosing by test accuracy makes the winner's number too high. "
-            "Hold out validation images and choose by those."
+            "Hold out validation images and use them to choose."
         )
         warnings.append(
             FormWarning(

@@ -81,18 +81,20 @@ class Summary:
         """Why it is unknown how long the runs will take."""
         if self.errors:
             return _("after the error is fixed")
-        return _("unknown: nothing like it has run here yet")
+        return _("unknown: no similar run has finished here yet")
 
     @property
     def time_basis(self) -> str:
         """What the time of a run is, and what it rests on."""
         epochs = self.estimate.num_epochs
         basis = ngettext(
-            "from {n} epoch of such nets on this machine", "from {n} epochs of such nets on this machine", epochs
+            "based on {n} epoch of similar nets on this machine",
+            "based on {n} epochs of similar nets on this machine",
+            epochs,
         ).format(n=number(epochs))
         if self.count < 2:
             return basis
-        return f"{_('{time} a run, one at a time;').format(time=whole_seconds(self.estimate.each))} {basis}"
+        return f"{_('{time} per run, one at a time;').format(time=whole_seconds(self.estimate.each))} {basis}"
 
     @property
     def queue_words(self) -> str:
@@ -137,7 +139,7 @@ class DatasetChoice:
     def no_thumb_words(self) -> str:
         if self.dataset.status == "absent":
             return _("will be downloaded")
-        return _("pictures appear after the first run")
+        return _("images appear after the first run")
 
     @property
     def facts(self) -> str:
@@ -206,11 +208,11 @@ class NewPage:
         """The help of a field, with what it means for what is typed."""
         if control.name == "batch_size" and self.schedule:
             steps = number(self.schedule.steps_per_epoch)
-            return _("{help} {n} steps an epoch.").format(help=control.help, n=steps)
+            return _("{help} {n} steps per epoch.").format(help=control.help, n=steps)
         if control.name == "learning_rate":
-            return f"{_('Several values make a sweep.')} {control.help}"
+            return f"{_('Enter several values for a sweep.')} {control.help}"
         if control.name == "schedule" and self.schedule:
-            return f"{control.help} {_('Drawn below as you type.')}"
+            return f"{control.help} {_('The curve below updates as you type.')}"
         if control.name == "seed" and self.seeds:
             return self.seeds
         return control.help

@@ -149,7 +149,7 @@ class TrainImages:
         ).format(n=count)
         if self.permuted:
             return f"{first}, " + _(
-                "before and after the permutation of their pixels; the net sees the right one of each pair."
+                "before and after the permutation of their pixels; the net sees the right-hand image of each pair."
             )
         return f"{first}, " + _("as the net sees them but with the normalization undone; no augmentation.")
 
@@ -245,7 +245,7 @@ class RunPage(NamesClasses):
     def epochs_words(self) -> str:
         """Which epochs the table has."""
         if len(self.epochs) < self.run.epochs_done:
-            return _("the newest {n} of {total}").format(n=len(self.epochs), total=number(self.run.epochs_done))
+            return _("the latest {n} of {total}").format(n=len(self.epochs), total=number(self.run.epochs_done))
         return _("newest first")
 
     @property
@@ -317,7 +317,7 @@ class RunPage(NamesClasses):
         ]
         return [
             Select("label", _("Any true class"), classes, self.query.label),
-            Select("predicted", _("Any answer"), classes, self.query.predicted),
+            Select("predicted", _("Any predicted class"), classes, self.query.predicted),
             Select("confidence", _("Any confidence"), levels, self.query.confidence),
         ]
 
@@ -326,8 +326,8 @@ class RunPage(NamesClasses):
         """Orders of the wall: value in the address, words, whether it is chosen."""
         words = {
             "worst": _("Worst first"),
-            "-confidence": _("Surest first"),
-            "confidence": _("Least sure first"),
+            "-confidence": _("Most confident first"),
+            "confidence": _("Least confident first"),
             "index": _("In order"),
         }
         return [(name if name != "worst" else "", text, name == self.query.order) for name, text in words.items()]
@@ -335,11 +335,11 @@ class RunPage(NamesClasses):
     @property
     def wall_words(self) -> str:
         """What a tile shows, and in which order they are."""
-        sentences = [_("True class, answer and its confidence.")]
+        sentences = [_("True class, predicted class and confidence.")]
         if self.query.order == "worst" and self.query.show == "wrong":
-            sentences.append(_("Worst first: the surest wrong answers."))
+            sentences.append(_("Worst first: the most confident wrong predictions."))
         if self.is_permuted:
-            sentences.append(_("Shown as people see them, not permuted."))
+            sentences.append(_("Shown without the permutation."))
         return " ".join(sentences)
 
     @property
@@ -353,7 +353,9 @@ class RunPage(NamesClasses):
         if self.query.label == self.query.predicted:
             words = ngettext("{label} recognised: {n} image", "{label} recognised: {n} images", count)
         else:
-            words = ngettext("{label} taken for {answer}: {n} image", "{label} taken for {answer}: {n} images", count)
+            words = ngettext(
+                "{label} predicted as {answer}: {n} image", "{label} predicted as {answer}: {n} images", count
+            )
         answer = self.class_name(self.query.predicted)
         return words.format(label=self.class_name(self.query.label), answer=answer, n=number(count))
 

@@ -142,7 +142,7 @@ def _find(state: Runoff, run_id: str) -> Run:
 def _rest(problems: Sequence[Problem]) -> str:
     if not problems:
         return ""
-    words = ngettext("{n} run stays as it was: {why}", "{n} runs stay as they were: {why}", len(problems))
+    words = ngettext("{n} run unchanged: {why}", "{n} runs unchanged: {why}", len(problems))
     return words.format(n=len(problems), why=problems[0].detail)
 
 
@@ -175,7 +175,7 @@ _ICONS = {
 }
 _DONE: dict[str, Callable[[int], str]] = {
     "archive": lambda n: ngettext("{n} run archived", "{n} runs archived", n),
-    "restore": lambda n: ngettext("{n} run is back in the list", "{n} runs are back in the list", n),
+    "restore": lambda n: ngettext("{n} run unarchived", "{n} runs unarchived", n),
     "delete": lambda n: ngettext("{n} run deleted", "{n} runs deleted", n),
     "tag": lambda n: ngettext("{n} run tagged {tag}", "{n} runs tagged {tag}", n),
     "untag": lambda n: ngettext("Tag {tag} removed from {n} run", "Tag {tag} removed from {n} runs", n),

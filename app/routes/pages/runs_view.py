@@ -155,7 +155,7 @@ class RunsPage:
     @property
     def parts(self) -> list[tuple[str, list[Column]]]:
         """All columns in the groups in which they are offered."""
-        words = {"": _("Usual"), "result": _("Results"), "run": _("Run"), "config": _("Configuration")}
+        words = {"": _("Default"), "result": _("Results"), "run": _("Run"), "config": _("Configuration")}
         groups: dict[str, list[Column]] = {part: [] for part in words}
         for column in all_columns():
             groups["" if column.name in DEFAULT_COLUMNS else column.field.part].append(column)
@@ -226,14 +226,14 @@ class RunsPage:
         query = self.query
         if self.problem:
             text = _("Fix the search expression, or clear it.")
-            return Nothing(_("Nothing was searched"), text, query.url(q=""), _("Clear the search"))
+            return Nothing(_("The search could not run"), text, query.url(q=""), _("Clear the search"))
         if self.table.rows:
             return None
         if query.is_filtered or query.page > 1:
             wishes = self.wishes
-            text = _("Nothing has {wishes}.").format(wishes=wishes) if wishes else _("Nothing is on this page.")
+            text = _("No run has {wishes}.").format(wishes=wishes) if wishes else _("There are no runs on this page.")
             return Nothing(_("No run matches"), text, query.cleared_url, _("Clear filters"))
-        text = _("Archived runs are kept, but left out of this list.")
+        text = _("Archived runs are kept, but hidden from this list.")
         return Nothing(_("All runs are archived"), text, query.url(archived=True), _("Show archived runs"))
 
     @property
@@ -248,12 +248,12 @@ class RunsPage:
     def examples(self) -> list[tuple[str, str]]:
         """What can be typed into the search field."""
         return [
-            ("cnn permuted", _("words in name, notes, tags, id, model or data set; all of them")),
-            ('"two words"', _("quotes keep spaces and signs together")),
+            ("cnn permuted", _("words in name, notes, tags, id, model or data set; all must match")),
+            ('"two words"', _("quotes search for a phrase with spaces or signs")),
             ("model=vgg and test_accuracy > 97%", _("fields of the configuration and results: = != < <= > >=")),
             ("tag:final or not name ~ test", _("or, not, brackets; ~ means contains")),
-            ("early_stopping_patience = null", _("null is what is missing; true and false")),
-            ("created_at >= 2026-03-01", _("times in UTC, as far as you write them")),
+            ("early_stopping_patience = null", _("null for missing values; true and false")),
+            ("created_at >= 2026-03-01", _("times in UTC, as exact as you like")),
         ]
 
     @property

@@ -133,8 +133,8 @@ class LocalExecutor:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             lines = []
-        reason = next((line.strip() for line in reversed(lines) if line.strip()), _("it said nothing"))
-        return _("The trainer ended at once: {reason}. It is tried again soon; see {path}.").format(
+        reason = next((line.strip() for line in reversed(lines) if line.strip()), _("it printed nothing"))
+        return _("The trainer ended immediately: {reason}. It will be restarted soon; see {path}.").format(
             reason=reason[:200].rstrip("."), path=path
         )
 
@@ -239,9 +239,11 @@ class LocalExecutor:
                 connection.sendall(request.model_dump_json().encode() + b"\n")
                 answer = _read(connection, deadline)
         except TimeoutError as problem:
-            raise ExecutorUnavailable(_("The trainer did not answer in time; try again in a few seconds.")) from problem
+            raise ExecutorUnavailable(
+                _("The trainer did not respond in time; try again in a few seconds.")
+            ) from problem
         except (OSError, ValueError) as problem:
-            message = _("The connection to the trainer broke; try again in a few seconds.")
+            message = _("The connection to the trainer was lost; try again in a few seconds.")
             raise ExecutorUnavailable(message) from problem
         if "error" in answer:
             raise _problem(answer["error"])
