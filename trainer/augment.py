@@ -1,6 +1,7 @@
 """Augmentation as tensor code over a whole batch: random crop with padding, horizontal flip, and cutout.
 
-What is drawn and how it is applied are apart: an epoch's offsets are drawn at once, so batches of any size get the same.
+Drawing and applying are separate steps. All random values of an epoch are drawn at once, so the augmentation of an
+image does not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from torch import Tensor
 from trainer.streaming import to_device
 
 PADDING = 4  # pixels on each side, as in the usual CIFAR-10 recipe
-HOLE = 1 / 4  # side of the square that is cut out, as a part of the image's shorter side: 8 of 32 pixels
+HOLE = 1 / 4  # side of the square that is cut out, as a fraction of the image's shorter side: 8 of 32 pixels
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What is done to N images: ``top`` and ``left`` int64 [N] in 0..8 (4 leaves it in place), ``flip`` bool [N].
+    """The random values for N images: offsets ``top`` and ``left`` int64 [N] in 0..8, and ``flip`` bool [N].
 
-    ``hole`` float32 [N, 2] in 0..1 is where the middle of the square that is cut out lies, down and across; None for no cut.
+    An offset of 4 means no shift.
+    ``hole`` float32 [N, 2] in 0..1 is the center (row, column) of the square to cut out; None means no cutout.
     """
 
     top: Tensor
@@ -38,22 +40,23 @@ class Drawn:
 
 
 def draw(num_images: int, generator: torch.Generator, *, cutout: bool = False) -> Drawn:
-    """Offsets, mirrorings and holes for one epoch, each uniform and independent."""
+    """Draw offsets, flips and holes for one epoch, each uniform and independent."""
     offsets = torch.randint(0, 2 * PADDING + 1, (2, num_images), generator=generator)
     flip = torch.rand(num_images, generator=generator) < 0.5
     return Drawn(offsets[0], offsets[1], flip, torch.rand(num_images, 2, generator=generator) if cutout else None)
 
 
 def apply(images: Tensor, drawn: Drawn, fill: Tensor) -> Tensor:
-    """The images uint8 [N, C, H, W] cropped, mirrored and, where holes are drawn, filled there with ``fill`` [1, C, 1, 1]."""
+    """Crop and flip images uint8 [N, C, H, W], and fill holes, if any, with ``fill`` uint8 [1, C, 1, 1]."""
     images = crop_flip(images, drawn)
     return images if drawn.hole is None else cut_out(images, drawn.hole, fill)
 
 
 def cut_out(images: Tensor, hole: Tensor, fill: Tensor) -> Tensor:
-    """A square of each image replaced, as far as it lies inside (DeVries and Taylor 2017).
+    """Fill a square of each image uint8 [N, C, H, W] with ``fill`` (cutout, DeVries and Taylor 2017).
 
-    Its middle is any pixel of the image, so a square near the border is smaller. Sides below 3 pixels have none.
+    The center can be any pixel of the image, so a square near the border is clipped. Images with a side below 3 pixels
+    are left unchanged.
     """
     height, width = images.shape[2:]
     side = round(HOLE * min(height, width))
@@ -66,9 +69,9 @@ def cut_out(images: Tensor, hole: Tensor, fill: Tensor) -> Tensor:
 
 
 def crop_flip(images: Tensor, drawn: Drawn) -> Tensor:
-    """Shift each of the images [N, C, H, W] within a black border of 4 pixels, and mirror those marked.
+    """Shift images uint8 [N, C, H, W] within a black border of 4 pixels, and flip those marked in ``drawn.flip``.
 
-    The border is 0 before normalisation, as when torchvision pads a picture and normalises afterwards.
+    The border is 0 before normalization, as when torchvision pads an image and normalizes it afterwards.
     """
     count, channels, height, width = images.shape
     starts = _starts(drawn, channels, height, width)
@@ -78,7 +81,7 @@ def crop_flip(images: Tensor, drawn: Drawn) -> Tensor:
 
 
 def _canvas(images: Tensor) -> Tensor:
-    """Each image and its mirror image side by side, bordered: uint8 [N, C, H + 8, 4 + W + 4 + W + 4]."""
+    """Each image and its mirror image side by side, with borders: uint8 [N, C, H + 8, 4 + W + 4 + W + 4]."""
     count, channels, height, width = images.shape
     canvas = images.new_zeros(count, channels, height + 2 * PADDING, 2 * width + 3 * PADDING)
     rows = canvas[:, :, PADDING : PADDING + height]
@@ -88,7 +91,7 @@ def _canvas(images: Tensor) -> Tensor:
 
 
 def _starts(drawn: Drawn, channels: int, height: int, width: int) -> Tensor:
-    """Where in the flat canvas the lines of the cropped images begin: int64 [N, C * H]."""
+    """The positions in the flattened canvas at which the rows of the cropped images begin: int64 [N, C * H]."""
     device = drawn.top.device
     line, plane = 2 * width + 3 * PADDING, (height + 2 * PADDING) * (2 * width + 3 * PADDING)
     across = torch.where(drawn.flip, width + 3 * PADDING - drawn.left, drawn.left)

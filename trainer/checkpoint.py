@@ -1,7 +1,8 @@
-"""Checkpoints and predictions on the disk: safetensors with a JSON sidecar, never pickle.
+"""Checkpoints and predictions on disk: safetensors with a JSON sidecar, never pickle.
 
-Tensors are named ``model.*`` (the weights that were tested), ``training.*`` (the weights that training goes on with, only
-where a running mean was tested), ``optimizer.<parameter number>.<name>``. Counters and scalars are in the sidecar.
+Tensors are named ``model.*`` (the weights that were tested), ``training.*`` (the weights that training continues with,
+only if the tested weights are a running mean) and ``optimizer.<parameter number>.<name>``. Counters and scalars are in
+the sidecar.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from torch import Tensor
 
 from trainer.run_folder import RunFolder, sha256, write_bytes
 
-_SPACE_FOR_LOG_PROBABILITIES = 64 << 20  # bytes a run; past it only the first, best and last epoch keep theirs
+_SPACE_FOR_LOG_PROBABILITIES = 64 << 20  # bytes per run; above it only the first, best and last epoch keep theirs
 _EXTRA = ("log_probabilities", "best_classes", "best_log_probabilities", "label_log_probability")
 
 
 @dataclass(frozen=True)
 class State:
-    """All that is needed to go on exactly; tensors may still be on the device and change with the next step."""
+    """Everything that is needed to continue exactly. Tensors may be on the device and change with the next step."""
 
     epoch: int
     step: int
@@ -38,7 +39,7 @@ class State:
 
 
 def save(folder: RunFolder, state: State) -> dict[str, str]:
-    """Write the checkpoint of an epoch, then its sidecar; returns their paths in the folder with their SHA-256."""
+    """Write the checkpoint of an epoch, then its sidecar; return their paths within the folder with their SHA-256."""
     path = folder.checkpoint_path(state.epoch)
     path.parent.mkdir(exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
@@ -51,16 +52,16 @@ def save(folder: RunFolder, state: State) -> dict[str, str]:
 
 
 def load(folder: RunFolder, epoch: int) -> State:
-    """Read a checkpoint back, on the CPU. Check it by ``is_intact`` first."""
+    """Read a checkpoint, with tensors on the CPU. Check it with ``is_intact`` first."""
     path = folder.checkpoint_path(epoch)
     scalars = json.loads(path.with_suffix(".json").read_text())
     return State(scalars.pop("epoch"), scalars.pop("step"), safetensors.torch.load_file(path), scalars)
 
 
 def load_model(folder: RunFolder, epoch: int) -> dict[str, Tensor]:
-    """Only the weights that were tested, named as the model's own state; for asking a trained net.
+    """The tested weights only, named as in the model's ``state_dict``, for predicting with a trained net.
 
-    Raises ``FileNotFoundError`` where the epoch's checkpoint was not kept.
+    Raises ``FileNotFoundError`` if the checkpoint of the epoch was not kept.
     """
     with safetensors.safe_open(folder.checkpoint_path(epoch), framework="pt") as file:
         names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118 (no dictionary)
@@ -68,7 +69,7 @@ def load_model(folder: RunFolder, epoch: int) -> dict[str, Tensor]:
 
 
 def is_intact(folder: RunFolder, epoch: int, files: Mapping[str, str]) -> bool:
-    """Whether both files of the checkpoint are there and hash to what the epoch's line says."""
+    """Whether both files of the checkpoint exist and match the SHA-256 in ``files`` (path -> SHA-256)."""
     path = folder.checkpoint_path(epoch)
     try:
         return all(sha256(file) == files.get(_name(folder, file)) for file in (path, path.with_suffix(".json")))
@@ -95,24 +96,24 @@ def remove_leftovers(folder: RunFolder) -> None:
 
 
 def save_predictions(folder: RunFolder, epoch: int, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, str]:
-    """Write the answers of an epoch; returns the path in the folder with its SHA-256."""
+    """Write the predictions of an epoch; return the path within the folder with its SHA-256."""
     path = folder.predictions_path(epoch)
     path.parent.mkdir(exist_ok=True)
     return dict([_write(folder, path, safetensors.numpy.save({**arrays}))])
 
 
 def save_labels(folder: RunFolder, labels: NDArray[np.generic]) -> None:
-    """Write the test images' labels, uint16 [N], once."""
+    """Write the labels of the test images as uint16 [N], unless the file exists."""
     if not folder.labels_path.exists():
         folder.predictions.mkdir(exist_ok=True)
         write_bytes(folder.labels_path, _npy(labels.astype(np.uint16)))
 
 
 def thin_predictions(folder: RunFolder, first: int, best: int, last: int, row_bytes: int) -> None:
-    """Past 64 MiB of log-probabilities in a run, keep those of the first, best and last epoch only.
+    """Once a run has more than 64 MiB of log-probabilities, keep only those of the first, best and last epoch.
 
-    ``row_bytes`` is what one epoch's take. The smaller file names the hash that the epoch's line has for the original
-    in its metadata, as ``thinned_from``.
+    ``row_bytes`` is the size of those of one epoch. The metadata of a reduced file has the hash of the original, as it
+    is in the event of the epoch, under ``thinned_from``.
     """
     if last * row_bytes <= _SPACE_FOR_LOG_PROBABILITIES:
         return
@@ -126,7 +127,7 @@ def thin_predictions(folder: RunFolder, first: int, best: int, last: int, row_by
 
 
 def log_probability_bytes(arrays: Mapping[str, NDArray[np.generic]]) -> int:
-    """Bytes that an epoch's log-probabilities take."""
+    """Size of the log-probabilities of an epoch in bytes."""
     return sum(arrays[name].nbytes for name in _EXTRA if name in arrays)
 
 

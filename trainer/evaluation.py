@@ -1,4 +1,4 @@
-"""What a net predicts for every image of a split: loss, number of correct predictions, and the predictions to keep."""
+"""Evaluate a net on a split: its loss, the number of correct predictions, and the predictions to keep."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from trainer.fast.memory import release_freed_memory
 from trainer.loader import Data, Rows, in_order, net_input
 from trainer.models import Shape
 
-# The most images in a batch, and the most numbers in the output of its first layer. On the CPU a batch of 2,000 takes 37 %
-# to 56 % longer per image than one of 1,000 (cnn, lenet), and vgg predicts 1.1 to 1.3 times as many images a second in
-# batches of 128 as of 64; 256 are no faster. The values for a GPU were not measured: memory is the bound there.
+# The most images in a batch, and the most numbers in the output of its first layer. On the CPU a batch of 2,000 takes
+# 37 % to 56 % longer per image than one of 1,000 (cnn, lenet), and vgg predicts 1.1 to 1.3 times as many images per
+# second in batches of 128 as of 64; 256 is no faster. The values for a GPU were not measured; memory is the limit
+# there.
 _CPU_BATCH, _CPU_ACTIVATIONS = 1000, 1 << 23  # 32 MiB
 _GPU_BATCH, _GPU_ACTIVATIONS = 4000, 1 << 26  # 256 MiB
 MOST_CLASSES_IN_FULL = 64
@@ -30,7 +31,7 @@ _HALF = torch.finfo(torch.float16)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result for one split; ``loss`` is the plain mean negative log-likelihood in nats."""
+    """The result for one split; ``loss`` is the mean negative log-likelihood in nats."""
 
     loss: float
     correct: int
@@ -46,10 +47,10 @@ class Evaluation:
 def evaluate(
     model: nn.Module, images: Tensor | Rows, labels: Tensor, data: Data, config: RunConfig, environment: Environment
 ) -> Generator[None, None, Evaluation]:
-    """Predict the classes of images uint8 [N, C, H, W]; yields after each batch, and returns an ``Evaluation``.
+    """Predict the classes of images uint8 [N, C, H, W]. Yields after each batch and returns an ``Evaluation``.
 
-    Nothing is read back from the device before the last batch. With ``flip_averaging`` the probabilities for an image and
-    for its mirror image are averaged.
+    Nothing is copied back from the device before the last batch. With ``flip_averaging`` the probabilities for an image
+    and for its mirror image are averaged.
     """
     release_freed_memory()
     model.eval()
@@ -67,7 +68,7 @@ def evaluate(
     return Evaluation(float(losses.mean()), correct, len(images), predicted.cpu(), log_probabilities.cpu())
 
 
-@torch.inference_mode()  # here and not around the loop: the caller would be in that mode at every yield
+@torch.inference_mode()  # not around the loop: the caller would be in inference mode at every yield
 def _log_probabilities(
     model: nn.Module, images: Tensor, data: Data, config: RunConfig, environment: Environment
 ) -> Tensor:
@@ -78,14 +79,14 @@ def _log_probabilities(
 
 
 def _predict(model: nn.Module, images: Tensor, data: Data, environment: Environment) -> Tensor:
-    """Log-probabilities [N, K] in float32, whatever precision the net computes in."""
+    """Log-probabilities float32 [N, K], whatever the precision in which the net computes."""
     with environment.autocast():
         logits = model(net_input(images, data))
     return torch.log_softmax(logits.float(), dim=1)
 
 
 def evaluation_batch(model: nn.Module, image_shape: Shape, device: torch.device) -> int:
-    """Images per batch: 1,000 on the CPU and 4,000 on a GPU, fewer where the first convolution's output would be large."""
+    """Images per batch: 1,000 on the CPU and 4,000 on a GPU, fewer if the first convolution's output is large."""
     channels, height, width = image_shape
     first_convolution = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
     if first_convolution is not None:
@@ -95,11 +96,12 @@ def evaluation_batch(model: nn.Module, image_shape: Shape, device: torch.device)
 
 
 def to_keep(evaluation: Evaluation, labels: Tensor) -> dict[str, NDArray[np.generic]]:
-    """The predictions as the arrays that the run folder keeps.
+    """The predictions as the arrays that are stored in the run folder.
 
-    ``predicted`` uint16 [N], ``confidence`` float32 [N]; then ``log_probabilities`` float16 [N, K]. For more than 64
-    classes, in place of the latter, ``best_classes`` uint16 [N, 5] and ``best_log_probabilities`` float16 [N, 5] in
-    descending order, and ``label_log_probability`` float16 [N]. Numbers below the range of float16 become its lowest one.
+    ``predicted`` uint16 [N], ``confidence`` float32 [N] and ``log_probabilities`` float16 [N, K]. With more than 64
+    classes the latter are replaced by ``best_classes`` uint16 [N, 5] and ``best_log_probabilities`` float16 [N, 5] in
+    descending order, and ``label_log_probability`` float16 [N]. Values below the range of float16 are clipped to its
+    minimum.
     """
     log_probabilities = evaluation.log_probabilities
     rows = {

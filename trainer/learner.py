@@ -1,4 +1,4 @@
-"""All that changes while a run trains: the net, its optimizer and the counters, and how checkpoints keep them."""
+"""The state that changes while a run trains: net, optimizer and counters, and how checkpoints save and restore it."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ class Learner:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: optimizers.WeightAverage | None  # the running mean of the weights, where the run has one
-    scaler: (
-        torch.amp.GradScaler
-    )  # scales losses so that gradients do not vanish in float16; in other precisions it does nothing
+    scaler: torch.amp.GradScaler  # keeps gradients from vanishing in float16; does nothing in other precisions
     losses: LossReports = field(default_factory=LossReports)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     epoch: int = 0
@@ -90,7 +88,7 @@ class Learner:
         return State(self.epoch, self.step, tensors, copy.deepcopy(scalars))
 
     def restore(self, state: State) -> None:
-        """Continue from a checkpoint: everything becomes as it was when ``state`` was called."""
+        """Continue from a checkpoint: restore everything to what it was when ``state`` was called."""
         self.epoch, self.step = state.epoch, state.step
         self.model.load_state_dict(_without_prefix("model." if self.average is None else "training.", state.tensors))
         if self.average is not None:
@@ -102,7 +100,7 @@ class Learner:
         self._restore_optimizer({**_without_prefix("optimizer.", state.tensors), **state.scalars["optimizer"]})
 
     def _restore_optimizer(self, values: dict[str, Any]) -> None:
-        """``values`` are named "<parameter number>.<name>"."""
+        """Restore the optimizer from ``values``, which are named "<parameter number>.<name>"."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Any]] = {}
         for key, value in values.items():
@@ -112,7 +110,7 @@ class Learner:
                 # Fused optimizers need state in the same memory layout as the parameter.
                 value = torch.empty_like(parameter).detach().copy_(value)
             elif isinstance(value, Tensor):
-                value = value.clone()  # or PyTorch would change the checkpoint's own tensor
+                value = value.clone()  # otherwise PyTorch would change the tensor of the checkpoint
             state.setdefault(int(number), {})[name] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 

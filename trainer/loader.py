@@ -1,8 +1,8 @@
-"""Batches: the whole split stays on the device as one uint8 tensor, an epoch is one permutation of its rows.
+"""Batches of images and labels. A split is one uint8 tensor on the device, and an epoch is a permutation of its rows.
 
-On the CPU that tensor is the memory-mapped cache itself, shared by all runs; on a GPU it is transferred once. What is
-too large for that is read ahead from the map (``streaming``) and gives the same batches. Here are also the choices of
-which training images are used, held out or mislabelled. No Python runs per image.
+On the CPU the tensor is the memory-mapped cache itself, which all runs share. On a GPU it is copied once. Data sets
+that do not fit in memory are read from the map in the background (``streaming``) and give the same batches. This module
+also chooses which training images are used, held out or mislabelled. No Python code runs per image.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from trainer.randomness import generator
 from trainer.schedule import num_batches, rounded_part
 
 _CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # the teaching notebook's constants
-# Bytes of float32 input made at once, as several batches. What a CPU's caches hold (measured there with 0.1 to 16 MiB:
-# best at 2 to 4); a GPU, which was not measured, is given more work with each call.
+# Bytes of float32 input that are prepared at once, as several batches. On a CPU they should fit its caches (2 to 4 MiB
+# were fastest of 0.1 to 16 MiB). A GPU gets more work per call; its value was not measured.
 _PREPARED, _PREPARED_ON_CUDA = 2 << 20, 16 << 20
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Some images of a split, not yet gathered: ``images`` uint8 [N, C, H, W] at ``indices`` int64 [n]."""
+    """A part of a split, not gathered yet: the rows ``indices`` int64 [n] of ``images`` uint8 [N, C, H, W]."""
 
     images: Tensor
     indices: Tensor
@@ -48,9 +48,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Data:
-    """One run's images and labels on its device; images uint8 [N, C, H, W], labels int64 [N], indices int64 on the CPU.
+    """The images and labels of a run, on its device.
 
-    ``streamed`` images stay on the CPU, in their mapped file.
+    Images are uint8 [N, C, H, W], labels int64 [N], and indices int64 on the CPU. If ``streamed`` is set, the images
+    stay on the CPU in their mapped file.
     """
 
     train_images: Tensor
@@ -79,7 +80,7 @@ class Data:
 
     @cached_property
     def mean_pixel(self) -> Tensor:
-        """uint8 [1, C, 1, 1]: what the net sees as nearest to 0."""
+        """The pixel value that normalization maps closest to 0, uint8 [1, C, 1, 1]."""
         return (-self.shift / self.scale).round().clamp(0, 255).to(torch.uint8)
 
     @property
@@ -92,7 +93,7 @@ class Data:
 
 
 def load(home: Path, config: RunConfig, device: torch.device) -> Data:
-    """The cached data set of ``config``. Raises ``FileNotFoundError`` where it is not cached."""
+    """Load the data set of ``config`` from the cache. Raises ``FileNotFoundError`` if it is not cached."""
     dataset = catalogue.get_dataset(home, config.dataset)
     splits = [catalogue.open_split(home, config.dataset, split) for split in ("train", "test")]
     return from_arrays(
@@ -116,9 +117,9 @@ def from_arrays(
     moments: Moments,
     fingerprints: tuple[str, str] = ("", ""),
 ) -> Data:
-    """The data of a run from (images uint8 [N, C, H, W], labels [N]) of both splits.
+    """The data of a run, made from (images uint8 [N, C, H, W], labels [N]) of both splits.
 
-    ``moments`` are mean and standard deviation per channel of the train split, of pixels in 0..1.
+    ``moments`` are the mean and standard deviation of each channel over the train split, for pixels scaled to 0..1.
     """
     images, test_images = _tensor(train[0]), _tensor(test[0])
     clean = torch.from_numpy(train[1].astype(np.int64))
@@ -150,14 +151,14 @@ def from_arrays(
 
 
 def _tensor(images: NDArray[np.uint8]) -> Tensor:
-    """The array as a tensor over the same memory; nothing here writes to it, so read-only pages are fine."""
+    """A tensor that shares the memory of the array. Nothing writes to it, so read-only memory is fine."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(images)
 
 
 def _affine(config: RunConfig, moments: Moments, num_channels: int) -> tuple[Tensor, Tensor]:
-    """(pixel / 255 - mean) / std as one multiplication and one addition per pixel."""
+    """Scale and shift, float32 [1, C, 1, 1], such that pixel * scale + shift equals (pixel / 255 - mean) / std."""
     means, deviations = {
         "dataset": moments,
         "half": ((0.5,) * num_channels, (0.5,) * num_channels),
@@ -173,9 +174,10 @@ def _affine(config: RunConfig, moments: Moments, num_channels: int) -> tuple[Ten
 
 
 def choose_images(config: RunConfig, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows to train on and rows held out for validation, ascending, disjoint, both stratified by label.
+    """The rows to train on and the rows held out for validation, both int64, ascending and stratified by label.
 
-    Validation is drawn first, from all rows, so that it is the same for every ``train_fraction``.
+    The two are disjoint. Validation rows are drawn first, from all rows, so they are the same for every
+    ``train_fraction``.
     """
     rows = torch.arange(len(labels))
     held_out = rows[:0]
@@ -187,9 +189,10 @@ def choose_images(config: RunConfig, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _stratified(rows: Tensor, labels: Tensor, fraction: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Split rows into (fraction, rest), each class in proportion to within one image; at least one row is taken.
+    """Split rows into (``fraction`` of them, the rest), with each class in proportion to within one image.
 
-    Shuffled rows are sorted by class and taken at even distances (systematic sampling), which gives the exact total.
+    At least one row is taken. The shuffled rows are sorted by class and taken at even distances (systematic sampling),
+    which gives the exact total.
     """
     shuffled = rows[torch.randperm(len(rows), generator=random)]
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
@@ -200,9 +203,9 @@ def _stratified(rows: Tensor, labels: Tensor, fraction: float, random: torch.Gen
 
 
 def add_label_noise(config: RunConfig, labels: Tensor, chosen: Tensor, num_classes: int) -> Tensor:
-    """A copy of labels with ``label_noise`` of the chosen rows replaced, uniformly over all classes.
+    """A copy of ``labels`` in which the fraction ``label_noise`` of the chosen rows has random labels.
 
-    The true class is among them, so that at a noise of 1 the labels say nothing about the images.
+    Labels are drawn uniformly from all classes, the true one included, so with a noise of 1 they carry no information.
     """
     labels = labels.clone()
     if config.label_noise:
@@ -217,7 +220,10 @@ def add_label_noise(config: RunConfig, labels: Tensor, chosen: Tensor, num_class
 
 
 def net_input(images: Tensor, data: Data, *, size: tuple[int, int] | None = None) -> Tensor:
-    """uint8 [N, C, H, W] -> float32, normalised, permuted where the run permutes, downsized to ``size`` if given."""
+    """Convert images uint8 [N, C, H, W] to the input of the net, float32.
+
+    Pixels are normalized, permuted if the run permutes them, and resized to ``size`` (height, width) if it is given.
+    """
     pixels = permute(images.to(torch.float32).mul_(data.scale).add_(data.shift), data.permutation)
     if size is None or size == tuple(images.shape[2:]):
         return pixels
@@ -225,18 +231,18 @@ def net_input(images: Tensor, data: Data, *, size: tuple[int, int] | None = None
 
 
 def permute(pixels: Tensor, permutation: Tensor | None) -> Tensor:
-    """Pixels [N, C, H, W] in the order of ``permutation``: the i-th of the result is the permutation[i]-th before."""
+    """Reorder pixels [N, C, H, W]: pixel i of the result is pixel ``permutation[i]`` of the input."""
     if permutation is None:
         return pixels
-    lines = pixels.reshape(-1, len(permutation))  # of two dimensions: 2 to 10 times faster than of three on a CPU
+    lines = pixels.reshape(-1, len(permutation))  # on a CPU 2 to 10 times faster in 2 dimensions than in 3
     return lines.index_select(1, permutation).view(pixels.shape)
 
 
 def progressive_size(config: RunConfig, image_shape: tuple[int, int, int], epoch: int) -> tuple[int, int] | None:
-    """(height, width) to train on in this epoch, or None for the images' own.
+    """The (height, width) to train on in this epoch, or None for the original size.
 
-    The first half of the epochs goes from half the side (``image_rules.first_side``) towards the full side in steps of 4
-    pixels, the second half trains on full images. The size depends on the epoch only.
+    In the first half of the epochs the size grows from ``image_rules.first_side`` towards the full side in steps of 4
+    pixels. The second half trains on full images. The size depends on the epoch only.
     """
     half = config.epochs // 2
     if not config.progressive_size or epoch > half:
@@ -252,7 +258,10 @@ def progressive_size(config: RunConfig, image_shape: tuple[int, int, int], epoch
 
 
 def gather(data: Data, images: Tensor, batches: Sequence[Tensor]) -> Generator[Tensor, None, None]:
-    """Rows ``batches`` of a split's ``images``, each uint8 [B, C, H, W] on the run's device; indices lie where images do."""
+    """Yield the rows of ``images`` for each of ``batches``, uint8 [B, C, H, W] on the run's device.
+
+    The indices in ``batches`` are on the same device as ``images``.
+    """
     if data.streamed:
         yield from streaming.read_ahead(images, batches, data.device)
     else:
@@ -261,7 +270,7 @@ def gather(data: Data, images: Tensor, batches: Sequence[Tensor]) -> Generator[T
 
 
 def in_order(data: Data, images: Tensor | Rows, batch_size: int) -> Generator[Tensor, None, None]:
-    """All the images in batches uint8 [B, C, H, W] on the run's device; the last may be short."""
+    """Yield all images in order, in batches uint8 [B, C, H, W] on the run's device; the last batch may be smaller."""
     if isinstance(images, Tensor) and not data.streamed:
         yield from torch.split(images, batch_size)
         return
@@ -272,9 +281,9 @@ def in_order(data: Data, images: Tensor | Rows, batch_size: int) -> Generator[Te
 
 @dataclass(frozen=True)
 class TrainingEpoch:
-    """The batches of one epoch: iterating yields (input float32 [B, C, H, W], labels int64 [B]); the last may be short.
+    """The batches of one epoch. Iterating yields (input float32 [B, C, H, W], labels int64 [B]).
 
-    Several batches are made at once, and each is a view of their memory.
+    The last batch may be smaller. Several batches are prepared at once, and each is a view of their memory.
     """
 
     data: Data
@@ -285,7 +294,7 @@ class TrainingEpoch:
     size: tuple[int, int] | None
 
     def pixels(self, begin: int, end: int) -> Tensor:
-        """The images at these places of the order, augmented, uint8 [end - begin, C, H, W]."""
+        """The images at positions ``begin`` to ``end`` of the epoch, augmented, uint8 [end - begin, C, H, W]."""
         images = self.data.train_images.index_select(0, self.order[begin:end]).to(self.data.device)
         return self._augmented(images, begin)
 
@@ -305,13 +314,13 @@ class TrainingEpoch:
 
 
 def batches_at_once(batch_size: int, data: Data) -> int:
-    """How many batches are prepared together: calls cost time, and what leaves the CPU's caches does too."""
+    """How many batches are prepared together: enough to save calls, but few enough to stay in the CPU's caches."""
     batch_bytes = batch_size * data.train_images[0].numel() * 4
     return max(1, (_PREPARED_ON_CUDA if data.device.type == "cuda" else _PREPARED) // batch_bytes)
 
 
 def training_epoch(config: RunConfig, data: Data, epoch: int) -> TrainingEpoch:
-    """Epoch number ``epoch``, from 1: its order and its augmentation follow from the seed and the number."""
+    """The batches of epoch ``epoch`` (from 1). Order and augmentation depend only on the seed and the epoch number."""
     count, device = len(data.train_indices), data.device
     rows = data.train_indices[torch.randperm(count, generator=generator(config.seed, "order", epoch))]
     order = streaming.to_device(rows, data.train_images.device)
@@ -326,5 +335,5 @@ def training_epoch(config: RunConfig, data: Data, epoch: int) -> TrainingEpoch:
 
 
 def steps_per_epoch(config: RunConfig, data: Data) -> int:
-    """Batches of one epoch of ``data``, including a short last one."""
+    """Number of batches in one epoch of ``data``, including a smaller last one."""
     return num_batches(len(data.train_indices), config.batch_size)

@@ -22,9 +22,9 @@ _VGG16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512
 
 
 def build(config: RunConfig, image_shape: Shape, num_classes: int) -> nn.Sequential:
-    """The net of ``config``, on the CPU, in training mode: float32 [N, *image_shape] -> logits [N, num_classes].
+    """Build the net of ``config`` on the CPU, in training mode. It maps float32 [N, *image_shape] to [N, num_classes].
 
-    The global generator is left as it was.
+    The state of the global random generator is preserved.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, "weights"))
@@ -40,7 +40,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def scaled(channels: int, width: int, default: int) -> int:
-    """Channels at a width: in proportion, rounded, at least one."""
+    """Scale a number of channels by width / default, rounded, at least 1."""
     return max(1, round(channels * width / default))
 
 

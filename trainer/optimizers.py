@@ -1,4 +1,4 @@
-"""Optimizers, and the running mean of weights."""
+"""Optimizers, and the running mean of the weights."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _A, _B, _C, _ITERATIONS = 3.4445, -4.7750, 2.0315, 5  # Jordan et al. 2024
 def build(
     config: RunConfig, parameters: Iterable[nn.Parameter], device: torch.device, *, graphed: bool = False
 ) -> torch.optim.Optimizer:
-    """The optimizer of ``config``. Fused kernels where there are any: a tenth of a small net's step.
+    """The optimizer of ``config``, with fused kernels if available (they save a tenth of a small net's step).
 
-    ``graphed`` keeps the learning rate in a tensor on the device: a number would be the same in every replay of a graph.
+    With ``graphed`` the learning rate is a tensor on the device, because a CUDA graph would replay a fixed number.
     """
     decay, fused = config.weight_decay, device.type in ("cpu", "cuda")
     rate: Any = torch.tensor(config.learning_rate, device=device) if graphed else config.learning_rate
@@ -35,7 +35,7 @@ def build(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The learning rate of the next step; a GPU is not waited for."""
+    """Set the learning rate of the next step, without synchronizing with the GPU."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -44,14 +44,15 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose steps are orthogonal matrices, for the weights of all layers but the last; SGD for the rest.
+    """Muon for the weights of all layers but the last, and SGD for all other parameters.
 
-    The parameters come in the order of their layers: the last weight is that of the last layer. A weight [out, in, ...]
-    is taken as a matrix [out, n]. Its momentum m = momentum m + gradient (with ``nesterov``: gradient + momentum m)
-    becomes the nearest matrix with orthonormal rows or columns, times sqrt(max(1, out / n)), and that is the step (Jordan
-    et al. 2024, "Muon: An optimizer for hidden layers in neural networks"). These weights alone decay, by lr *
-    weight_decay of their size. The last layer, biases and BatchNorm's parameters take SGD's steps. PyTorch's ``Muon``
-    takes no filters, and iterates in bfloat16, which is slow on a CPU without instructions for it.
+    Muon is momentum whose steps are orthogonal matrices (Jordan et al. 2024, "Muon: An optimizer for hidden layers in
+    neural networks"). A weight [out, in, ...] is treated as a matrix [out, n]. Its momentum m = momentum * m + gradient
+    (with ``nesterov``: gradient + momentum * m) is replaced by the nearest matrix with orthonormal rows or columns,
+    times sqrt(max(1, out / n)); that is the step. Only these weights decay, by the factor 1 - lr * weight_decay. The
+    last layer, biases and the parameters of BatchNorm are updated by SGD. Parameters must be given in the order of
+    their layers, so that the last weight is that of the last layer. PyTorch's ``Muon`` does not accept convolution
+    filters, and iterates in bfloat16, which is slow on a CPU without bfloat16 instructions.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update; parameters without a gradient stay."""
+        """Update the parameters once; those without a gradient are not changed."""
         for group in self.param_groups:
             hidden = {id(parameter) for parameter in [one for one in group["params"] if one.ndim > 1][:-1]}
             for parameter in group["params"]:
@@ -78,7 +79,7 @@ class Muon(torch.optim.Optimizer):
         step = gradient.add(mean, alpha=group["momentum"]) if group["nesterov"] else mean
         rate = group["lr"]
         if hidden:
-            matrices = step.movedim(1, -1)  # as channels_last lies in memory
+            matrices = step.movedim(1, -1)  # the memory order of channels_last
             step = orthogonal(matrices.flatten(1)).view(matrices.shape).movedim(-1, 1)
             parameter.mul_(1 - rate * group["weight_decay"])
             rate = rate * math.sqrt(max(1.0, len(parameter) / parameter[0].numel()))
@@ -89,13 +90,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Nearly the nearest matrix [M, N] with orthonormal rows or columns, in float32.
+    """Approximate the nearest matrix [M, N] with orthonormal rows or columns, in float32.
 
-    Singular values above about a hundredth of the matrix's norm become 0.7 to 1.2; smaller ones grow as far as they can.
+    Singular values above about a hundredth of the matrix's norm become 0.7 to 1.2; smaller ones grow, but stay smaller.
 
-    Five Newton-Schulz iterations X = a X + b X X' X + c X X' X X' X with Jordan's coefficients. They are polynomials in
-    G = X X', so they are composed on G [min(M, N), min(M, N)] and meet the matrix once. Rounding errors of G grow with each
-    iteration, so its products need float32's precision.
+    The method is five Newton-Schulz iterations X = a X + b X X' X + c X X' X X' X with Jordan's coefficients. They are
+    polynomials in G = X X', so they are composed on G [min(M, N), min(M, N)] and applied to the matrix once. Rounding
+    errors of G grow with each iteration, so its products need the precision of float32.
     """
     wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
     wide = wide / wide.norm().clamp(min=1e-7)
@@ -110,7 +111,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def _factor(gram: Tensor) -> Tensor:
-    """a I + b G + c G G: what one iteration multiplies with."""
+    """The factor a I + b G + c G G of one iteration."""
     factor = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
     factor.diagonal().add_(_A)
     return factor
@@ -119,8 +120,8 @@ def _factor(gram: Tensor) -> Tensor:
 class WeightAverage:
     """A running mean of weights and BatchNorm statistics, kept in a second model of the same shape.
 
-    After step s: mean += (1 - d) (weights - mean), with d = min(decay, (1 + s) / (10 + s)), so that the first steps
-    do not weigh forever (the rule of TensorFlow's ExponentialMovingAverage with num_updates).
+    After step s: mean += (1 - d) * (weights - mean), with d = min(decay, (1 + s) / (10 + s)), so that the first steps
+    lose their influence quickly (the rule of TensorFlow's ExponentialMovingAverage with num_updates).
     """
 
     def __init__(self, decay: float, source: nn.Module, target: nn.Module) -> None:
