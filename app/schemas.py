@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-Status = Literal["queued", "running", "finished", "failed", "cancelled"]
+Status = Literal["queued", "running", "finished", "failed", "cancelled", "damaged"]
 Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, max_length=120)]
 Notes = Annotated[str, StringConstraints(max_length=10_000)]

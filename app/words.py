@@ -24,6 +24,7 @@ STATUS_WORDS = {
     "finished": N_("Finished"),
     "failed": N_("Failed"),
     "cancelled": N_("Cancelled"),
+    "damaged": N_("Damaged"),
 }
 
 

@@ -273,7 +273,7 @@ def vgg_folder(home: Path, *, fingerprint: str | None = None, ended: bool = True
     meta = cache.read_meta(home, "colour")
     assert meta is not None
     folder = RunFolder.create(home / "runs", parse_config({"dataset": "colour", "model": "vgg", "epochs": 2})[0])
-    writer = EventWriter(folder, 1)
+    writer = EventWriter(folder.events_path, 1)
     writer.write(
         Started(
             num_parameters=1,

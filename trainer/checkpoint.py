@@ -86,10 +86,14 @@ def prune(folder: RunFolder, keep: Iterable[int]) -> None:
 
 
 def remove_leftovers(folder: RunFolder) -> None:
-    """Remove temporary files of an attempt that was killed while it wrote."""
-    for parent in (folder.path, folder.checkpoints, folder.predictions, folder.pictures):
-        for path in parent.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+    """Remove temporary files of an attempt that was killed while it wrote. Those of the server's files stay."""
+    patterns = {folder.path: ".[em]*.tmp"} | dict.fromkeys(
+        (folder.checkpoints, folder.predictions, folder.pictures), ".*.tmp"
+    )
+    for parent, pattern in patterns.items():
+        for path in parent.glob(pattern):
+            if not path.name.startswith(".exit-"):  # the host's
+                path.unlink(missing_ok=True)
 
 
 # Predictions --------------------------------------------------------------------------------------------------------

@@ -110,6 +110,7 @@ class Cancelled:
 
 Event = Started | Progress | Step | Epoch | Finished | Failed | Cancelled
 TERMINAL = {"finished", "failed", "cancelled"}
+TYPES = {"started", "progress", "step", "epoch", *TERMINAL}
 _IN_MEMORY = {"state", "predictions"}
 
 

@@ -6,21 +6,45 @@ One writer a file (see docs/run-folder.md). Imports neither torch nor numpy, so 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from trainer.config import SCHEMA_VERSION, RunConfig
-from trainer.events import Event, payload
+from trainer.event_log import Chunk, EventLogChanged, EventWriter, iter_valid_events, read_events
+from trainer.files import (
+    DamagedFile,
+    now,
+    read_json,
+    read_sealed,
+    sha256,
+    sync_folder,
+    write_bytes,
+    write_json,
+    write_sealed,
+)
+from trainer.i18n import _
 
+__all__ = [
+    "Chunk",
+    "EventLogChanged",
+    "EventWriter",
+    "RunFolder",
+    "is_locked",
+    "iter_valid_events",
+    "new_id",
+    "now",
+    "read_events",
+    "read_json",
+    "sha256",
+    "sync_folder",
+    "write_bytes",
+    "write_json",
+]
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
 ID_LENGTH = 10
 
@@ -28,54 +52,6 @@ ID_LENGTH = 10
 def new_id() -> str:
     """A random id for a run or a sweep: 10 characters of Crockford's base 32 in lower case."""
     return "".join(secrets.choice(_ALPHABET) for _character in range(ID_LENGTH))
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601 with milliseconds and Z."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def sync_folder(path: Path) -> None:
-    """Make a rename or a new name in ``path`` survive a loss of power."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` atomically: temporary name in the same folder, flush, fsync, rename, fsync the folder."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file atomically."""
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in ``path``, or None where there is no such file or no valid object in it."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_locked(path: Path) -> bool:
@@ -89,6 +65,17 @@ def is_locked(path: Path) -> bool:
     except FileNotFoundError:
         pass
     return False
+
+
+def _read_or_none(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_sealed(path)
+    except DamagedFile:
+        return None
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": sha256(path)}
 
 
 @dataclass(frozen=True)
@@ -109,7 +96,7 @@ class RunFolder:
                 continue
             break
         try:
-            write_json(folder.config_path, {"schema": SCHEMA_VERSION, **config.model_dump()})
+            write_sealed(folder.config_path, {"schema": SCHEMA_VERSION, **config.model_dump()})
             sync_folder(runs)
         except BaseException:
             shutil.rmtree(folder.path, ignore_errors=True)
@@ -187,16 +174,23 @@ class RunFolder:
     def labels_path(self) -> Path:
         return self.predictions / "labels.npy"
 
+    def is_empty(self) -> bool:
+        """Whether the folder holds no run (yet): neither run.json nor events."""
+        return not (self.path / "run.json").exists() and not self.events_path.exists()
+
     # what the server writes
     def read_run(self) -> dict[str, Any] | None:
-        return read_json(self.path / "run.json")
+        """The members of run.json; None if it is missing or damaged."""
+        return _read_or_none(self.path / "run.json")
 
     def write_run(self, run: dict[str, Any]) -> None:
-        write_json(self.path / "run.json", run)
+        write_sealed(self.path / "run.json", run)
 
     def read_config(self) -> RunConfig:
-        """The run's config. Raises ``OSError`` or ``ValueError`` where config.json is missing or not valid."""
-        data = json.loads(self.config_path.read_text(encoding="utf-8"))
+        """The run's config. Raises ``ValueError`` if config.json is missing or not valid."""
+        data = read_sealed(self.config_path)
+        if data is None:
+            raise DamagedFile(_("{name} is missing.").format(name="config.json"))
         data.pop("schema", None)
         return RunConfig.model_validate(data)
 
@@ -211,10 +205,23 @@ class RunFolder:
 
     # what the run's process writes
     def read_environment(self) -> dict[str, Any] | None:
-        return read_json(self.path / "environment.json")
+        """The members of environment.json; None if it is missing or damaged."""
+        return _read_or_none(self.path / "environment.json")
 
     def write_environment(self, environment: dict[str, Any]) -> None:
-        write_json(self.path / "environment.json", environment)
+        write_sealed(self.path / "environment.json", environment)
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    def write_manifest(self) -> None:
+        """Write the size and the SHA-256 of every file that does not change any more, and of the log so far."""
+        parents = (self.checkpoints, self.predictions, self.pictures)
+        paths = [self.config_path, self.path / "environment.json"]
+        paths += sorted(path for parent in parents for path in parent.glob("*") if not path.name.startswith("."))
+        files = {path.relative_to(self.path).as_posix(): _facts(path) for path in paths}
+        write_sealed(self.manifest_path, {"files": files, "log": _facts(self.events_path)})
 
     def acquire_lock(self, patience_seconds: float = 2.0) -> IO[bytes] | None:
         """Take the run's lock for the life of this process; None where another process holds it.
@@ -251,92 +258,3 @@ class RunFolder:
 
     def read_exit(self, attempt: int) -> dict[str, Any] | None:
         return read_json(self.exit_path(attempt))
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Complete lines read from an event log, and where to go on."""
-
-    events: list[dict[str, Any]]
-    offset: int  # bytes, after the last newline
-
-
-class EventLogChanged(Exception):
-    """The file is shorter than the offset, or a seq is missing: read again from the start."""
-
-
-def read_events(path: Path, offset: int = 0, seq: int = 0) -> Chunk:
-    """The events after byte ``offset``, whose last read event had ``seq``; stops at the last newline.
-
-    Raises ``EventLogChanged`` where the file can't be a continuation of what was read.
-    """
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        size = 0
-    if size < offset:
-        raise EventLogChanged
-    if size == offset:
-        return Chunk([], offset)
-    with path.open("rb") as file:
-        file.seek(offset)
-        data = file.read()
-    end = data.rfind(b"\n") + 1
-    events = []
-    for line in data[:end].splitlines():
-        try:
-            event = json.loads(line)
-            valid = event["seq"] == seq + 1
-        except (ValueError, TypeError, KeyError):
-            valid = False
-        if not valid:
-            raise EventLogChanged
-        seq += 1
-        events.append(event)
-    return Chunk(events, offset + end)
-
-
-def iter_valid_events(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Each event with the byte offset behind it, up to the first line that is torn or out of order."""
-    offset, seq = 0, 0
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return
-    with file:
-        for line in file:
-            try:
-                event = json.loads(line)
-                if not line.endswith(b"\n") or event["seq"] != seq + 1:
-                    return
-            except (ValueError, TypeError, KeyError):
-                return
-            offset += len(line)
-            seq += 1
-            yield event, offset
-
-
-class EventWriter:
-    """Appends one attempt's events to ``events.jsonl``; cuts off a torn last line first."""
-
-    def __init__(self, folder: RunFolder, attempt: int) -> None:
-        self.attempt = attempt
-        last, end = {"seq": 0}, 0
-        for last, end in iter_valid_events(folder.events_path):  # noqa: B007  (both are wanted after the loop)
-            pass
-        self.seq: int = last["seq"]
-        self._file = folder.events_path.open("ab")
-        self._file.truncate(end)
-
-    def write(self, event: Event, **extra: Any) -> dict[str, Any]:
-        """Append the event with seq, time and attempt; epochs and ends are on the disk when this returns."""
-        self.seq += 1
-        line = {"seq": self.seq, "time": now(), "attempt": self.attempt, **payload(event), **extra}
-        self._file.write((json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n").encode())
-        self._file.flush()
-        if event.type not in ("step", "progress"):
-            os.fsync(self._file.fileno())
-        return line
-
-    def close(self) -> None:
-        self._file.close()

@@ -19,6 +19,7 @@ import torch
 
 from trainer import checkpoint, engine, loader, pictures
 from trainer.config import RunConfig
+from trainer.damage import damage_of
 from trainer.datasets import catalogue, worker
 from trainer.environment import Environment, apply, resolve, resolve_device
 from trainer.events import Cancelled, Epoch, Event, Failed, Finished, Progress, Started, Step
@@ -29,7 +30,7 @@ from trainer.image_rules import check_data
 from trainer.precision import explain_precision
 from trainer.run_folder import EventWriter, RunFolder, iter_valid_events
 
-FINISHED, NOT_WRITTEN, ALREADY_RUNNING = 0, 1, 3  # exit statuses
+FINISHED, NOT_WRITTEN, ALREADY_RUNNING, DAMAGED = 0, 1, 3, 4  # exit statuses
 _SECONDS_BETWEEN_PROGRESS = 0.25
 Ending = Finished | Failed | Cancelled
 
@@ -59,6 +60,11 @@ def execute(
     if on_locked is not None:
         on_locked()
     with lock, contextlib.suppress(OSError), Log(folder.log_path, echo) as log:
+        problems = damage_of(folder)
+        if problems:
+            message = _("The run folder is damaged, so nothing was started. {problems}")
+            log.line(message.format(problems=" ".join(problems)))
+            return DAMAGED
         run = Attempt(folder, attempt, num_threads, device, log)
         run.perform()
         return FINISHED
@@ -132,7 +138,8 @@ class Attempt:
             history = History.read(self.folder)
         except (OSError, ValueError) as error:
             history, history_error = History(), error
-        writer = EventWriter(self.folder, self.attempt)
+        self.folder.manifest_path.unlink(missing_ok=True)  # of an attempt that ended before its last line
+        writer = EventWriter(self.folder.events_path, self.attempt)
         try:
             writer.write(self._ending(writer, history, history_error))
         finally:
@@ -292,6 +299,7 @@ class Attempt:
 
     def _finish(self, event: Finished) -> None:
         checkpoint.prune(self.folder, {event.epochs, self.best_epoch})
+        self.folder.write_manifest()
         early = ", early: no progress on the validation images" if event.stopped_early else ""
         self.log.line(f"Finished after {_epochs(event.epochs)}{early}. Best epoch: {self.best_epoch}.")
 

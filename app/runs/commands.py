@@ -15,7 +15,7 @@ from threading import Lock
 
 from app.errors import Conflict, NotFound, Problem
 from app.runs import lifecycle, sweeps
-from app.runs.indexer import ingest
+from app.runs.ingest import ingest
 from app.runs.plan import Plan, PlannedRun, plan
 from app.schemas import RunChange, SweepIn
 from app.state import Runoff

@@ -10,223 +10,24 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Engine, delete
 from sqlalchemy.exc import OperationalError, StatementError
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from app.runs import lifecycle
+from app.runs.ingest import apply, delete_rows, ingest
 from app.store.database import reading, writing
-from app.store.predictions import PredictionsError, load_correct
 from app.store.queries import next_version
 from app.store.tables import ACTIVE, Epoch, Run
-from trainer.config import config_hash, group_hash
-from trainer.events import TERMINAL
-from trainer.run_folder import EventLogChanged, RunFolder, iter_valid_events, read_events
+from trainer.event_log import EventLogChanged, read_events
+from trainer.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 _LOOK_AT_ALL_SECONDS = 30.0
-_RATE_NEEDS_SECONDS = 0.5  # below that a rate of steps is mostly noise
 _UNREADY_SECONDS = 600.0  # how long a new folder may lack its run.json: the time that a process needs to start
 _COARSE_SECONDS = 1.0  # within it two changes of a folder may have the same time
-_STARTED_FIELDS = (
-    "num_parameters",
-    "device",
-    "precision",
-    "test_fingerprint",
-    "num_train",
-    "num_test",
-    "class_names",
-    "steps_per_epoch",
-    "total_steps",
-)
-_EPOCH_FIELDS = set(Epoch.model_fields) - {"run_id", "ended_at"}
-_LAST_EPOCH_FIELDS = (
-    "train_loss",
-    "train_accuracy",
-    "test_loss",
-    "test_accuracy",
-    "test_correct",
-    "test_total",
-    "validation_accuracy",
-)
-
-
-# Events --------------------------------------------------------------------------------------------------------------
-
-
-def apply(session: Session, folder: RunFolder, run: Run, events: Iterable[dict[str, Any]]) -> None:
-    """Update the rows of a run with its next events. Accuracies are counted from the stored predictions."""
-    has_epochs = False
-    for event in events:
-        run.updated_at = event["time"]
-        match event["type"]:
-            case "started":
-                _apply_started(run, event)
-            case "progress":
-                run.phase = {key: event[key] for key in ("what", "done", "total", "unit")}
-            case "step":
-                run.phase = None
-                _move_to(run, event["step"], event["time"])
-            case "epoch":
-                _apply_epoch(session, folder, run, event)
-                has_epochs = True
-            case kind if kind in TERMINAL:
-                lifecycle.apply_ended(run, event)
-    if has_epochs:
-        session.flush()
-        summarize(session, run)
-
-
-def _apply_started(run: Run, event: dict[str, Any]) -> None:
-    lifecycle.apply_started(run, event)
-    run.rate_step = run.rate_at = run.seconds_left = None
-    run.step = (event["first_epoch"] - 1) * event["steps_per_epoch"]
-    for name in _STARTED_FIELDS:
-        setattr(run, name, event[name])
-
-
-def _move_to(run: Run, step: int, time: str) -> None:
-    """Set the run's position, and estimate the time left from the rate of this attempt."""
-    run.step = step
-    if run.rate_step is None or run.rate_at is None:
-        run.rate_step, run.rate_at = step, time
-        return
-    seconds = _seconds_between(run.rate_at, time)
-    if seconds >= _RATE_NEEDS_SECONDS and step > run.rate_step and run.total_steps:
-        run.seconds_left = (run.total_steps - step) * seconds / (step - run.rate_step)
-
-
-def _seconds_between(earlier: str, later: str) -> float:
-    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
-
-
-def _apply_epoch(session: Session, folder: RunFolder, run: Run, event: dict[str, Any]) -> None:
-    values: dict[str, Any] = {name: event.get(name) for name in _EPOCH_FIELDS}
-    values["flops"] = values["flops"] or None  # 0 where the net could not be counted
-    values.update(_counted(folder, event))
-    session.merge(Epoch(run_id=run.id, ended_at=event["time"], **values))
-    run.fruitless_attempts = 0
-    _move_to(run, event["step"], event["time"])
-
-
-def _counted(folder: RunFolder, event: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an epoch that the stored predictions contradict; empty where they agree or can't be read."""
-    try:
-        correct = load_correct(folder, event["epoch"])
-    except PredictionsError:  # shown wherever predictions are
-        return {}
-    counted = int(correct.sum())
-    if not len(correct) or counted == event["test_correct"]:
-        return {}
-    logger.warning("Run %s: the predictions of epoch %s do not give what its log says.", folder.id, event["epoch"])
-    return {
-        "test_correct": counted,
-        "test_total": len(correct),
-        "test_accuracy": counted / len(correct),
-        "logged_correct": event["test_correct"],
-    }
-
-
-def summarize(session: Session, run: Run) -> None:
-    """Set the columns of a run that repeat its epochs: last, best and sums."""
-    epochs = session.exec(select(Epoch).where(Epoch.run_id == run.id).order_by(col(Epoch.epoch))).all()
-    if not epochs:
-        return
-    last = epochs[-1]
-    best = max(epochs, key=lambda e: (_score(e), -e.epoch))
-    run.epochs_done = last.epoch
-    for name in _LAST_EPOCH_FIELDS:
-        setattr(run, name, getattr(last, name))
-    run.best_epoch, run.best_score, run.best_test_accuracy = best.epoch, _score(best), best.test_accuracy
-    run.train_seconds = sum(e.seconds for e in epochs)
-    run.evaluation_seconds = sum(e.evaluation_seconds for e in epochs)
-    images = sum(e.images_per_second * e.seconds for e in epochs)
-    run.images_per_second = images / run.train_seconds if run.train_seconds else None
-    flops = [e.flops for e in epochs if e.flops is not None]
-    run.flops = sum(flops) if len(flops) == len(epochs) else None
-    run.defect = next((_defect(epoch) for epoch in reversed(epochs) if epoch.logged_correct is not None), None)
-
-
-def _score(epoch: Epoch) -> float:
-    """What the best epoch is chosen by: validation accuracy where there is one, else test accuracy."""
-    return epoch.test_accuracy if epoch.validation_accuracy is None else epoch.validation_accuracy
-
-
-def _defect(epoch: Epoch) -> dict[str, Any]:
-    """The arguments of ``predictions.defect_of``, which makes the sentence in the reader's language."""
-    return {
-        "epoch": epoch.epoch,
-        "counted": epoch.test_correct,
-        "num_images": epoch.test_total,
-        "reported": epoch.logged_correct,
-    }
-
-
-# Whole folders -------------------------------------------------------------------------------------------------------
-
-
-def ingest(session: Session, folder: RunFolder) -> Run | None:
-    """Replace the rows of a folder by new ones from all its files; None where it holds no run (yet)."""
-    run = _row_of(folder)
-    if run is None:
-        return None
-    _delete_rows(session, run.id)
-    session.add(run)
-    session.flush()
-    lines = list(iter_valid_events(folder.events_path))
-    apply(session, folder, run, [event for event, _end in lines])
-    last_event = None
-    if lines:
-        last_event, run.event_offset = lines[-1]
-        run.event_seq = last_event["seq"]
-    lifecycle.restore(run, folder, last_event)
-    run.version = next_version(session)
-    return run
-
-
-def _row_of(folder: RunFolder) -> Run | None:
-    """A row from run.json and config.json, before any event; None where the folder holds no run (yet)."""
-    record = folder.read_run()
-    if record is None:
-        return None
-    try:
-        config = folder.read_config()
-    except (OSError, ValueError) as error:
-        logger.warning("%s is not a run: %s", folder.path, error)
-        return None
-    created_at = str(record.get("created_at", ""))
-    return Run(
-        id=folder.id,
-        name=record.get("name", ""),
-        status=record.get("status") or "queued",
-        config=config.model_dump(),
-        dataset=config.dataset,
-        model=config.model,
-        config_hash=config_hash(config),
-        group=group_hash(config),
-        sweep=record.get("sweep"),
-        seed=config.seed,
-        epochs=config.epochs,
-        tags=record.get("tags", []),
-        notes=record.get("notes", ""),
-        archived=record.get("archived", False),
-        warnings=record.get("warnings", []),
-        created_at=created_at,
-        queued_at=record.get("queued_at", created_at),
-        error=record.get("error"),
-        attempt=record.get("after_attempt", 0),
-        fruitless_attempts=record.get("fruitless_attempts", 0),
-    )
-
-
-def _delete_rows(session: Session, run_id: str) -> None:
-    session.exec(delete(Epoch).where(col(Epoch.run_id) == run_id))
-    session.exec(delete(Run).where(col(Run.id) == run_id))
 
 
 class Indexer:
@@ -257,7 +58,7 @@ class Indexer:
         if time.monotonic() < self._look_at_all_at:
             return select(Run).where(col(Run.status).in_(ACTIVE))
         self._look_at_all_at = time.monotonic() + _LOOK_AT_ALL_SECONDS
-        return select(Run)
+        return select(Run).where(Run.status != "damaged")
 
     def _has_news(self, run: Run) -> bool:
         try:
@@ -312,10 +113,11 @@ class Indexer:
         with writing(self.engine) as session:
             for run_id in gone:
                 logger.warning("The folder of run %s is gone, so its row is removed.", run_id)
-                _delete_rows(session, run_id)
+                delete_rows(session, run_id)
             for folder in new:
-                with _isolated(session, folder.id):
-                    num_added += ingest(session, folder) is not None
+                if not _is_unready(folder):
+                    with _isolated(session, folder.id):
+                        num_added += ingest(session, folder) is not None
             session.commit()
         return num_added
 

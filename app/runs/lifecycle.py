@@ -42,7 +42,13 @@ def _transition(session: Session, run: Run, *sources: str, to: str, **values: An
 
 def _record(folder: RunFolder, run: Run, **values: Any) -> None:
     """Write what was decided to run.json, with the attempt after which it was."""
-    folder.write_run((folder.read_run() or {}) | {"after_attempt": run.attempt, **values})
+    folder.write_run((folder.read_run() or record_of(run)) | {"after_attempt": run.attempt, **values})
+
+
+def record_of(run: Run) -> dict[str, Any]:
+    """run.json from the row, for a folder that has lost it."""
+    names = ("id", "name", "tags", "notes", "archived", "sweep", "warnings", "created_at")
+    return {name: getattr(run, name) for name in names}
 
 
 # What a person decides -----------------------------------------------------------------------------------------------
@@ -146,6 +152,25 @@ def _vanished_error(folder: RunFolder, run: Run) -> dict[str, str]:
     }
 
 
+# What the folder proves ------------------------------------------------------------------------------------------------
+
+
+def mark_damaged(session: Session, run: Run, problems: list[str]) -> None:
+    """The folder of a run that is not at rest is damaged: the run is shown, and nothing starts or rewrites it."""
+    _transition(session, run, "queued", "running", to="damaged", error=damaged_error(problems), **_AT_REST)
+
+
+def damaged_error(problems: list[str]) -> dict[str, str]:
+    """What is wrong with a run folder, as the error of the run."""
+    return {
+        "error": "RunDamaged",
+        "message": " ".join(problems),
+        "advice": _(
+            "What is intact is shown, and nothing is trained or deleted. Restore the files from a copy, and run runoff reindex."
+        ),
+    }
+
+
 # What the run's process reports ----------------------------------------------------------------------------------------
 
 
@@ -164,13 +189,17 @@ def apply_ended(run: Run, event: dict[str, Any]) -> None:
     _set_at_rest(run)
 
 
-def restore(run: Run, folder: RunFolder, last_event: dict[str, Any] | None) -> None:
+def restore(run: Run, folder: RunFolder, last_event: dict[str, Any] | None, problems: list[str]) -> None:
     """Give a row that was made from its folder, events applied, the status that the folder proves.
 
     Where the server decided something after the last event (queued again, cancelled in the queue, could not start), its
     record in run.json holds. Else the last event does, and a run without an end is running until the scheduler finds its
-    process gone.
+    process gone. A damaged folder proves nothing but that: ``problems`` says what is wrong with it.
     """
+    if problems:
+        run.status, run.error = "damaged", damaged_error(problems)
+        _set_at_rest(run)
+        return
     record = folder.read_run() or {}
     last_attempt = last_event["attempt"] if last_event else 0
     if record.get("status") and record.get("after_attempt", 0) >= last_attempt:

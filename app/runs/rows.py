@@ -26,6 +26,7 @@ FAILURES = {
     "DeviceMissing": N_("Device missing."),
     "PrecisionUnsupported": N_("Precision not supported."),
     "ProcessVanished": N_("Process vanished."),
+    "RunDamaged": N_("Damaged."),
 }
 
 

@@ -19,6 +19,7 @@ from app.runs.slots import free_device
 from app.store.database import reading, writing
 from app.store.tables import Run
 from trainer.cores import threads_for
+from trainer.damage import damage_of
 from trainer.events import TERMINAL
 from trainer.run_folder import RunFolder, iter_valid_events
 
@@ -114,7 +115,11 @@ class Scheduler:
             run = self.indexer.read(session, run_id)
             if run is not None and run.status == "running":
                 logger.warning("The process of run %s is gone.", run_id)
-                lifecycle.end_vanished_attempt(session, self._folder(run), run)
+                folder = self._folder(run)
+                if problems := damage_of(folder):
+                    lifecycle.mark_damaged(session, run, problems)
+                else:
+                    lifecycle.end_vanished_attempt(session, folder, run)
             session.commit()
 
     def _start_queued(self, queued: list[Run]) -> None:
@@ -154,8 +159,14 @@ class Scheduler:
             alive = folder.is_alive()  # started by a command, or by a server that ended before it could record it
             if alive and _has_ended(folder):
                 return True  # the process of the last attempt is about to exit
-            lifecycle.begin_attempt(session, folder, run, device)
+            problems = [] if alive else damage_of(folder)
+            if problems:
+                lifecycle.mark_damaged(session, run, problems)
+            else:
+                lifecycle.begin_attempt(session, folder, run, device)
             session.commit()
+        if problems:
+            return True
         return alive or self._hand_over(run, folder, device)
 
     def _hand_over(self, run: Run, folder: RunFolder, device: str) -> bool:

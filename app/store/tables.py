@@ -8,8 +8,8 @@ from sqlalchemy import Index, text
 from sqlmodel import JSON, Column, Field, SQLModel
 
 ACTIVE = ("queued", "running")
-ENDED = ("finished", "failed", "cancelled")
-STATUSES = ("running", "queued", "finished", "failed", "cancelled")
+ENDED = ("finished", "failed", "cancelled", "damaged")
+STATUSES = ("running", "queued", "finished", "failed", "cancelled", "damaged")
 
 
 class Run(SQLModel, table=True):

@@ -67,8 +67,10 @@ def epoch(number: int, correct: int = 6, **values: Any) -> Epoch:
 
 
 def say(folder: RunFolder, events: Iterable[Any], attempt: int = 1) -> None:
-    """Append events as the process of ``attempt`` does."""
-    writer = EventWriter(folder, attempt)
+    """Append events as the process of ``attempt`` does, which writes environment.json before the first one."""
+    if folder.read_environment() is None:
+        folder.write_environment({"device": "cpu", "precision": "float32", "num_threads": 1})
+    writer = EventWriter(folder.events_path, attempt)
     for event in events:
         writer.write(event)
     writer.close()

@@ -99,14 +99,14 @@ def test_a_sweep_is_the_product_of_grid_and_seeds(state: Runoff) -> None:
     assert all(run.tags == ["a", "b"] and run.sweep == out.sweep for run in out.runs)
 
 
-@pytest.mark.parametrize("broken", ["write_json", "sync_folder"])
+@pytest.mark.parametrize("broken", ["write_sealed", "sync_folder"])
 def test_a_full_disk_leaves_nothing(state: Runoff, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     import trainer.run_folder as module
 
     real, calls = getattr(module, broken), iter(range(100))
 
     def fail(*arguments: Any) -> None:
-        if next(calls) == 4:
+        if next(calls) == 2:
             raise OSError(28, "No space left on device")
         real(*arguments)
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from app.runs import indexer as module
+from app.runs import ingest as module
 from app.runs.indexer import Indexer
 from app.store.database import reading, writing
 from app.store.queries import next_version
@@ -135,7 +135,7 @@ def test_a_torn_last_line_waits(index: Indexer) -> None:
 
 
 @pytest.mark.parametrize("change", ["shorter", "gap"])
-def test_a_changed_log_is_read_again(index: Indexer, change: str) -> None:
+def test_a_log_that_lost_something_damages_its_run(index: Indexer, change: str) -> None:
     folder = new_run(index.runs)
     say(folder, [started(), epoch(1), epoch(2)])
     index.tick()
@@ -146,9 +146,9 @@ def test_a_changed_log_is_read_again(index: Indexer, change: str) -> None:
         with folder.events_path.open("ab") as file:
             file.write(kept[2].replace(b'"seq":3', b'"seq":7'))
     index.tick()
-    expected = [1] if change == "shorter" else [1, 2]
-    assert [e["epoch"] for e in rows(index)[1]] == expected
-    assert len(rows(index)[0]) == 1
+    assert [e["epoch"] for e in rows(index)[1]] == [1, 2]  # what was read before is kept
+    assert only(index).status == "damaged"
+    assert "events.jsonl" in (only(index).error or {})["message"]
 
 
 def test_rows_and_offset_change_together(index: Indexer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +315,7 @@ def test_versions_are_never_given_twice(index: Indexer) -> None:
 
 def test_seconds_left_come_from_this_attempt(index: Indexer, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter(f"2026-03-01T10:00:{second:02d}.000Z" for second in range(60))
-    monkeypatch.setattr("trainer.run_folder.now", lambda: next(times))
+    monkeypatch.setattr("trainer.event_log.now", lambda: next(times))
     folder = RunFolder(new_run(index.runs).path)
     say(folder, [started(), steps(1), steps(2)])  # step 1 at second 1, step 11 a second later, of 30
     index.tick()

@@ -183,7 +183,7 @@ def test_what_an_expression_finds(find: Find, text: str, found: str) -> None:
         ("tga:final", 0, "Did you mean tag?"),
         ("shoe=1", 0, "Use quotes to search for it as text."),
         ("model=vg", 6, "vg is not a value of model. Did you mean vgg?"),
-        ("status=shoe", 7, "status is one of running, queued, finished, failed, cancelled. You typed shoe."),
+        ("status=shoe", 7, "status is one of running, queued, finished, failed, cancelled, damaged. You typed shoe."),
         ("test_accuracy > 97", 16, "test_accuracy is a fraction from 0 to 1. Did you mean 97%?"),
         ("test_accuracy > high", 16, "test_accuracy is a number, as in test_accuracy >= 0.9. You typed high."),
         ("seed ~ 3", 7, "seed is a number"),

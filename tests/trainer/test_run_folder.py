@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.app.run_folders import epoch, lines, new_run, say, started, tear
-from trainer import run_folder as module
+from trainer import files
 from trainer.run_folder import (
     EventLogChanged,
     RunFolder,
@@ -126,7 +126,7 @@ def test_a_failed_claim_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def fail(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_bytes", fail)
+    monkeypatch.setattr(files, "write_bytes", fail)
     with pytest.raises(OSError, match="No space"):
         RunFolder.claim(tmp_path / "runs", config)
     assert [*(tmp_path / "runs").iterdir()] == []

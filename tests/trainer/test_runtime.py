@@ -138,19 +138,32 @@ def test_killed_after_the_last_epoch_only_finishes(make_run: MakeRun) -> None:
     folder = make_run(epochs=2)
     execute(folder)
     lines = folder.events_path.read_bytes().splitlines(keepends=True)
-    folder.events_path.write_bytes(b"".join(lines[:-1]) + b'{"seq": 99, "ty')
-    execute(folder, attempt=2)
+    folder.events_path.write_bytes(b"".join(lines[:-1]))  # between the manifest and the last line
+    assert execute(folder, attempt=2) == 0
     assert events(folder)[-1] == {**events(folder)[-1], "type": "finished", "epochs": 2, "attempt": 2}
     assert [event["epoch"] for event in events(folder) if event["type"] == "epoch"] == [1, 2]
+
+
+def test_a_damaged_folder_is_left_as_it_is(make_run: MakeRun) -> None:
+    folder = make_run()
+    execute(folder)
+    data = bytearray(folder.events_path.read_bytes())
+    data[len(data) // 2] ^= 1
+    folder.events_path.write_bytes(data)
+    assert execute(folder, attempt=2) == runtime.DAMAGED
+    assert folder.events_path.read_bytes() == data
+    assert "damaged" in folder.log_path.read_text()
 
 
 def test_later_attempts_obey_the_environment(make_run: MakeRun) -> None:
     folder = make_run()
     execute(folder)
     environment = folder.read_environment() or {}
+    folder.manifest_path.unlink()  # with it these changes would be damage
     folder.write_environment({**environment, "num_threads": 2})
     execute(folder, attempt=2)
     assert [event["num_threads"] for event in events(folder) if event["type"] == "started"] == [1, 2]
+    folder.manifest_path.unlink()
     folder.write_environment({**environment, "test_fingerprint": "other"})
     execute(folder, attempt=3)
     assert events(folder)[-1]["error"] == "DatasetChanged"

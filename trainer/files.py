@@ -1,0 +1,104 @@
+"""Files that survive a crash: atomic writes, and JSON with a checksum. Imports neither torch nor numpy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import zlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trainer.i18n import _
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 with milliseconds and Z."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def sync_folder(path: Path) -> None:
+    """Make a rename or a new name in ``path`` survive a loss of power."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` atomically: temporary name in the same folder, flush, fsync, rename, fsync the folder."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file atomically."""
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in ``path``, or None where there is no such file or no valid object in it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# JSON with a checksum -------------------------------------------------------------------------------------------------
+
+
+class DamagedFile(ValueError):
+    """A file does not hold what was written to it; the text is a sentence for people."""
+
+
+def checksum(data: bytes) -> str:
+    """CRC-32 as 8 hex digits."""
+    return f"{zlib.crc32(data):08x}"
+
+
+def write_sealed(path: Path, values: dict[str, Any]) -> None:
+    """Replace a JSON file atomically. Its last member ``crc`` is the checksum of all others."""
+    members = {name: value for name, value in values.items() if name != "crc"}
+    write_json(path, {**members, "crc": _crc(members)})
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """The members of a JSON file without ``crc``; None if there is no such file.
+
+    Files from before checksums have no ``crc``. Raises ``DamagedFile`` if the file is no JSON object or fails its checksum.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError):
+        raise DamagedFile(_("{name} can't be read.").format(name=path.name)) from None
+    if not isinstance(values, dict):
+        raise DamagedFile(_("{name} can't be read.").format(name=path.name))
+    crc = values.pop("crc", None)
+    if crc is not None and crc != _crc(values):
+        raise DamagedFile(_("{name} does not match its checksum.").format(name=path.name))
+    return values
+
+
+def _crc(members: dict[str, Any]) -> str:
+    canonical = json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return checksum(canonical.encode())
