@@ -1,4 +1,4 @@
-"""The one shape of an error: RFC 9457 problem details with ``errors: [{field, message}]``, and the exceptions behind it."""
+"""Errors as RFC 9457 problem details with ``errors: [{field, message}]``, and the exceptions that become them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ProblemOut(BaseModel):
 
 
 class Problem(Exception):
-    """An answer other than success; ``detail`` is one sentence that says what happened and what to do."""
+    """An error response. ``detail`` is one sentence that says what happened and what to do."""
 
     status = 400
 
@@ -48,7 +48,7 @@ class Problem(Exception):
 
     @property
     def title(self) -> str:
-        """Two words for the status."""
+        """A short title for the status."""
         return _(TITLES.get(self.status, TITLES[400]))
 
     def body(self) -> dict[str, Any]:
@@ -58,11 +58,11 @@ class Problem(Exception):
 
 def _schema() -> dict[str, Any]:
     schema = ProblemOut.model_json_schema()
-    schema["properties"]["errors"]["items"] = schema.pop("$defs")["FieldProblem"]  # no reference out of this place
+    schema["properties"]["errors"]["items"] = schema.pop("$defs")["FieldProblem"]
     return schema
 
 
-# What the API's schema says of every call.
+# The error responses that the API's schema lists for every call.
 RESPONSES: dict[int | str, dict[str, Any]] = {
     code: {"description": words, "content": {"application/problem+json": {"schema": _schema()}}}
     for code, words in (
@@ -81,13 +81,13 @@ class Conflict(Problem):
 
 
 class Refused(Problem):
-    """Input that can't be accepted."""
+    """Invalid input (status 422)."""
 
     status = 422
 
     @classmethod
     def fields(cls, problems: Iterable[FieldProblem]) -> Refused:
-        """From one sentence per field; the detail repeats the first."""
+        """Make the error from one sentence per field; ``detail`` repeats the first one."""
         problems = list(problems)
         return cls(f"{problems[0].field}: {problems[0].message}", problems)
 

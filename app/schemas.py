@@ -77,7 +77,7 @@ class RunOut(BaseModel):
     attempt: int
     cancel_requested: bool
     error: RunError | None
-    defect: str  # a sentence where the stored answers give another accuracy than the log of the run, else ""
+    defect: str  # a message if the stored predictions contradict the log of the run, else ""
     warnings: list[str]
     progress: RunProgress | None  # of a running run
 
@@ -102,7 +102,7 @@ class EpochOut(BaseModel):
     test_accuracy: float
     test_correct: int
     test_total: int
-    logged_correct: int | None  # what the log says, where the stored answers give another number
+    logged_correct: int | None  # the number in the log, if the stored predictions give another one
     validation_loss: float | None
     validation_accuracy: float | None
     learning_rate: float
@@ -119,7 +119,7 @@ class EpochOut(BaseModel):
 
     @property
     def reported_correct(self) -> int:
-        """The right answers by the log of the run."""
+        """The number of correct predictions according to the log of the run."""
         return self.test_correct if self.logged_correct is None else self.logged_correct
 
 
@@ -160,7 +160,7 @@ class RunChange(BaseModel):
 
 
 class RunLabels(BaseModel):
-    """What a run is called, beside its config."""
+    """Name, tags and notes of a run."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Numbers, times and values as people read them: the formats of pages, verdicts, charts and the command line.
+"""Numbers, times and values as text: the formats of pages, verdicts, charts and the command line.
 
 Accuracies and differences of accuracies come in as fractions (0 to 1) unless a docstring says otherwise. The minus sign
 is the typographic one. Filters of the templates have the names of these functions.

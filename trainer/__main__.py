@@ -42,7 +42,7 @@ def given_fields(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Begin or go on with a run; returns the exit status: 0 finished or stopped, 1 failed, 2 wrong arguments."""
+    """Start or continue a run. Exit status: 0 finished or stopped, 1 failed, 2 wrong arguments."""
     arguments = parser().parse_args(argv)
     try:
         if arguments.folder:

@@ -31,7 +31,7 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @dataclass(frozen=True)
 class Environment:
-    """Everything besides the configuration that decides a run's numbers, and where it ran."""
+    """Everything apart from the configuration that affects the results of a run, and where it ran."""
 
     device: str  # cpu, cuda:N or mps
     precision: str  # float32, bfloat16 or float16

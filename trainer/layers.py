@@ -15,7 +15,7 @@ from trainer.models import Shape
 
 @dataclass
 class Layer:
-    """One line of the table: a layer as people count layers, with the modules that follow it directly."""
+    """A row of the table: a layer as layers are usually counted, with the modules that directly follow it."""
 
     name: str
     shape: list[int]  # of the output for one image: [channels, height, width] or [features]
@@ -69,7 +69,7 @@ def _table(net: nn.Module, images: Tensor) -> list[Layer]:
 
 
 def _name(module: nn.Module, *, is_reshaped: bool) -> str:
-    """What people call the module, or "" if it does nothing; ``is_reshaped`` says whether its output has another shape."""
+    """The usual name of the module, or "" if it does nothing. ``is_reshaped``: whether its output has another shape."""
     match module:
         case nn.Conv2d():
             return "Conv {} × {}".format(*module.kernel_size)

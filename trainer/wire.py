@@ -25,7 +25,7 @@ LONGEST_SOCKET_PATH = 107  # bytes; sun_path of Linux without its closing zero
 
 
 class Start(BaseModel):
-    """Train a run in a process of its own; answered when that process holds the run's lock."""
+    """Train a run in its own process. The response is sent when that process holds the run's lock."""
 
     model_config = ConfigDict(strict=True)
     command: Literal["start"] = "start"
@@ -56,7 +56,7 @@ class Devices(BaseModel):
 
 
 class Predict(BaseModel):
-    """What the checkpoint of an epoch answers for one image (PNG, base64)."""
+    """Predict one image (PNG, base64) with the checkpoint of an epoch."""
 
     model_config = ConfigDict(strict=True)
     command: Literal["predict"] = "predict"
@@ -72,7 +72,7 @@ class Predict(BaseModel):
 
 
 class Measure(BaseModel):
-    """Measure what ``key`` of a section of ``trainer.measurements`` names, and record it; answered with the entry.
+    """Measure what ``key`` of a section of ``trainer.measurements`` names, and record it. The response is the entry.
 
     For ``matmul`` the config names the precision. Ended with the error "interrupted" when a run is started.
     """
@@ -90,7 +90,7 @@ class Measure(BaseModel):
 
 
 class End(BaseModel):
-    """End now unless runs go on; answered with ``{"ending"}``."""
+    """Exit now unless runs are active. The response is ``{"ending"}``."""
 
     model_config = ConfigDict(strict=True)
     command: Literal["end"] = "end"
@@ -112,7 +112,7 @@ def encode(message: dict[str, Any]) -> bytes:
 
 
 def error(kind: str, message: str) -> dict[str, Any]:
-    """The part of an answer that says what went wrong."""
+    """The part of a response that describes an error."""
     return {"error": {"kind": kind, "message": message}}
 
 

@@ -37,14 +37,14 @@ class Client:
         self._http.close()
 
     def is_up(self) -> bool:
-        """Whether a server answers at the address."""
+        """Whether a server responds at the address."""
         try:
             return self._http.get(f"{self.url}/healthz", timeout=2).status_code == 200
         except httpx.HTTPError:
             return False
 
     def call(self, method: str, path: str, **options: Any) -> Any:
-        """The JSON of one call; None for an empty answer."""
+        """The JSON of the response; None if it is empty."""
         try:
             answer = self._http.request(method, path, **options)
         except httpx.HTTPError as error:

@@ -1,4 +1,4 @@
-"""The command ``runoff``: all commands are named here, and those of the server and of runs are defined here."""
+"""The command ``runoff``. All commands are registered here; those for the server and for runs are defined here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """The console script: every expected error is one sentence on stderr and status 1 (2 for wrong arguments)."""
+    """The console script. Prints expected errors as a sentence to stderr and exits with 1 (2 for wrong arguments)."""
     from app.errors import Problem
 
     try:
@@ -79,7 +79,7 @@ def serve(
     os.environ.update(RUNOFF_HOME=str(settings.home), RUNOFF_HOST=settings.host, RUNOFF_PORT=str(settings.port))
     uploads = settings.home / "uploads"
     uploads.mkdir(parents=True, exist_ok=True)
-    tempfile.tempdir = str(uploads)  # large uploads wait beside the data sets, not on a small /tmp
+    tempfile.tempdir = str(uploads)  # large uploads are kept next to the data sets, not in a small /tmp
     import uvicorn
 
     from app.server import lock_home

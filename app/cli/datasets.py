@@ -61,14 +61,14 @@ def import_dataset(
 
 
 def _name_from(source: Path) -> str:
-    """A data set's name from a file's: small letters, digits and hyphens."""
+    """Derive the name of a data set from a file name: lowercase letters, digits and hyphens."""
     stem = source.name.lower().split(".")[0]
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in stem).strip("-")[:64]
 
 
 @contextlib.contextmanager
 def _data_bar(name: str) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar of work on a data set; what is yielded moves it."""
+    """Show a progress bar for work on a data set; yields the function that updates it."""
     with Bars(console=console) as bars:
         task = bars.add_task(name, total=None)
         yield lambda p: bars.update(task, total=p.total or None, completed=p.done, description=f"{name}: {p.what}")

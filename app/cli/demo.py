@@ -38,7 +38,7 @@ _RUNS: list[dict[str, Any]] = [
 
 
 def run_demo(settings: Settings, *, leave: bool, again: bool) -> None:
-    """Serve, train, compare; then serve until Ctrl-C, or with ``leave`` end and leave no process."""
+    """Serve, train and compare; then serve until Ctrl-C, or with ``leave`` exit and leave no process behind."""
     with _serving(settings, leave) as (client, is_ours):
         dataset = _choose_dataset(client)
         ids = [_start(client, dataset, choice, again) for choice in _RUNS]
@@ -55,7 +55,7 @@ def run_demo(settings: Settings, *, leave: bool, again: bool) -> None:
 
 @contextmanager
 def _serving(settings: Settings, leave: bool) -> Iterator[tuple[Client, bool]]:
-    """A client of the server on this HOME: the one that runs already, else one of our own that ends with us."""
+    """A client of the server on this home: one that is already running, or a new one that ends with this process."""
     running = find_server(settings)
     if running is not None:
         console.print(_("Using the server at {url}.").format(url=running.url))
@@ -76,7 +76,7 @@ def _serving(settings: Settings, leave: bool) -> Iterator[tuple[Client, bool]]:
 
 
 def _free_port(host: str, first: int) -> int:
-    """``first`` or the next port that nobody listens on."""
+    """The first free port from ``first`` upwards."""
     for port in range(first, min(first + _PORTS_TO_TRY, 65_536)):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -99,7 +99,7 @@ def _wait_for(settings: Settings, server: subprocess.Popen[bytes]) -> Client:
 
 
 def _choose_dataset(client: Client) -> str:
-    """MNIST where it is here or can be downloaded soon, else the built-in digits, with a sentence that says so."""
+    """The data set of the demo: MNIST if it is available or can be downloaded quickly, else the built-in digits."""
     mnist = client.call("GET", "/datasets/mnist")
     if mnist["status"] != "absent":
         return "mnist"
@@ -126,7 +126,7 @@ def _choose_dataset(client: Client) -> str:
 
 
 def _start(client: Client, dataset: str, choice: dict[str, Any], again: bool) -> str:
-    """The id of a run of this choice: a finished one with the same config where there is one, else a new one."""
+    """The id of a run with these values: a finished one with the same config if there is one, else a new one."""
     fields = {"dataset": dataset, **_RECIPES[dataset], **{k: v for k, v in choice.items() if k != "name"}}
     if not again:
         wanted = config_hash(parse_config(fields)[0])

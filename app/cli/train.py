@@ -1,4 +1,4 @@
-"""``runoff train``: its flags come from ``RunConfig``; it trains on the running server, else here."""
+"""``runoff train``: options are derived from ``RunConfig``. It trains on the running server, or here without one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _train(
 
 
 def _base_and_grid(fields: Mapping[str, str | None]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """The fields that were typed: those with one value, and those with several. Raises ``ConfigError``."""
+    """Split the given fields into those with one value and those with several. Raises ``ConfigError``."""
     from app.forms import read as forms
 
     base: dict[str, Any] = {}
@@ -60,7 +60,7 @@ def _base_and_grid(fields: Mapping[str, str | None]) -> tuple[dict[str, Any], di
 
 
 def _start_on_server(client: servers.Client, sweep: Mapping[str, Any]) -> list[str]:
-    """Start the runs and print where they are; their ids."""
+    """Start the runs, print their URLs and return their ids."""
     started = client.start_sweep(**sweep)
     for warning in started["warnings"]:
         sys.stderr.write(f"{warning}\n")
@@ -72,7 +72,7 @@ def _start_on_server(client: servers.Client, sweep: Mapping[str, Any]) -> list[s
 
 
 def _show_links(url: str, started: Mapping[str, Any]) -> None:
-    """Where the runs of a sweep are seen together."""
+    """Print the URLs at which the runs of a sweep are shown together."""
     from app.compare.load import MAX_COMPARED
 
     sys.stderr.write(f"{_('All together')}: {url}/sweeps/{started['id']}\n")
@@ -83,7 +83,7 @@ def _show_links(url: str, started: Mapping[str, Any]) -> None:
 
 
 def _signature() -> inspect.Signature:
-    """The parameters of ``train``: its own, then one option for each field of ``RunConfig``."""
+    """The parameters of ``train``, followed by an option for each field of ``RunConfig``."""
 
     def option(name: str, annotation: Any, default: Any, *flags: str, help: str) -> inspect.Parameter:
         wrapped = Annotated[annotation, typer.Option(*flags, help=help, show_default=False)]
@@ -118,7 +118,10 @@ def make_command() -> Callable[..., None]:
 
 
 def _train_here(settings: Settings, sweep: Mapping[str, Any]) -> int:
-    """Plan as the server would, then train one run after the other in processes of their own; the exit status."""
+    """Plan as the server would, then train the runs one after the other, each in its own process.
+
+    Returns the exit status.
+    """
     from app.runs.plan import plan
     from app.schemas import SweepIn
 

@@ -1,6 +1,6 @@
-"""The curves of several runs as figures: by epoch, time, images or FLOPs, smoothed, thinned, or as means over repeats.
+"""The curves of several runs as figures over epochs, time, images or FLOPs: smoothed, thinned or averaged over repeats.
 
-Pure functions of epochs. ``app.draw.figures`` describes figures and makes their JSON, ``app.draw.printed`` their SVG.
+These are pure functions of epochs. ``app.draw.figures`` turns figures into JSON, ``app.draw.printed`` into SVG.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from app.store.thinning import thin
 from app.words import between
 from trainer.i18n import _
 
-MOST_DETAILED = 8  # curves beside which bands and training losses can still be told apart
-MOST_MARKED = 60  # points of a line that still shows a marker at each
+MOST_DETAILED = 8  # curves up to which bands and training losses are still legible
+MOST_MARKED = 60  # points up to which each one has a marker
 LARGEST_SMOOTHING = 0.99
 FigureName = Literal["accuracy", "loss"]
 
 
 @dataclass(frozen=True)
 class View:
-    """How curves are shown. ``smooth`` 0 to 0.99 is the weight of what came before; ``log`` is the loss axis."""
+    """Options of the curves. ``smooth`` (0 to 0.99) is the weight of earlier values; ``log`` is for the loss axis."""
 
     axis: Axis = "epoch"
     smooth: float = 0.0
@@ -37,7 +37,7 @@ class View:
 
 @dataclass(frozen=True)
 class Repeats:
-    """The repeats of one recipe: its number on the page, its name, the epochs of each run [S >= 2]."""
+    """The repeats of a recipe: its position on the page, its name, and the epochs of each of its 2 or more runs."""
 
     index: int
     name: str
@@ -45,7 +45,7 @@ class Repeats:
 
 
 def points_of(epochs: Sequence[EpochOut]) -> list[EpochPoint]:
-    """The epochs of a run as points of a curve, with Wilson's interval of each accuracy."""
+    """Convert the epochs of a run to points of a curve, with the Wilson interval of each accuracy."""
     if not epochs:
         return []
     low, high = wilson_interval([e.test_correct for e in epochs], [e.test_total for e in epochs])
@@ -92,9 +92,9 @@ def curves_of(
 
 
 def smoothed(values: Sequence[float], weight: float) -> list[float]:
-    """Exponential moving average: each value counts 1 - weight, what came before it ``weight``.
+    """The exponential moving average: 1 - ``weight`` of each value plus ``weight`` of the average before it.
 
-    Divided by 1 - weight^t, so that it doesn't start from zero: D. P. Kingma, J. Ba (2015), ICLR, section 3.
+    It is divided by 1 - weight^t to correct the bias of the first values: D. P. Kingma, J. Ba (2015), ICLR, section 3.
     """
     average, result = 0.0, []
     for step, value in enumerate(values, 1):
@@ -104,7 +104,7 @@ def smoothed(values: Sequence[float], weight: float) -> list[float]:
 
 
 def best_or_last(points: Sequence[EpochPoint], which: Literal["last", "best"]) -> EpochPoint | None:
-    """The newest epoch, or the first one of the highest test accuracy; None before there is one."""
+    """The last epoch, or the first one with the highest test accuracy; None if there is no epoch yet."""
     if not points:
         return None
     return points[-1] if which == "last" else max(points, key=lambda point: point.test_accuracy)
@@ -146,7 +146,7 @@ def legend(singles: Sequence[RunCurve], groups: Sequence[Repeats], which: Litera
 
 @dataclass(frozen=True)
 class _Series:
-    """What a figure shows of an epoch, and how its values read."""
+    """The quantity that a figure shows, and the format of its values."""
 
     value: Callable[[EpochPoint], float]
     format: str
@@ -160,9 +160,9 @@ Values = tuple[list[float], list[float]]  # x and y
 
 
 def figure(name: FigureName, curves: Sequence[RunCurve], repeats: Sequence[Repeats], view: View) -> Figure:
-    """Test accuracy in percent or test loss, of single runs and of repeats.
+    """A figure of test accuracy in percent or of test loss, for single runs and for repeats.
 
-    Up to 8 runs show the band of each accuracy's 95 % interval, or the training loss, dotted.
+    With up to 8 runs it also has bands with the 95 % interval of each accuracy, or the training loss as dotted lines.
     """
     series = _ACCURACY if name == "accuracy" else _LOSS
     is_log = view.log and name == "loss"
@@ -193,7 +193,7 @@ def _axes(
 
 
 def _values(points: Sequence[EpochPoint], series: _Series, axis: Axis, is_log: bool) -> Values:
-    """x and y of the epochs that both axes can show."""
+    """The x and y values of the epochs that have both and that the axes can show."""
     shown = [
         (x, y)
         for point in points
@@ -203,7 +203,7 @@ def _values(points: Sequence[EpochPoint], series: _Series, axis: Axis, is_log: b
 
 
 def _details(name: FigureName, curve: RunCurve, view: View, is_log: bool) -> list[Line | Band]:
-    """What lies under the line of one run: the interval of its accuracy, or its training loss."""
+    """The details below the line of a run: the interval of its accuracy, or its training loss."""
     if name == "loss":
         title = _("{name}, training").format(name=curve.name)
         x, y = _values(curve.points, _TRAIN_LOSS, view.axis, is_log)
@@ -219,7 +219,7 @@ def _details(name: FigureName, curve: RunCurve, view: View, is_log: bool) -> lis
 
 
 def _lines(index: int, name: str, values: Values, series: _Series, view: View) -> list[Line | Band]:
-    """One run. Where it is smoothed, the measured values stay faintly visible under the line."""
+    """The lines of a run. If it is smoothed, the measured values stay faintly visible below the line."""
     x, y = values
     measured = _thinned(index, name, x, y, hover(name, series.format, view.axis))
     if not view.smooth:
@@ -239,7 +239,7 @@ def _at(values: Sequence[float], kept: Sequence[int]) -> list[float]:
 
 
 def _mean(group: Repeats, series: _Series, view: View, is_log: bool) -> list[Line | Band]:
-    """The single runs as thin lines, their mean over the epochs that all have, and its 95 % interval (t) as a band."""
+    """The single runs as thin lines, their mean over the epochs that all have, and its 95 % t interval as a band."""
     singles: list[Line | Band] = []
     for points in group.runs:
         x, y = _values(points, series, view.axis, is_log)
@@ -263,7 +263,7 @@ def _mean(group: Repeats, series: _Series, view: View, is_log: bool) -> list[Lin
 def _mean_line(
     runs: Sequence[Sequence[EpochPoint]], series: _Series, view: View
 ) -> tuple[list[float], list[float], list[float]]:
-    """x, mean and half of its interval, over the epochs that every run has."""
+    """The x values, the mean and half the width of its interval, for the epochs that every run has."""
     common = sorted(set.intersection(*({point.epoch for point in points} for points in runs)))
     if not common:
         return [], [], []
@@ -280,7 +280,7 @@ def _mean_line(
 
 
 def _range(drawn: Sequence[Line | Band], series: _Series, is_log: bool) -> tuple[float, float] | None:
-    """The vertical axis from the lines: the band of two seeds may be 20 times as wide and must not flatten them."""
+    """The range of the vertical axis, from the lines only: a band over two seeds can be 20 times wider."""
     lines = [y for curve in drawn if isinstance(curve, Line) for y in curve.heights if y > 0 or not is_log]
     bands = [y for curve in drawn if isinstance(curve, Band) for y in curve.heights]
     if not lines:

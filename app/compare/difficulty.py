@@ -1,7 +1,7 @@
-"""Which test images are hard: wrong in all of several runs, disputed among them, or forgotten from one epoch to the next.
+"""Find hard test images: wrong in all of several runs, disputed among them, or forgotten from one epoch to the next.
 
-Runs answer for the same test images; those with other images or without answers are left out, each with its reason. The
-numbers are pure functions over the stored answers; ``load`` reads these. Pages and API show what stands here.
+Only runs on the same test images are counted; runs on other images or without predictions are left out, each with a
+reason. The numbers are pure functions of the stored predictions, which ``load`` reads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainer.i18n import _
 from trainer.run_folder import RunFolder
 
 SIDES = ("wrong", "disputed", "forgotten")
-_BLOCK = 50  # epochs that are counted and remembered together
+_BLOCK = 50  # epochs that are counted and cached together
 _CACHED_BLOCKS = 512  # 50 kB each at 10,000 images
 Interval = tuple[float, float]
 Counts = NDArray[np.int64]
@@ -36,9 +36,9 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Forgetting:
-    """How often one run forgot each image [N] along some epochs, and whether it ever had it right [N].
+    """How often a run forgot each image in a range of epochs [N], and whether it ever predicted it correctly [N].
 
-    ``first`` and ``last`` say which images were right after the first and after the last of these epochs [N].
+    ``first`` and ``last`` are which images were correct after the first and after the last of these epochs, bool [N].
     """
 
     events: NDArray[np.uint16]
@@ -49,20 +49,21 @@ class Forgetting:
 
 
 def forgetting(rights: Iterable[NDArray[np.bool_]]) -> Forgetting | None:
-    """Count the steps from right to wrong along which images were right [N] after each of rising epochs; None without one.
+    """Count how often each image changes from correct to wrong; None without epochs.
 
-    Source: forgetting events of M. Toneva et al. (2019), "An Empirical Study of Example Forgetting during Deep Neural
-    Network Learning", ICLR. They count training images whenever a batch holds them; here it is test images at the end
-    of each epoch.
+    ``rights`` has which images were correct, bool [N], after each epoch in order. The definition is that of forgetting
+    events in M. Toneva et al. (2019), "An Empirical Study of Example Forgetting during Deep Neural Network Learning",
+    ICLR. They count training images whenever a batch contains them; here test images are counted at the end of each
+    epoch.
     """
-    found: Forgetting | None = None
+    total: Forgetting | None = None
     for right in rights:
-        found = joined(found, Forgetting(np.zeros(len(right), np.uint16), right, right, right, 1))
-    return found
+        total = joined(total, Forgetting(np.zeros(len(right), np.uint16), right, right, right, 1))
+    return total
 
 
 def joined(earlier: Forgetting | None, later: Forgetting | None) -> Forgetting | None:
-    """The forgetting along the epochs of both, ``later`` following on ``earlier``; None stands for no epoch."""
+    """Join the counts of two consecutive ranges of epochs; None means no epochs."""
     if earlier is None or later is None:
         return earlier or later
     return Forgetting(
@@ -78,8 +79,8 @@ def joined(earlier: Forgetting | None, later: Forgetting | None) -> Forgetting |
 
 
 @dataclass(frozen=True, eq=False)
-class AnsweredRun:
-    """One run with its answers [N] after ``epoch``, and what it forgot on the way there."""
+class CountedRun:
+    """A run with its predictions [N] after ``epoch``, and what it forgot up to then."""
 
     id: str
     name: str
@@ -90,7 +91,7 @@ class AnsweredRun:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run that is not counted, and why, as a sentence."""
+    """A run that is not counted, with the reason as a sentence."""
 
     id: str
     name: str
@@ -99,45 +100,45 @@ class LeftOut:
 
 @dataclass(frozen=True, eq=False)
 class Difficulty:
-    """What ``runs`` (one at least) say about each of the N test images. ``labels`` are the true classes [N]."""
+    """The predictions of one or more ``runs`` for the same N test images. ``labels`` are the true classes [N]."""
 
     labels: NDArray[np.int64]
     class_names: list[str]
-    runs: list[AnsweredRun]
+    runs: list[CountedRun]
 
     @cached_property
     def predicted(self) -> NDArray[np.uint16]:
-        """Answers [R, N]."""
+        """Predicted classes of R runs, uint16 [R, N]."""
         return np.stack([run.predicted for run in self.runs])
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
-        """Right or wrong [R, N]."""
+        """Whether each prediction is correct, bool [R, N]."""
         return np.asarray(self.predicted == self.labels)
 
     @cached_property
     def num_right(self) -> Counts:
-        """In how many runs each image is right [N]."""
+        """In how many runs each image is predicted correctly [N]."""
         return np.asarray(self.correct.sum(axis=0, dtype=np.int64))
 
     @cached_property
     def vote(self) -> Counts:
-        """The class that most runs name [N]."""
+        """The class that most runs predict for each image [N]."""
         return majority_vote(self.predicted)
 
     @cached_property
     def num_agreeing(self) -> Counts:
-        """How many runs name that class [N]."""
+        """How many runs predict the class of the vote [N]."""
         return np.asarray((self.predicted == self.vote).sum(axis=0, dtype=np.int64))
 
     @cached_property
     def forgotten(self) -> NDArray[np.float64]:
-        """How often a run forgot each image, on average over the runs [N]."""
+        """How often each image was forgotten, averaged over the runs [N]."""
         return np.asarray(np.mean([run.forgetting.events for run in self.runs], axis=0), np.float64)
 
     @cached_property
     def never_right(self) -> NDArray[np.bool_]:
-        """Which images no run had right after any epoch [N]."""
+        """Which images no run predicted correctly after any epoch, bool [N]."""
         return ~np.asarray(np.any([run.forgetting.ever_right for run in self.runs], axis=0), np.bool_)
 
     @cached_property
@@ -146,7 +147,10 @@ class Difficulty:
 
     @cached_property
     def is_disputed(self) -> NDArray[np.bool_]:
-        """Which images half of the runs have right (of an odd number: either number next to the half); none for one run."""
+        """Which images half of the runs predict correctly, bool [N].
+
+        With an odd number of runs the half is rounded up or down. With one run no image is disputed.
+        """
         count = len(self.runs)
         if count == 1:
             return np.zeros(self.num_images, np.bool_)
@@ -159,8 +163,8 @@ class Difficulty:
     def images(self, side: str, label: int | None = None) -> list[int]:
         """The images of one of ``SIDES``, hardest first, ties by index.
 
-        wrong: those first on which most runs agree on one wrong class (probably mislabelled). disputed and forgotten:
-        the most often forgotten first.
+        ``wrong`` starts with images for which most runs predict the same wrong class (probably mislabelled).
+        ``disputed`` and ``forgotten`` start with those that were forgotten most often.
         """
         masks = {"wrong": self.is_wrong_in_all, "disputed": self.is_disputed, "forgotten": self.forgotten > 0}
         mask = masks[side] if label is None else masks[side] & (self.labels == label)
@@ -173,7 +177,7 @@ class Difficulty:
     # the vote
     @property
     def accuracies(self) -> list[float]:
-        """Of each run."""
+        """The accuracy of each run."""
         return [float(value) for value in self.correct.mean(axis=1)]
 
     @property
@@ -186,7 +190,7 @@ class Difficulty:
         return np.asarray(self.vote == self.labels)
 
     def vote_against_best(self) -> tuple[float, Interval]:
-        """Accuracy of the vote minus that of the best run, with its paired 95 % interval."""
+        """The accuracy of the vote minus that of the best run, with its paired 95 % interval."""
         best = self.correct[self.best]
         only_vote, only_best = int((self.vote_correct & ~best).sum()), int((best & ~self.vote_correct).sum())
         low, high = paired_interval(only_vote, only_best, self.num_images)
@@ -194,7 +198,7 @@ class Difficulty:
 
 
 def interval_of(correct: NDArray[np.bool_]) -> Interval:
-    """The 95 % interval of the share of right answers [N]."""
+    """The 95 % interval of the fraction of correct predictions, given bool [N]."""
     low, high = wilson_interval(int(correct.sum()), len(correct))
     return float(low), float(high)
 
@@ -203,7 +207,10 @@ def interval_of(correct: NDArray[np.bool_]) -> Interval:
 
 
 class ClassDifficulty(BaseModel):
-    """One class. Accuracies are fractions; ``forgotten`` is the mean number of times that a run forgot one of its images."""
+    """The difficulty of a class. Accuracies are fractions.
+
+    ``forgotten`` is how many times a run forgot an image of the class, on average.
+    """
 
     label: int
     name: str
@@ -216,25 +223,25 @@ class ClassDifficulty(BaseModel):
     forgotten: float
 
 
-def by_class(found: Difficulty) -> list[ClassDifficulty]:
-    """The classes that have test images, the one with the lowest mean accuracy first."""
-    rows = [_class(found, int(label)) for label in np.unique(found.labels)]
+def by_class(result: Difficulty) -> list[ClassDifficulty]:
+    """The difficulty of each class that has test images, lowest mean accuracy first."""
+    rows = [_class(result, int(label)) for label in np.unique(result.labels)]
     return sorted(rows, key=lambda row: (row.mean_accuracy, row.label))
 
 
-def _class(found: Difficulty, label: int) -> ClassDifficulty:
-    of_class = found.labels == label
-    vote = found.vote_correct[of_class]
+def _class(result: Difficulty, label: int) -> ClassDifficulty:
+    of_class = result.labels == label
+    vote = result.vote_correct[of_class]
     return ClassDifficulty(
         label=label,
-        name=found.class_names[label] if label < len(found.class_names) else str(label),
+        name=result.class_names[label] if label < len(result.class_names) else str(label),
         num_images=len(vote),
-        mean_accuracy=float(found.correct[:, of_class].mean()),
+        mean_accuracy=float(result.correct[:, of_class].mean()),
         vote_accuracy=float(vote.mean()),
         vote_interval=interval_of(vote),
-        num_wrong_in_all=int(found.is_wrong_in_all[of_class].sum()),
-        num_disputed=int(found.is_disputed[of_class].sum()),
-        forgotten=float(found.forgotten[of_class].mean()),
+        num_wrong_in_all=int(result.is_wrong_in_all[of_class].sum()),
+        num_disputed=int(result.is_disputed[of_class].sum()),
+        forgotten=float(result.forgotten[of_class].mean()),
     )
 
 
@@ -242,32 +249,33 @@ def _class(found: Difficulty, label: int) -> ClassDifficulty:
 
 
 def load(state: Runoff, runs: Sequence[Run], at: str = "last") -> tuple[Difficulty | None, list[LeftOut]]:
-    """The difficulty over those of the runs that answered the same test images as the first with answers; the others.
+    """Load the difficulty over runs on the same test images, and the list of runs that are left out.
 
-    None where no run has answers. ``at`` is last, best or an epoch. Raises ``Refused`` for another ``at``.
+    The first run with predictions decides which images these are. The difficulty is None if no run has predictions.
+    ``at`` is last, best or an epoch; raises ``Refused`` for anything else.
     """
-    answered: list[AnsweredRun] = []
+    counted: list[CountedRun] = []
     left_out: list[LeftOut] = []
     first: Run | None = None
     labels = np.empty(0, np.int64)
     for run in runs:
         try:
-            epoch, found = _answers(state, run, at)
+            epoch, stored = _stored(state, run, at)
             if first is not None and (
-                run.test_fingerprint != first.test_fingerprint or len(found.labels) != len(labels)
+                run.test_fingerprint != first.test_fingerprint or len(stored.labels) != len(labels)
             ):
                 raise PredictionsError(_("It was tested on other images."))
-            counted = _counted(RunFolder(state.settings.runs / run.id), epoch, run.attempt)
-            answered.append(AnsweredRun(run.id, run.name or run.id, epoch, found.predicted, counted))
+            forgotten = _counted(RunFolder(state.settings.runs / run.id), epoch, run.attempt)
+            counted.append(CountedRun(run.id, run.name or run.id, epoch, stored.predicted, forgotten))
         except PredictionsError as error:
             left_out.append(LeftOut(run.id, run.name or run.id, str(error)))
             continue
         if first is None:
-            first, labels = run, found.labels
-    return (Difficulty(labels, list(first.class_names), answered) if first else None), left_out
+            first, labels = run, stored.labels
+    return (Difficulty(labels, list(first.class_names), counted) if first else None), left_out
 
 
-def _answers(state: Runoff, run: Run, at: str) -> tuple[int, predictions.Predictions]:
+def _stored(state: Runoff, run: Run, at: str) -> tuple[int, predictions.Predictions]:
     epoch = epoch_at(run, at)
     if epoch is None:
         raise PredictionsMissing(_("It has no finished epoch yet."))
@@ -275,28 +283,34 @@ def _answers(state: Runoff, run: Run, at: str) -> tuple[int, predictions.Predict
 
 
 def _counted(folder: RunFolder, last: int, attempt: int) -> Forgetting:
-    """Over the epochs up to ``last`` whose answers are there (those of ``last`` are); blocks of them are remembered."""
+    """What a run forgot up to epoch ``last``, which has predictions; other epochs without predictions are skipped.
+
+    Blocks of epochs are cached.
+    """
     blocks = [range(start, min(start + _BLOCK, last + 1)) for start in range(1, last + 1, _BLOCK)]
-    found: Forgetting | None = None
+    result: Forgetting | None = None
     for epochs in blocks:
-        with contextlib.suppress(_NoAnswers):
-            found = joined(found, _block(folder, epochs, attempt))
-    if found is None:  # the run was deleted meanwhile
+        with contextlib.suppress(_NoPredictions):
+            result = joined(result, _block(folder, epochs, attempt))
+    if result is None:  # the run was deleted in the meantime
         raise PredictionsMissing(_("Its test predictions were removed."))
-    return found
+    return result
 
 
-class _NoAnswers(Exception):
-    """No epoch of a block has answers. An exception, as the cache would remember a value: the files may come back."""
+class _NoPredictions(Exception):
+    """No epoch of a block has predictions. It is an exception so that it is not cached: the files may come back."""
 
 
 @lru_cache(maxsize=_CACHED_BLOCKS)
 def _block(folder: RunFolder, epochs: range, attempt: int) -> Forgetting:
-    """Over some epochs; a later ``attempt`` of the run may have replaced their answers. Raises ``_NoAnswers``."""
-    found = forgetting(_kept(folder, epochs))
-    if found is None:
-        raise _NoAnswers
-    return found
+    """What a run forgot in some epochs. Raises ``_NoPredictions``.
+
+    ``attempt`` is part of the cache's key, because a later attempt may have replaced the predictions.
+    """
+    result = forgetting(_kept(folder, epochs))
+    if result is None:
+        raise _NoPredictions
+    return result
 
 
 def _kept(folder: RunFolder, epochs: range) -> Iterable[NDArray[np.bool_]]:

@@ -23,7 +23,7 @@ DEFAULT_MARGIN = 0.005
 
 
 class CompareError(ValueError):
-    """The question can't be answered as asked; the text is a sentence for people."""
+    """The comparison is not possible as requested. The message is shown to users."""
 
 
 # What goes in --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The text of a verdict: the rules that choose it, in their order, and the sentences about two nets.
+"""Verdicts: the rules that choose one, in their order, and the sentences about two nets.
 
 Sentences about two recipes are in ``app.compare.recipe_verdicts``; the numbers come from ``app.compare.pairs``.
 """
@@ -16,7 +16,7 @@ from trainer.i18n import _, ngettext
 
 
 def judge(difference: float, low: float, high: float, p_adjusted: float, margin: float) -> Verdict:
-    """The verdict on two sides that can be compared; the first rule that fits decides."""
+    """The verdict on two sides that can be compared. The first rule that applies decides."""
     if -margin <= low and high <= margin:
         return "negligible"
     if p_adjusted <= ALPHA and (low > 0 or high < 0):
@@ -29,7 +29,7 @@ def judge(difference: float, low: float, high: float, p_adjusted: float, margin:
 
 @dataclass(frozen=True)
 class Text:
-    """The text of one verdict; ``notes`` are sentences about the method."""
+    """The text of a verdict; ``notes`` are sentences about the method."""
 
     heading: str
     explanation: str = ""
@@ -39,7 +39,7 @@ class Text:
 
 
 def pair_verdict(test: PairTest) -> tuple[Verdict, Text]:
-    """The verdict on two nets over the same images, with its text."""
+    """The verdict on two nets that were tested on the same images, with its text."""
     if test.is_identical:
         verdict: Verdict = "negligible"
     else:
@@ -119,7 +119,7 @@ def _counts(test: PairTest) -> str:
 
 
 def evidence(disagreements: int) -> str:
-    """On which images the test rests."""
+    """A sentence about the images that the test depends on."""
     if disagreements == 0:
         return _("No image distinguishes the runs.")
     return ngettext(
@@ -146,7 +146,7 @@ def _pair_says(test: PairTest, verdict: Verdict) -> str:
 
 
 def _chance(test: PairTest) -> str:
-    """How likely a split this uneven would be, were both equally good."""
+    """A sentence about how likely a split this uneven would be if both were equally good."""
     more, fewer = max(test.only_a_correct, test.only_b_correct), min(test.only_a_correct, test.only_b_correct)
     if test.p_value < 1e-6:
         text = _("If both were equally good, a split as uneven as {more} to {fewer} would practically never happen.")
@@ -214,7 +214,7 @@ def _pair_notes(test: PairTest) -> list[str]:
 
 
 def other_images(b: str) -> Text:
-    """Two runs that were tested on different images."""
+    """The text for two runs that were tested on different images."""
     return Text(
         heading=_("Not comparable: {b} was tested on other images.").format(b=b),
         explanation=_("A difference would mix the nets with their test images. Train both on the same data set."),
@@ -222,7 +222,7 @@ def other_images(b: str) -> Text:
 
 
 def no_epoch(name: str) -> Text:
-    """A run without predictions."""
+    """The text for a run without predictions."""
     return Text(
         heading=_("Not comparable yet: {name} has no finished epoch.").format(name=name),
         explanation=_("There is nothing to compare before the first epoch is complete."),
@@ -233,7 +233,7 @@ def no_epoch(name: str) -> Text:
 
 
 def family_note(num_pairs: int, level: float) -> str:
-    """What the number of pairs does to intervals and p-values."""
+    """A note about how the number of pairs affects intervals and p-values."""
     if num_pairs <= 1:
         return _("One pair, nothing to correct for.")
     return _(
@@ -243,14 +243,14 @@ def family_note(num_pairs: int, level: float) -> str:
 
 
 def equivalence_text(p: float, margin: float) -> str:
-    """The test behind "too small to matter"."""
+    """A note about the test behind "too small to matter"."""
     return _("Equivalence within ±{margin} points (two one-sided tests): {p}").format(
         margin=plain_points(margin), p=p_text(p)
     )
 
 
 def margin_note(margin: float) -> str | None:
-    """A sentence where the margin is not the default, else None."""
+    """A note if the margin is not the default, else None."""
     if math.isclose(margin, DEFAULT_MARGIN):
         return None
     return _("Margin chosen by you: {margin} points, default {default}.").format(

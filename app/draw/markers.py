@@ -82,5 +82,5 @@ def mark(index: int) -> Markup:
 
 
 def grey_mark(number: int) -> Markup:
-    """Marker ``number`` in grey, for what a legend explains besides the runs."""
+    """Marker ``number`` in grey, for entries of a legend other than runs."""
     return svg.decoration("mark r5", _LEGEND_BOX, [legend_marker(number)])

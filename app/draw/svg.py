@@ -44,7 +44,7 @@ class ResponsiveDrawing:
 
 
 def decoration(css: str, box: str, parts: Iterable[Markup]) -> Markup:
-    """A small SVG beside a text that says the same, so it has no text alternative."""
+    """A small SVG next to a text with the same content, so it has no text alternative."""
     return Markup(f'<svg class="{css}" viewBox="{box}" aria-hidden="true">{_join(parts)}</svg>')
 
 

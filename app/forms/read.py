@@ -20,7 +20,7 @@ from trainer.presets import PRESETS, Preset
 
 FROM_RUN = "run"  # in place of a preset's name, where the form starts as a copy of an earlier run
 MOST_VALUES = 1000  # in one field
-EXTRA_FIELDS = ("repeats", "name", "tags")  # of the form, besides those of RunConfig
+EXTRA_FIELDS = ("repeats", "name", "tags")  # fields of the form that are not in RunConfig
 Kind = Literal["int", "float", "bool", "choice", "text"]
 
 
@@ -39,7 +39,7 @@ def kind_of(name: str) -> Kind:
 
 
 def note_of(name: str, key: str) -> Any:
-    """What ``RunConfig`` says of a field for people: its group, its unit, the labels of its values."""
+    """How a field of ``RunConfig`` is presented: its group, its unit and the labels of its values."""
     notes = FIELDS[name].json_schema_extra
     return notes[key] if isinstance(notes, dict) else None
 
@@ -103,7 +103,7 @@ def is_chosen(name: str) -> bool:
 
 
 def default_text(name: str) -> str:
-    """The text of a field that nobody has changed."""
+    """The default text of a field."""
     if name == "repeats":
         return "1"
     if name not in FIELDS or FIELDS[name].is_required():

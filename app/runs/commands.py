@@ -1,4 +1,4 @@
-"""What people do with runs: start, repeat, cancel, resume, change, delete.
+"""The commands on runs: start, repeat, cancel, resume, change, delete.
 
 What must survive the database goes into the run's folder first.
 """
@@ -136,7 +136,7 @@ def cancel_sweep(state: Runoff, sweep_id: str) -> int:
     count = 0
     for run in sorted(
         active, key=lambda run: run.status != "queued"
-    ):  # queued ones first, so that none starts meanwhile
+    ):  # queued ones first, so that none starts in the meantime
         with contextlib.suppress(Conflict, NotFound):  # it has ended since, or was deleted
             cancel(state, run.id)
             count += 1

@@ -51,7 +51,7 @@ def record_of(run: Run) -> dict[str, Any]:
     return {name: getattr(run, name) for name in names}
 
 
-# What a person decides -----------------------------------------------------------------------------------------------
+# What a user decides -------------------------------------------------------------------------------------------------
 
 
 def cancel(session: Session, folder: RunFolder, run: Run) -> None:
@@ -175,7 +175,7 @@ def damaged_error(problems: list[str]) -> dict[str, str]:
 
 
 def apply_started(run: Run, event: dict[str, Any]) -> None:
-    """An attempt has begun to train (event ``started``), whoever started it."""
+    """An attempt has started to train (event ``started``), no matter who started it."""
     run.status, run.error, run.finished_at, run.phase = "running", None, None, None
     run.attempt = max(run.attempt, event["attempt"])
     run.started_at = run.started_at or event["time"]

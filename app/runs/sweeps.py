@@ -99,7 +99,7 @@ class Factor:
         return self.values.index(value) if value in self.values else -1
 
     def words(self, value: Any) -> str:
-        """A value as people read it."""
+        """A value as text."""
         if value is None:
             return _("default") if self.field == "width" else _("off")
         return value_words(value)
@@ -109,7 +109,7 @@ class Factor:
         return [self.words(value) for value in self.values]
 
     def label(self, config: Mapping[str, Any]) -> str:
-        """The config's value as people read it; a dash where the field does not apply."""
+        """The value of the config as text; a dash if the field does not apply."""
         place = self.place(config)
         return self.labels[place] if place >= 0 else "–"
 

@@ -1,1 +1,1 @@
-"""The index in SQLite and what is read from run folders."""
+"""The index in SQLite, and readers for the files in run folders."""

@@ -1,4 +1,4 @@
-"""The SQLite engine: how connections behave, and the migration of the schema at start."""
+"""The SQLite engine: settings of connections, sessions, and the migration of the schema at startup."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 from sqlalchemy import Engine, NullPool, create_engine, event, text
 from sqlmodel import Session
 
-SCHEMA = "0004"  # the newest revision in app/store/migrations/versions
+SCHEMA = "0004"  # the latest revision in app/store/migrations/versions
 _WAL_IS_SAFE_FROM = (3, 51, 3)  # older versions can corrupt a database in WAL mode
 
 
 def make_engine(path: Path) -> Engine:
-    """An engine on the file at ``path``; see ``reading`` and ``writing`` for how its sessions behave."""
+    """Create the engine for the database at ``path``. Use it through ``reading`` and ``writing``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         f"sqlite:///{path}",
         connect_args={"timeout": 30, "check_same_thread": False},
-        poolclass=NullPool,  # a connection costs less than a request that waits for one
+        poolclass=NullPool,  # opening a connection is cheaper than waiting for one
     )
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver must not begin or commit by itself
+        connection.isolation_level = None  # the driver must not begin or commit automatically
         wal = sqlite3.sqlite_version_info >= _WAL_IS_SAFE_FROM
         for pragma in (
             "foreign_keys = ON",
@@ -47,17 +47,17 @@ def make_engine(path: Path) -> Engine:
 
 
 def reading(engine: Engine) -> Session:
-    """A session that only reads. Each SELECT stands alone, so that no reader holds the lock that a commit waits for."""
+    """A session for reading. Each SELECT is its own transaction, so a reader never blocks a commit for long."""
     return Session(engine, expire_on_commit=False)
 
 
 def writing(engine: Engine) -> Session:
-    """A session whose transaction takes the write lock when it begins."""
+    """A session for writing. Its transaction takes the write lock when it begins."""
     return Session(engine.execution_options(begin="IMMEDIATE"), expire_on_commit=False)
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the schema to ``SCHEMA``. Alembic is imported only where something is to do."""
+    """Upgrade the schema to ``SCHEMA``. Alembic is imported only if an upgrade is needed."""
     with engine.connect() as connection:
         try:
             current = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

@@ -1,6 +1,6 @@
-"""The epochs of runs, and what training cost: seconds, images and FLOPs from the start of a run, and up to an accuracy.
+"""The epochs of runs, and the cost of training in seconds, images and FLOPs: in total, or until an accuracy is reached.
 
-Only training counts: evaluation, saving and pictures are left out of every sum.
+Only training is counted; evaluation, saving and pictures are not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trainer.i18n import _
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.92, 0.95, 0.97, 0.98, 0.99)
 MOST_THRESHOLDS = 5
-_ROUNDING = 1e-9  # 0.978 typed as 97.8 % must not miss 9,780 of 10,000 by a bit
+_ROUNDING = 1e-9  # tolerance: 97.8 % as typed must match 9,780 of 10,000
 _STORED = [name for name in EpochOut.model_fields if name in Epoch.model_fields]
 _stored_values = attrgetter(*_STORED)
 
@@ -36,12 +36,12 @@ def epochs_of(session: Session, run_id: str) -> list[Epoch]:
 
 
 def epochs_with_sums(session: Session, run: Run) -> list[EpochOut]:
-    """The epochs of a run in order, with their sums."""
+    """The epochs of a run in order, with cumulative sums."""
     return add_sums(epochs_of(session, run.id), run.num_train)
 
 
 def epochs_of_runs(session: Session, runs: Sequence[Run]) -> dict[str, list[EpochOut]]:
-    """The epochs of several runs with their sums, by one query: run id -> epochs in order."""
+    """The epochs of several runs with cumulative sums, read in one query: run id -> epochs in order."""
     table = Epoch.__table__  # type: ignore[attr-defined]  # plain rows: thousands of objects would take most of the time
     query = table.select().where(table.c.run_id.in_([run.id for run in runs])).order_by(table.c.epoch)
     rows: dict[str, list[Any]] = {run.id: [] for run in runs}
@@ -66,7 +66,7 @@ def epochs_csv(epochs: Sequence[Epoch]) -> bytes:
 
 
 def add_sums(epochs: Sequence[Epoch | Row[Any]], num_train: int | None) -> list[EpochOut]:
-    """The epochs (objects, or plain rows of the table) with their sums; ``num_train`` images are in each."""
+    """Add cumulative sums to the epochs (objects or rows of the table); each epoch has ``num_train`` images."""
     seconds = accumulate(epoch.seconds for epoch in epochs)
     flops = accumulate((epoch.flops for epoch in epochs), _sum_known)
     return [
@@ -86,7 +86,7 @@ def _sum_known(a: float | None, b: float | None) -> float | None:
 
 
 def rate(flops: float, seconds: float) -> float | None:
-    """Achieved GFLOP/s; None for a time of zero."""
+    """The achieved rate in GFLOP/s; None if the time is zero."""
     return flops / seconds / 1e9 if seconds > 0 else None
 
 
@@ -94,7 +94,7 @@ def rate(flops: float, seconds: float) -> float | None:
 
 
 def to_accuracy(epochs: Sequence[EpochOut], accuracy: float) -> AccuracyCost:
-    """What training cost up to the first epoch whose test accuracy is at least ``accuracy`` (a fraction)."""
+    """The cost of training up to the first epoch whose test accuracy is at least ``accuracy`` (a fraction)."""
     first = next((epoch for epoch in epochs if epoch.test_accuracy >= accuracy - _ROUNDING), None)
     if first is None:
         return AccuracyCost(accuracy=accuracy)
@@ -109,20 +109,26 @@ def to_accuracy(epochs: Sequence[EpochOut], accuracy: float) -> AccuracyCost:
 
 
 def thresholds_passed(epochs: Sequence[EpochOut], most: int = MOST_THRESHOLDS) -> list[AccuracyCost]:
-    """The highest thresholds that the run passed, rising; only the highest of those that one epoch passed at once."""
+    """The ``most`` highest thresholds that the run reached, in ascending order.
+
+    If one epoch reached several thresholds at once, only the highest of them is listed.
+    """
     costs = [to_accuracy(epochs, threshold) for threshold in THRESHOLDS]
     by_epoch = {cost.epoch: cost for cost in costs if cost.epoch is not None}
     return list(by_epoch.values())[-most:]
 
 
 def highest_of_all(runs: Sequence[Sequence[EpochOut]]) -> float | None:
-    """The highest whole percent that every run reached, as a fraction; None where there is none."""
+    """The highest whole percent that every run reached, as a fraction; None if there is none."""
     tops = [max((epoch.test_accuracy for epoch in epochs), default=0.0) for epochs in runs]
     return math.floor(100 * min(tops, default=0.0) + _ROUNDING) / 100 or None
 
 
 def typed_accuracy(text: str) -> tuple[float | None, str]:
-    """The fraction that a person typed, and what is wrong with it. With "%" or above 1 it is percent, else a fraction."""
+    """Parse an accuracy that was typed into a form: (fraction or None, error message or "").
+
+    A number with "%" or above 1 is in percent; any other is a fraction.
+    """
     if not text.strip():
         return None, ""
     try:

@@ -1,4 +1,4 @@
-"""Everything known of a run that can be searched for, sorted by or shown as a column: its name, title and kind of value."""
+"""The fields of a run that can be searched, sorted by or shown as a column, with their names, titles and types."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from trainer.config import RunConfig
 from trainer.i18n import N_, _
 
 Kind = Literal["number", "accuracy", "text", "choice", "flag", "time", "tags"]
-_CONFIG = "config."  # prefix of a config field that the run has too, as what "auto" became
+_CONFIG = "config."  # prefix of a config field that also exists as a column, such as the device
 _KINDS: dict[str, Kind] = {"integer": "number", "number": "number", "boolean": "flag", "string": "text"}
 
 
 @dataclass(frozen=True)
 class Field:
-    """Something known of every run: a column of the table, or a field of its config."""
+    """A field of a run: a column of the table, or a field of its config."""
 
     name: str
     title: str
     kind: Kind
     part: Literal["run", "result", "config"]
-    values: tuple[str, ...] = ()  # of a choice
+    values: tuple[str, ...] = ()  # the possible values of a choice
 
     @property
     def in_config(self) -> bool:
-        """Whether it is stored in the config only, without a separate column."""
+        """Whether the field is stored in the config only, without a column of its own."""
         return self.part == "config" and self.name not in Run.model_fields
 
     @property
     def column(self) -> ColumnElement[Any]:
-        """The field in SQL; NULL where a run has no value."""
+        """The SQL expression of the field; NULL if a run has no value."""
         if self.in_config:
             return func.json_extract(Run.config, f"$.{self.name.removeprefix(_CONFIG)}")
         column: ColumnElement[Any] = getattr(Run, self._attribute)
         return column
 
     def of(self, run: Run) -> Any:
-        """The value of a run; None where it has none. Tags are joined by commas."""
+        """The value of the field for ``run``; None if it has none. Tags are joined by commas."""
         if self.in_config:
             return run.config.get(self.name.removeprefix(_CONFIG))
         value = getattr(run, self._attribute)
@@ -95,9 +95,9 @@ _RESULTS: dict[str, tuple[str, Kind]] = {
 
 @cache
 def fields() -> dict[str, Field]:
-    """All fields by name: of the run, results, of the config.
+    """All fields by name: those of the run, its results, and those of its config.
 
-    ``config.device`` is what was chosen, ``device`` what was used.
+    ``config.device`` is the device that was chosen, ``device`` the one that was used.
     """
     known: list[Field] = []
     for name, (title, kind) in _OF_RUN.items():
@@ -116,7 +116,7 @@ def _config_field(name: str, schema: dict[str, Any]) -> Field:
 
 
 def unknown_field(name: str) -> str:
-    """The sentence for a field that does not exist, with the one that was probably meant."""
+    """The error message for a field that does not exist, with a suggestion if there is a similar one."""
     meant = closest(name.lower(), fields())
     if meant:
         return _("There is no field {name}. Did you mean {meant}?").format(name=name[:40], meant=meant)
@@ -128,7 +128,7 @@ def unknown_field(name: str) -> str:
 
 
 def closest(typed: str, names: Iterable[str]) -> str | None:
-    """The name most like what was typed, or the one with these initials: ``lr`` for learning_rate."""
+    """The name most similar to ``typed``, or the one with these initials (``lr`` for learning_rate)."""
     names = list(names)
     similar = difflib.get_close_matches(typed, names, 1, cutoff=0.65)
     initials = [name for name in names if "".join(part[0] for part in re.split(r"[_.]", name)) == typed]

@@ -1,4 +1,4 @@
-"""The files of a run: which can be downloaded, and what pages read from them (step losses, the end of the log)."""
+"""The files of a run: those that can be downloaded, and readers for step losses and the end of the log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ FILES: dict[str, str] = {
 
 
 def file_path(folder: RunFolder, name: str, run: Run) -> Path | None:
-    """Where a downloadable file is; None for a name that is not in ``FILES``. ``epochs.csv`` is made on request."""
+    """The path of a downloadable file; None for a name that is not in ``FILES``.
+
+    ``epochs.csv`` does not exist on disk; it is created on request.
+    """
     if name not in FILES:
         return None
     last, best = run.epochs_done, run.best_epoch or 0
@@ -58,7 +61,10 @@ def files_of(session: Session, folder: RunFolder, run: Run) -> list[FileOut]:
 
 
 def steps_of(folder: RunFolder, max_points: int = 1000) -> StepList:
-    """Step losses of a run, thinned with the extremes kept. A later attempt's step replaces an earlier one's."""
+    """The step losses of a run, reduced to ``max_points`` with the extremes kept.
+
+    If several attempts have the same step, the latest one counts.
+    """
     losses: dict[int, float] = {}
     for event, _end in iter_valid_events(folder.events_path):
         if event["type"] == "started":
@@ -72,7 +78,7 @@ def steps_of(folder: RunFolder, max_points: int = 1000) -> StepList:
 
 
 def log_tail(folder: RunFolder, max_bytes: int = 64_000) -> str:
-    """The end of the log, from the beginning of a line."""
+    """The last ``max_bytes`` of the log, starting at the beginning of a line."""
     try:
         with folder.log_path.open("rb") as file:
             file.seek(0, io.SEEK_END)

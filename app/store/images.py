@@ -1,6 +1,6 @@
-"""Single images of a data set: their addresses on a page, and their pixels as PNG.
+"""Images of a data set: their URLs on a page, and their pixels as PNG.
 
-Reads the pixel cache. Pillow and numpy are imported when first needed.
+Images are read from the pixel cache. Pillow and numpy are imported on first use.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SplitName = Literal["train", "test"]
-_TILE, _DETAIL = 56, 200  # pixels of a page, about
+_TILE, _DETAIL = 56, 200  # approximate side in CSS pixels
 
 
 # Addresses -----------------------------------------------------------------------------------------------------------
@@ -29,9 +29,9 @@ _TILE, _DETAIL = 56, 200  # pixels of a page, about
 
 @dataclass(frozen=True)
 class Images:
-    """Where the images of a split are, and how large they are.
+    """The URLs and the size of the images of a split.
 
-    ``zoom`` is the factor that makes tiles of about 56 pixels, ``zoom_detail`` that for an opened image of about 200.
+    ``zoom`` scales an image to a tile of about 56 pixels, ``zoom_detail`` to about 200 pixels.
     """
 
     dataset: str
@@ -39,7 +39,7 @@ class Images:
     split: SplitName
     height: int
     width: int
-    permutation: int | None = None  # seed of the permutation of the pixels that the run saw
+    permutation: int | None = None  # seed of the pixel permutation of the run; None without one
 
     @property
     def zoom(self) -> int:
@@ -57,9 +57,9 @@ class Images:
 
 
 def images_of(home: Path, run: Run, split: SplitName, fingerprint: str | None = None) -> Images | None:
-    """The images that the run saw; None where the data set is not on this machine, or has changed since.
+    """The images that the run used; None if the data set is not on this machine or has changed since.
 
-    ``fingerprint`` is that of the training images, which the index does not hold.
+    ``fingerprint`` is needed for training images, because the index has only that of the test images.
     """
     try:
         dataset = catalogue.get_dataset(home, run.dataset)
@@ -79,7 +79,7 @@ def images_of(home: Path, run: Run, split: SplitName, fingerprint: str | None = 
 
 @lru_cache(maxsize=16)
 def _pixels(home: Path, name: str, split: str, fingerprint: str) -> NDArray[np.uint8]:
-    """The images of a split [N, C, H, W], mapped once for each content that ``fingerprint`` names."""
+    """The images of a split, uint8 [N, C, H, W], memory-mapped once per ``fingerprint``."""
     dataset = catalogue.get_dataset(home, name)
     if fingerprint != (dataset.train_fingerprint if split == "train" else dataset.test_fingerprint):
         raise FileNotFoundError(name)
@@ -94,9 +94,9 @@ def _permutation(height: int, width: int, seed: int) -> NDArray[np.int64]:
 def image_png(
     home: Path, name: str, split: SplitName, fingerprint: str, index: int, permutation_seed: int | None = None
 ) -> bytes:
-    """Image ``index`` of a split as PNG: grey for one channel, RGB for three; its pixels permuted where a seed is given.
+    """Image ``index`` of a split as PNG, grey or RGB, with its pixels permuted if a seed is given.
 
-    Raises ``NotFound`` where the data set isn't here, has changed since, or has fewer images.
+    Raises ``NotFound`` if the data set is not on this machine, has changed since, or has fewer images.
     """
     try:
         images = _pixels(home, name, split, fingerprint)
@@ -118,7 +118,7 @@ def image_png(
 
 
 def _encode(pixels: NDArray[np.uint8]) -> bytes:
-    """PNG of one image [C, H, W], C 1 or 3."""
+    """Encode an image uint8 [C, H, W] as PNG; C is 1 or 3."""
     import numpy as np
     from PIL import Image
 

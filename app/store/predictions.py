@@ -1,6 +1,6 @@
-"""The predictions of a run for its test images: read from the run folder, filtered, sorted, counted.
+"""The predictions of a run for its test images: read from the run folder, filtered, sorted and counted.
 
-The trainer writes the files. Verdicts over several runs are in ``app.compare``.
+The trainer writes the files. ``app.compare`` compares the predictions of several runs.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ Sort = Literal["index", "confidence", "-confidence", "worst"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 _known_labels: WeakValueDictionary[bytes, NDArray[np.int64]] = WeakValueDictionary()
 _NUM_CLASSES = 2**16  # a class is stored as uint16
-_MOST_CONFIDENCE = 1.001  # rounding may lift a probability a little above 1
-_CACHED_FILES = 256  # as many as a large comparison reads; an epoch of 10,000 images takes 70 kB
+_MOST_CONFIDENCE = 1.001  # rounding can make a probability slightly larger than 1
+_CACHED_FILES = 256  # enough for a large comparison; an epoch of 10,000 images takes 70 kB
 
 
 class PredictionsError(ValueError):
-    """The predictions of a run can't be read; the text is a sentence for people."""
+    """The predictions of a run can't be read. The message is shown to users."""
 
 
 class PredictionsMissing(PredictionsError):
-    """There are no predictions for this epoch: it is not complete yet, or its file was removed."""
+    """There are no predictions for the epoch: it is not complete yet, or its file was removed."""
 
 
 class PredictionsDamaged(PredictionsError):
-    """The file is there, but its content is not what a run writes."""
+    """The file exists, but its content is invalid."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Predictions:
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
-        """Which images are predicted right [N]."""
+        """Which images are predicted correctly, bool [N]."""
         correct = np.asarray(self.predicted == self.labels)
         correct.setflags(write=False)
         return correct
@@ -65,12 +65,12 @@ class Predictions:
 
     @cached_property
     def calibration(self) -> CalibrationError | None:
-        """How far confidence and accuracy differ; None without images."""
+        """The difference between confidence and accuracy; None without images."""
         return calibration_error(self.confidence, self.correct) if self.num_images else None
 
 
 def load(folder: RunFolder, epoch: int) -> Predictions:
-    """The predictions of ``folder``'s run after ``epoch`` (from 1).
+    """Load the predictions of the run in ``folder`` after ``epoch`` (from 1).
 
     Raises ``PredictionsMissing`` or ``PredictionsDamaged``.
     """
@@ -78,7 +78,9 @@ def load(folder: RunFolder, epoch: int) -> Predictions:
 
 
 def load_log_probabilities(folder: RunFolder, epoch: int) -> NDArray[np.float16] | None:
-    """The stored ``log_probabilities`` [N, K], or None where the run kept none for this epoch. Large, so not cached.
+    """Load ``log_probabilities`` float16 [N, K]; None if the run kept none for this epoch.
+
+    They are large, so they are not cached.
 
     Raises ``PredictionsMissing`` or ``PredictionsDamaged``.
     """
@@ -88,7 +90,9 @@ def load_log_probabilities(folder: RunFolder, epoch: int) -> NDArray[np.float16]
 
 
 def load_correct(folder: RunFolder, epoch: int) -> NDArray[np.bool_]:
-    """Which images were right [N]. Only the labels are cached, so that a caller can go through all epochs of a run.
+    """Load which images were predicted correctly after ``epoch``, bool [N].
+
+    Only the labels are cached, so reading all epochs of a run does not fill the cache.
 
     Raises ``PredictionsMissing`` or ``PredictionsDamaged``.
     """
@@ -102,7 +106,7 @@ def load_correct(folder: RunFolder, epoch: int) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Stamp:
-    """A version of a file: another stamp means another content."""
+    """A version of a file: if its content changes, so does the stamp."""
 
     path: Path
     modified: int  # nanoseconds
@@ -133,7 +137,7 @@ def _load(labels_file: _Stamp, predictions_file: _Stamp) -> Predictions:
         raise _damaged(path, f"{predicted.dtype}, {confidence.dtype}")
     if not predicted.shape == confidence.shape == labels.shape:
         raise _damaged(path, f"{predicted.shape}, {confidence.shape}, {labels.shape}")
-    if not np.all((confidence >= 0) & (confidence <= _MOST_CONFIDENCE)):  # NaN is neither
+    if not np.all((confidence >= 0) & (confidence <= _MOST_CONFIDENCE)):  # NaN fails both comparisons
         raise _damaged(path, "confidence")
     result = Predictions(labels, predicted, confidence)
     for array in vars(result).values():
@@ -155,7 +159,7 @@ def _labels(file: _Stamp) -> NDArray[np.int64]:
 
 
 def _shared(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """One array for all equal labels: all runs on a data set have the same."""
+    """Return one shared array for equal labels, because all runs on a data set have the same ones."""
     return _known_labels.setdefault(hashlib.sha256(labels.tobytes()).digest(), labels)
 
 
@@ -181,7 +185,7 @@ def _damaged(path: Path, detail: object) -> PredictionsDamaged:
 
 
 def defect_of(epoch: int, counted: int, num_images: int, reported: int | None) -> str:
-    """A sentence where the stored predictions do not give the count in the run's log, else ""."""
+    """A message if the stored predictions contradict the count in the run's log, else ""."""
     if reported is None or reported == counted:
         return ""
     return _(
@@ -195,7 +199,7 @@ def defect_of(epoch: int, counted: int, num_images: int, reported: int | None) -
 
 @dataclass(frozen=True)
 class PredictionQuery:
-    """Which predictions, in which order; None means any."""
+    """Filter and order of predictions; None means any."""
 
     correct: bool | None = None
     label: int | None = None
@@ -207,7 +211,7 @@ class PredictionQuery:
 
 
 class Prediction(BaseModel):
-    """One test image with its true class and the one that the run predicted."""
+    """A test image with its true class and its predicted class."""
 
     index: int
     label: int
@@ -216,10 +220,10 @@ class Prediction(BaseModel):
 
 
 class PredictionPage(BaseModel):
-    """``total`` counts all predictions that match the query, ``items`` holds those of the page.
+    """One page of predictions: ``items`` are those of the page, ``total`` counts all that match the query.
 
-    ``num_correct`` counts all right predictions of the epoch, whether they match or not. ``defect`` is a sentence where
-    the run's log gives another number.
+    ``num_correct`` counts all correct predictions of the epoch, whether they match or not. ``defect`` is a message if
+    the run's log has another number, else empty.
     """
 
     total: int
@@ -258,7 +262,7 @@ def _mask(predictions: Predictions, wanted: PredictionQuery) -> NDArray[np.bool_
 
 
 def _order(predictions: Predictions, indices: NDArray[np.intp], sort: str) -> NDArray[np.intp]:
-    """``indices`` (rising) in the wanted order; stable sorts keep ties by index."""
+    """Sort ``indices`` (ascending) by ``sort``. Sorts are stable, so ties stay ordered by index."""
     confidence, correct = predictions.confidence[indices], predictions.correct[indices]
     match sort:
         case "index":
@@ -267,6 +271,6 @@ def _order(predictions: Predictions, indices: NDArray[np.intp], sort: str) -> ND
             return indices[np.argsort(confidence, kind="stable")]
         case "-confidence":
             return indices[np.argsort(-confidence, kind="stable")]
-        case "worst":  # the most confident mistake first, the most confident right prediction last
+        case "worst":  # from the most confident wrong prediction to the most confident correct one
             return indices[np.lexsort((np.where(correct, confidence, -confidence), correct))]
     raise ValueError(_("Must be one of {values}. You typed {typed}.").format(values=", ".join(SORTS), typed=sort))

@@ -1,4 +1,4 @@
-"""Queries about runs: which match a filter, how many there are, what has changed, and a run as the API shows it."""
+"""Queries for runs: those that match a filter, counts, the version of the data, and runs as the API returns them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainer.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class RunFilter:
-    """Which runs, in which order. ``archived`` None means both."""
+    """Filter, order and page of a list of runs. ``archived`` None means both archived and other runs."""
 
     status: str | None = None
     dataset: str | None = None
@@ -44,7 +44,7 @@ class RunFilter:
 
 
 def find_runs(session: Session, wanted: RunFilter) -> tuple[list[Run], int]:
-    """The runs of one page and the number of all that match. Raises ``Refused`` for an unknown sort or status."""
+    """The runs of one page, and the number of all that match. Raises ``Refused`` for an unknown sort or status."""
     conditions = conditions_of(wanted)
     total = session.exec(select(func.count()).select_from(Run).where(*conditions)).one()
     query = select(Run).where(*conditions).order_by(*order_of(wanted.sort)).limit(wanted.limit).offset(wanted.offset)
@@ -52,7 +52,7 @@ def find_runs(session: Session, wanted: RunFilter) -> tuple[list[Run], int]:
 
 
 def order_of(sort: str) -> list[Any]:
-    """The ORDER BY of a sort: any field but the tags, missing values last. Raises ``Refused`` for an unknown field."""
+    """The ORDER BY for ``sort``, any field except tags. Missing values come last. Raises ``Refused``."""
     name = sort.removeprefix("-")
     field = fields().get(name)
     if field is None or field.kind == "tags":
@@ -63,7 +63,7 @@ def order_of(sort: str) -> list[Any]:
 
 
 def conditions_of(wanted: RunFilter) -> list[ColumnElement[bool]]:
-    """The WHERE of a filter. Raises ``Refused`` for an unknown status and an expression that can't be read."""
+    """The WHERE for a filter. Raises ``Refused`` for an unknown status or an invalid search expression."""
     if wanted.status and wanted.status not in STATUSES:
         message = _("Must be one of {names}. You typed {typed}.").format(
             names=", ".join(STATUSES), typed=wanted.status[:40]
@@ -86,7 +86,7 @@ def conditions_of(wanted: RunFilter) -> list[ColumnElement[bool]]:
 
 
 def get_run(session: Session, run_id: str) -> Run:
-    """One run. Raises ``NotFound``."""
+    """The run with this id. Raises ``NotFound``."""
     run = session.get(Run, run_id)
     if run is None:
         raise NotFound(_("There is no run {id}. It may have been deleted.").format(id=run_id[:40]))
@@ -94,7 +94,7 @@ def get_run(session: Session, run_id: str) -> Run:
 
 
 def sweep_runs(session: Session, sweep_id: str) -> list[Run]:
-    """The runs of a sweep in the order in which they were to start. Raises ``NotFound``."""
+    """The runs of a sweep in the order of their planned start. Raises ``NotFound``."""
     order = (col(Run.created_at), col(Run.id))
     runs = list(session.exec(select(Run).where(Run.sweep == sweep_id).order_by(*order)).all())
     if not runs:
@@ -111,7 +111,7 @@ def runs_of_groups(session: Session, groups: Sequence[str]) -> list[Run]:
 
 
 def run_out(run: Run) -> RunOut:
-    """The run as the API shows it."""
+    """The run as the API returns it."""
     interval = None
     if run.test_correct is not None and run.test_total:
         interval = [round(float(x), 6) for x in wilson_interval(run.test_correct, run.test_total)]
@@ -130,12 +130,12 @@ def run_out(run: Run) -> RunOut:
 
 
 def stored_defect(run: Run) -> str:
-    """A sentence where the stored predictions of a run contradict its log, else ""."""
+    """A message if the stored predictions of a run contradict its log, else ""."""
     return defect_of(**run.defect) if run.defect else ""
 
 
 def progress_of(run: Run) -> RunProgress:
-    """How far a running run is."""
+    """The progress of a running run."""
     per_epoch = run.steps_per_epoch or 1
     epoch = min(max(run.step - 1, 0) // per_epoch + 1, run.epochs)
     if run.step and run.epochs_done * per_epoch >= run.step:
@@ -155,7 +155,7 @@ def progress_of(run: Run) -> RunProgress:
 
 
 def status_counts(session: Session, *, archived: bool | None = False) -> dict[str, int]:
-    """How many runs have each status; every status is there."""
+    """The number of runs with each status, zeros included."""
     query = select(Run.status, func.count()).group_by(Run.status)
     if archived is not None:
         query = query.where(col(Run.archived) == archived)
@@ -163,7 +163,7 @@ def status_counts(session: Session, *, archived: bool | None = False) -> dict[st
 
 
 def counts_by_archived(session: Session) -> dict[bool, dict[str, int]]:
-    """How many runs have each status, counted apart for archived ones; every status is there."""
+    """The number of runs with each status, zeros included: whether archived -> status -> number."""
     query = select(Run.archived, Run.status, func.count()).group_by(col(Run.archived), col(Run.status))
     counts = {is_archived: dict.fromkeys(STATUSES, 0) for is_archived in (False, True)}
     for is_archived, status, count in session.exec(query).all():
@@ -173,7 +173,7 @@ def counts_by_archived(session: Session) -> dict[bool, dict[str, int]]:
 
 def distinct_values(session: Session) -> dict[str, list[str]]:
     """The data sets, models and tags of all runs, to filter by."""
-    lists = session.exec(select(type_coerce(col(Run.tags), String)).distinct()).all()  # few, where there are many runs
+    lists = session.exec(select(type_coerce(col(Run.tags), String)).distinct()).all()  # far fewer than runs
     return {
         "datasets": sorted(session.exec(select(Run.dataset).distinct()).all()),
         "models": sorted(session.exec(select(Run.model).distinct()).all()),
@@ -182,16 +182,16 @@ def distinct_values(session: Session) -> dict[str, list[str]]:
 
 
 def data_version(session: Session) -> str:
-    """A text that changes whenever a run is added, changed or removed, and never with the clock."""
-    newest = select(func.max(Run.version)).scalar_subquery()  # apart: each is answered by an index alone
+    """A version of the data: it changes if and only if a run is added, changed or removed."""
+    newest = select(func.max(Run.version)).scalar_subquery()  # separate queries: each one needs only an index
     version, count = session.exec(select(newest, select(func.count()).select_from(Run).scalar_subquery())).one()
     return f"{version or 0}.{count}"
 
 
 def next_version(session: Session) -> int:
-    """The number that the next change of any run gets; conditional requests compare it.
+    """The version number for the next change of any run; conditional requests compare it.
 
-    It is never given twice, even after the run with the highest one was deleted: it is at least the time in milliseconds.
+    It is at least the time in milliseconds, so a number is not reused after the run with the highest one is deleted.
     """
     return max((session.exec(select(func.max(Run.version))).one() or 0) + 1, time.time_ns() // 1_000_000)
 
@@ -200,7 +200,7 @@ def next_version(session: Session) -> int:
 
 
 def predictions_of(runs: Path, run: Run, epoch: int | None = None) -> Predictions:
-    """The predictions of a run after ``epoch`` (None: the newest). Raises ``NotFound`` where there are none."""
+    """The predictions of a run after ``epoch`` (None: the latest). Raises ``NotFound`` if there are none."""
     if not run.epochs_done:
         raise NotFound(
             _("{name} has no finished epoch yet, so there are no predictions. Wait for its first epoch.").format(
@@ -217,7 +217,7 @@ def predictions_of(runs: Path, run: Run, epoch: int | None = None) -> Prediction
 
 
 def defect_of_predictions(session: Session, run: Run, epoch: int | None, predictions: Predictions) -> str:
-    """A sentence where the predictions do not give the count in the run's log, else ""."""
+    """A message if ``predictions`` contradict the count in the run's log, else ""."""
     epoch = epoch or run.epochs_done
     column = func.coalesce(Epoch.logged_correct, Epoch.test_correct)
     reported = session.exec(select(column).where(Epoch.run_id == run.id, Epoch.epoch == epoch)).first()

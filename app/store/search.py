@@ -1,4 +1,4 @@
-"""The search field's language: ``model=vgg and test_accuracy > 97% and tag:final`` becomes a condition on runs.
+"""The search language: turns ``model=vgg and test_accuracy > 97% and tag:final`` into an SQL condition on runs.
 
     any      = all, { "or", all }
     all      = single, { [ "and" ], single }
@@ -6,8 +6,8 @@
     operator = "=" | "!=" | "<" | "<=" | ">" | ">=" | "~" (contains) | ":" (like "=", right after the field)
     value    = number | percent | text | "null" | "true" | "false"
 
-A word is searched for in name, notes, tags, id, model and data set. Quotes keep spaces and signs together. The fields are
-those of ``app.store.fields``. What is typed reaches SQL as bound values only.
+A word is searched for in name, notes, tags, id, model and data set. Quotes allow spaces and signs in it. The fields are
+those of ``app.store.fields``. User input reaches SQL only as bound values.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from app.store.tables import Run
 from trainer.i18n import _
 
 LONGEST = 500  # characters
-MOST_CONDITIONS = 40  # each is checked for every run
+MOST_CONDITIONS = 40  # every run is tested against each of them
 DEEPEST = 20  # nested brackets and nots
 _NUMBERS = ("number", "accuracy")
 
 
 class SearchError(ValueError):
-    """An expression that can't be read: a sentence, and its position in the text, counted from 0."""
+    """An invalid expression: a message, and the position of the problem in the text, counted from 0."""
 
     def __init__(self, problem: str, position: int) -> None:
         self.problem, self.position = problem, position
@@ -53,7 +53,7 @@ _TIME = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d(\.\d{1,3})?)?)?Z?)?)?)?
 
 
 def condition(text: str) -> ColumnElement[bool] | None:
-    """The condition that ``text`` sets on runs; None for an empty text. Raises ``SearchError``."""
+    """Parse ``text`` into a condition on runs; None if it is empty. Raises ``SearchError``."""
     if len(text) > LONGEST:
         raise SearchError(_("A search can have at most {limit} characters.").format(limit=LONGEST), LONGEST)
     if not text.strip():
@@ -63,7 +63,7 @@ def condition(text: str) -> ColumnElement[bool] | None:
 
 @dataclass(frozen=True)
 class _Value:
-    """A value as it was typed, and its position in the text."""
+    """A value as typed, and its position in the text."""
 
     text: str
     is_quoted: bool
@@ -71,7 +71,7 @@ class _Value:
 
 
 class _Parser:
-    """Recursive descent over the characters of an expression. Every condition is true or false, never NULL."""
+    """A recursive descent parser without a tokenizer. Its conditions are true or false for every run, never NULL."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -112,7 +112,7 @@ class _Parser:
 
     def _comparison(self) -> ColumnElement[bool] | None:
         match = _FIELD.match(self.text, self.position)
-        if match is None or (match[2] == ":" and not match[1][0].isalpha()):  # a time is a word
+        if match is None or (match[2] == ":" and not match[1][0].isalpha()):  # "12:30" is a word, not a field
             return None
         field = fields().get(match[1].lower())
         if field is None:
@@ -178,7 +178,7 @@ class _Parser:
         return True
 
     def _more(self) -> bool:
-        """Whether another condition follows without a keyword, which means "and"."""
+        """Whether another condition follows without a keyword between them, which means "and"."""
         self._skip()
         keyword = _KEYWORD.match(self.text, self.position)
         return (
@@ -209,7 +209,7 @@ class _Parser:
 
 
 def _compare(field: Field, operator: str, value: _Value, is_percent: bool = False) -> ColumnElement[bool]:
-    """One comparison. A missing value equals only null, and is neither smaller nor larger than anything."""
+    """The condition of one comparison. A missing value equals only null, and is never less or greater than a value."""
     if value.text.lower() == "null" and not value.is_quoted:
         return _is_missing(field, operator, value)
     if field.kind in _NUMBERS:
@@ -271,13 +271,13 @@ def _flag(field: Field, operator: str, value: _Value) -> int:
 
 
 def _time(field: Field, operator: str, value: _Value) -> ColumnElement[bool]:
-    """A year, month, day or hour in UTC stands for all of it: ``<=`` includes its end, ``>`` starts after it."""
+    """Compare with a year, month, day or hour in UTC: ``<=`` includes all of it, ``>`` starts after it."""
     if operator == "~" or not _TIME.fullmatch(value.text):
         message = _("{field} is a time in UTC, as in {field} >= 2026-03-01. You typed {typed}.")
         typed = "~" if operator == "~" else value.text[:40]
         raise SearchError(message.format(field=field.name, typed=typed), value.position)
     begin = value.text.removesuffix("Z")
-    end = begin + "~"  # sorts after everything that starts with it
+    end = begin + "~"  # sorts after every time that starts with ``begin``
     column = field.column
     within = and_(column.is_not(None), column >= begin, column < end)
     compared = {"<": column < begin, "<=": column < end, ">": column >= end, ">=": column >= begin}
@@ -296,7 +296,7 @@ def _unknown_choice(field: Field, typed: str) -> str:
 
 
 def has_tag(tag: str) -> ColumnElement[bool]:
-    """Whether a run has exactly this tag."""
+    """The condition that a run has exactly this tag."""
     tags = func.json_each(Run.tags).table_valued("value")
     return select(tags.c.value).where(tags.c.value == tag).exists()
 
@@ -317,6 +317,6 @@ def _tag_contains(text: str) -> ColumnElement[bool]:
 
 
 def _mentions(word: str) -> ColumnElement[bool]:
-    """Whether a word occurs in name, notes, id, model, data set or a tag."""
+    """The condition that a word occurs in name, notes, id, model, data set or a tag."""
     columns = (Run.name, Run.notes, Run.id, Run.model, Run.dataset)
     return or_(*(col(column).like(_like(word), escape="\\") for column in columns), _tag_contains(word))

@@ -1,4 +1,7 @@
-"""The database's tables: an index of the run folders, rebuilt from them by ``runoff reindex``. Times are ISO 8601 UTC."""
+"""The tables of the database, which is an index of the run folders. ``runoff reindex`` rebuilds it from them.
+
+Times are ISO 8601 in UTC.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ STATUSES = ("running", "queued", "finished", "failed", "cancelled", "damaged")
 
 
 class Run(SQLModel, table=True):
-    """One run: its config, its status, and what its events have said so far."""
+    """A run: its config, its status, and the results from its events so far."""
 
     __table_args__ = (
-        # the runs page, answered without reading the runs themselves
+        # for the runs page: these queries need only the index
         Index("ix_run_list", "archived", text("created_at DESC"), "id", "group", "seed", "status", "version"),
         Index("ix_run_archived_status", "archived", "status"),
         Index("ix_run_tags", "tags"),
@@ -44,7 +47,7 @@ class Run(SQLModel, table=True):
     finished_at: str | None = None
 
     attempt: int = 0
-    fruitless_attempts: int = 0  # in a row, that vanished without a new epoch
+    fruitless_attempts: int = 0  # in a row, that ended unexpectedly without a new epoch
     cancel_requested: bool = False
     error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))  # {error, message, advice}
 
@@ -62,7 +65,7 @@ class Run(SQLModel, table=True):
     phase: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))  # work before the first step
     seconds_left: float | None = None  # as estimated at updated_at
     updated_at: str = ""
-    rate_step: int | None = None  # the attempt's first known position and its time: steps a second from there on
+    rate_step: int | None = None  # first known step of the attempt and its time, to compute steps per second
     rate_at: str | None = None
 
     epochs_done: int = 0
@@ -74,23 +77,23 @@ class Run(SQLModel, table=True):
     test_total: int | None = None
     validation_accuracy: float | None = None
     best_epoch: int | None = None
-    best_score: float | None = None  # validation accuracy with validation, else test accuracy
+    best_score: float | None = None  # validation accuracy if there are validation images, else test accuracy
     best_test_accuracy: float | None = None
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     images_per_second: float | None = None
-    flops: float | None = None  # of training; None where an epoch's are unknown
+    flops: float | None = None  # of training; None if those of an epoch are unknown
     defect: dict[str, Any] | None = Field(
         default=None, sa_column=Column(JSON)
     )  # {epoch, counted, num_images, reported}
 
     event_offset: int = 0
     event_seq: int = 0
-    version: int = Field(default=0, index=True)  # grows with every change of any run
+    version: int = Field(default=0, index=True)  # increases with every change of any run
 
 
 class Epoch(SQLModel, table=True):
-    """One epoch of a run. Losses in nats, accuracies 0..1, times in seconds."""
+    """An epoch of a run. Losses are in nats, accuracies are fractions, times are in seconds."""
 
     run_id: str = Field(primary_key=True, foreign_key="run.id", ondelete="CASCADE")
     epoch: int = Field(primary_key=True)
@@ -100,9 +103,9 @@ class Epoch(SQLModel, table=True):
     train_accuracy: float
     test_loss: float
     test_accuracy: float
-    test_correct: int  # counted from the stored answers, as is test_accuracy
+    test_correct: int  # counted from the stored predictions, as is test_accuracy
     test_total: int
-    logged_correct: int | None = None  # what the log says, where the answers give another number
+    logged_correct: int | None = None  # the number in the log, if the predictions give another one
     validation_loss: float | None = None
     validation_accuracy: float | None = None
     learning_rate: float

@@ -1,14 +1,14 @@
-"""Fewer points of a long curve that look the same when drawn."""
+"""Reduce the points of a long curve so that it looks the same when drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-MOST_POINTS = 500  # of one line
+MOST_POINTS = 500  # per line
 
 
 def thin(values: Sequence[float], most: int = MOST_POINTS) -> list[int]:
-    """Indices of at most ``most`` values: the lowest and highest of each stretch of equal length, and both ends."""
+    """Choose at most ``most`` indices: the minimum and maximum of each section of equal length, and both ends."""
     if len(values) <= most:
         return list(range(len(values)))
     stretches, inner = max((most - 2) // 2, 1), len(values) - 2

@@ -21,7 +21,7 @@ State = Annotated[Runoff, Depends(get_state)]
 
 
 def get_reading(state: State) -> Iterator[Session]:
-    """A session that only reads. Closed before the answer is sent: a slow download must not hold SQLite's read lock."""
+    """A session for reading. Closed before the response is sent: a slow download must not hold SQLite's read lock."""
     with reading(state.engine) as session:
         yield session
 

@@ -1,4 +1,4 @@
-"""Errors as answers: which problem an exception is, and whether it is sent as JSON or as a page."""
+"""Error responses: turns exceptions into problems, and sends them as JSON or as a page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trainer.config import field_problems
 from trainer.i18n import _
 
 logger = logging.getLogger(__name__)
-# All other exceptions reach app.web.security.Guard, which adds its headers to the answer.
+# All other exceptions reach app.web.security.Guard, which adds its headers to the response.
 HANDLED: tuple[type[Exception], ...] = (
     Problem,
     RequestValidationError,
@@ -45,7 +45,7 @@ class ErrorPage:
 
 
 def handle_problems(app: FastAPI) -> None:
-    """Answer the exceptions that routes raise."""
+    """Register handlers for the exceptions that routes raise."""
 
     async def handle(request: Request, error: Exception) -> Response:
         return answer_problem(request.scope, as_problem(error))
@@ -55,7 +55,7 @@ def handle_problems(app: FastAPI) -> None:
 
 
 def as_problem(error: Exception) -> Problem:
-    """The problem that an exception of a route means to the user. What nobody expected is logged with its traceback."""
+    """The problem that an exception of a route means to the user. An unexpected one is logged with its traceback."""
     match error:
         case Problem():
             return error
@@ -100,7 +100,7 @@ def render_error(request: Request, status: int, title: str, detail: str) -> Resp
 
 
 def _wants_toast(request: Request) -> bool:
-    """Whether htmx puts the answer into the corner of the page that is shown, not into a new page."""
+    """Whether htmx shows the response as a toast on the current page instead of a new page."""
     return request.headers.get("HX-Target") == "div#toasts"
 
 

@@ -1,4 +1,4 @@
-"""What guards every request: host names, the token, the origin of writes, and the headers of every answer."""
+"""Checks of every request (host name, token, origin of writes), and the headers of every response."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LARGEST_BODY = 2 * 2**20  # bytes, of any other request
 
 
 class Guard:
-    """ASGI middleware; refuses before any route runs and adds the headers to every answer, also of a route that broke."""
+    """ASGI middleware that checks requests before any route runs, and adds headers to every response."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
@@ -71,7 +71,7 @@ class Guard:
                 await self.app(scope, _limited(scope, headers, receive), send_with_headers)
                 return
             except Exception as error:
-                if began:  # too late for an answer; the server ends the connection
+                if began:  # too late for a response; the server closes the connection
                     raise
                 problem = as_problem(error)
         await answer_problem(scope, problem)(scope, receive, send_with_headers)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from app.compare import difficulty
-from app.compare.difficulty import AnsweredRun, Difficulty, Forgetting
+from app.compare.difficulty import CountedRun, Difficulty, Forgetting
 from app.store.database import writing
 from app.store.tables import Run
 from tests.app.page_answers import FakeExecutor, give_answers
@@ -33,7 +33,7 @@ def difficulty_of(labels: list[int], histories: list[list[list[int]]]) -> Diffic
     """From the answers [epoch][image] of each run."""
     true = np.array(labels, np.int64)
     runs = [
-        AnsweredRun(str(i), f"run {i}", len(h), answers_of(h)[-1], told(true, answers_of(h)))
+        CountedRun(str(i), f"run {i}", len(h), answers_of(h)[-1], told(true, answers_of(h)))
         for i, h in enumerate(histories)
     ]
     return Difficulty(true, ["zero", "one", "two"], runs)
@@ -213,7 +213,7 @@ def test_answers_removed_on_the_way_are_a_reason_and_may_come_back(
     site: Client, site_app: FastAPI, three: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(site_app.state.runoff.settings.runs / three[1].id)
-    loaded = difficulty._answers
+    loaded = difficulty._stored
 
     def removed_behind(state: Any, run: Run, at: str) -> Any:
         found = loaded(state, run, at)
@@ -222,7 +222,7 @@ def test_answers_removed_on_the_way_are_a_reason_and_may_come_back(
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(difficulty, "_answers", removed_behind)
+        patch.setattr(difficulty, "_stored", removed_behind)
         found = site.get("/api/v1/difficulty", params=asked(*three))
     assert found.status_code == 200
     assert [left["reason"] for left in found.json()["left_out"]] == ["Its test predictions were removed."]

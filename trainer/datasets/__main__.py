@@ -82,7 +82,7 @@ def _work(arguments: argparse.Namespace) -> None:
 
 
 def _explain(error: Exception) -> DatasetError:
-    """The error in words; one that nobody foresaw also leaves its traceback on stderr."""
+    """The message of an error. The traceback of an unexpected one is also printed to stderr."""
     if isinstance(error, DatasetError):
         return error
     if isinstance(error, UnknownDataset):

@@ -106,7 +106,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
 
 
 def _open(url: str, deadline: float) -> http.client.HTTPResponse:
-    """Ask for the address in a thread of its own, because looking up a name knows no time limit."""
+    """Look up the address in a separate thread, because name resolution has no time limit."""
     answers: list[http.client.HTTPResponse | Exception] = []
 
     def ask() -> None:

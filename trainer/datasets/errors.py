@@ -1,4 +1,4 @@
-"""What can go wrong with a data set, in words for a person. Holds no logic."""
+"""Errors of data sets, with messages for users."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class GraphedStep:
         return self._step(*self._inputs)
 
     def _record(self) -> None:
-        """Record the step. Where that fails, the run goes on without a graph."""
+        """Record the step. If that fails, the run continues without a graph."""
         try:
             self._graph, self._result = self._recorder.record(self._step_on_inputs)
         except NotRecorded as error:
@@ -80,7 +80,7 @@ class GraphedStep:
 
 
 class Recorder:
-    """Records on a CUDA stream of its own, since nothing else may happen on the stream during a recording.
+    """Records on a separate CUDA stream, because nothing else may happen on the stream during a recording.
 
     Steps before a recording run on that stream too, so that what PyTorch and cuBLAS keep for each stream exists by then.
     """

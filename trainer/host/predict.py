@@ -1,4 +1,4 @@
-"""What a trained net answers for one image of a person's own: the same steps as for a test image, on the CPU."""
+"""Predict an image of the user with a trained net, in the same steps as a test image, on the CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.run_folder import RunFolder
 def predict(folder: RunFolder, epoch: int, image: bytes) -> dict[str, Any]:
     """Ask the checkpoint of ``epoch`` about an image file; another size is resized and cropped in the middle.
 
-    The answer has ``probabilities`` (one a class), ``predicted`` (the index of the highest) and ``class_names``.
+    The result has ``probabilities`` (one per class), ``predicted`` (the index of the highest) and ``class_names``.
     Raises ``ValueError`` where the bytes are no image, ``FileNotFoundError`` where checkpoint or data set are not there.
     """
     environment = _environment(folder)

@@ -1,4 +1,4 @@
-"""Difficulty over runs: which test images are hard, and what a vote of the runs is worth."""
+"""Difficulty over runs: which test images are hard, and the accuracy of a vote of the runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ class LeftOutRun(BaseModel):
 
 
 class HardImage(BaseModel):
-    """One test image: ``answer`` is the class that most runs name, ``num_agreeing`` of them; ``forgotten`` a mean over runs."""
+    """A test image. ``answer`` is the class that most runs predict, and ``num_agreeing`` is how many do.
+
+    ``forgotten`` is a mean over runs.
+    """
 
     index: int
     label: int

@@ -178,7 +178,7 @@ async def follow_events(
 
 
 def _poll_events(state: State, run_id: str, offset: int, seq: int) -> tuple[bool, Chunk]:
-    """Whether more may come, and the events after ``offset``; none of a log that was replaced meanwhile."""
+    """Whether more events may come, and the events after ``offset``; none if the log was replaced in the meantime."""
     with reading(state.engine) as session:
         run = session.get(Run, run_id)
     try:

@@ -1,1 +1,1 @@
-"""The pages, one module each; a page's variables are a dataclass beside its view."""
+"""The pages, one module each. The variables of a page's template are a dataclass."""

@@ -1,4 +1,4 @@
-"""The reference of the REST API as a page, made from the OpenAPI schema: nothing about the calls is written twice."""
+"""The reference page of the REST API, generated from the OpenAPI schema."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.i18n import N_, _
 
 router = APIRouter()
 METHODS = ("get", "post", "patch", "put", "delete")
-# what a call needs at least, for its example
+# the required parameters of a call, for its example
 EXAMPLE_BODIES: dict[str, Any] = {
     "POST /api/v1/runs": {"dataset": "mnist", "model": "cnn", "epochs": 1},
     "POST /api/v1/sweeps": {"base": {"dataset": "mnist"}, "grid": {"model": ["fc", "cnn"]}, "repeats": 3},
@@ -36,7 +36,7 @@ TAG_TITLES = {
 
 @dataclass(frozen=True)
 class FieldLine:
-    """One parameter, or one field of a body or an answer."""
+    """A parameter, or a field of a request or response body."""
 
     name: str
     type: str
@@ -47,7 +47,7 @@ class FieldLine:
 
 @dataclass(frozen=True)
 class Call:
-    """One call with all that a caller must know."""
+    """A call with its parameters, bodies and an example."""
 
     method: str
     path: str
@@ -56,7 +56,7 @@ class Call:
     body: list[FieldLine]
     body_type: str
     status: str
-    answer_type: str  # a media type; empty where there is no body
+    answer_type: str  # media type; empty if there is no body
     answer: list[FieldLine]
     curl: str
 
@@ -147,7 +147,7 @@ class Reference:
             yield FieldLine(name, self._type(field), default, name in required, str(description).replace("``", ""))
 
     def _type(self, schema: Mapping[str, Any]) -> str:
-        """The type with its bounds, as ``integer, 1 to 1,000`` or ``one of fc, cnn``."""
+        """The type with its bounds, such as ``integer, 1 to 1,000`` or ``one of fc, cnn``."""
         if "anyOf" in schema:
             return _(" or ").join(dict.fromkeys(self._type(option) for option in schema["anyOf"]))
         if "$ref" in schema:
@@ -181,14 +181,14 @@ class _Placeholders(dict[str, str]):
 
 
 def _content(part: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Media type and schema of a body; ("", {}) where there is none."""
+    """Media type and schema of a body; ("", {}) if there is none."""
     for media_type, content in part.get("content", {}).items():
         return media_type, content.get("schema", {})
     return "", {}
 
 
 def _plain(value: Any) -> str:
-    """A default or a choice as JSON, without quotation marks where nothing is lost by that."""
+    """A default or a choice as JSON, without quotes if they are not needed."""
     return value if isinstance(value, str) and value else json.dumps(value)
 
 

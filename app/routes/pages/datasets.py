@@ -1,4 +1,4 @@
-"""The data sets page: what there is to train on, downloads and imports on their way, and the form for an own archive."""
+"""The data sets page: all data sets, downloads and imports in progress, and the form to import an archive."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ KINDS = {"torchvision": N_("torchvision"), "built in": N_("built in"), "imported
 
 @dataclass(frozen=True)
 class Work:
-    """What is in progress for a data set, in words."""
+    """The work in progress for a data set, in words."""
 
     what: str
     words: str
-    share: float | None  # 0..1; None = unknown
+    share: float | None  # 0..1; None if unknown
     message: str
     advice: str
     is_stopping: bool
@@ -63,14 +63,14 @@ class Work:
 
     @property
     def samples_words(self) -> str:
-        """When there will be samples."""
+        """A sentence about when samples appear."""
         if self.what == "download":
             return _("Samples appear when the download is complete and its checksum has been verified.")
         return _("Samples appear when all images have been read.")
 
     @property
     def stop_words(self) -> str:
-        """What a stop leaves."""
+        """A sentence about the effect of stopping."""
         if self.what == "download":
             return _("A stopped download starts from the beginning.")
         return _("Stopping leaves no files behind.")
@@ -78,7 +78,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Card:
-    """One data set."""
+    """The card of a data set."""
 
     dataset: Dataset
     work: Work | None
@@ -93,7 +93,7 @@ class Card:
 
     @property
     def badge(self) -> tuple[str, str, str]:
-        """Class, icon and words of the state."""
+        """CSS class, icon and text of the state."""
         if self.work and self.state == "working":
             return "running", "spin", self.work.title
         return {
@@ -104,7 +104,7 @@ class Card:
 
     @property
     def no_samples_words(self) -> str:
-        """Why there are no samples; empty where there are some, and where the work has failed."""
+        """Why there are no samples; empty if there are some, or if the work has failed."""
         if self.work and self.state == "working":
             return self.work.samples_words
         return {
@@ -118,7 +118,7 @@ class Card:
 
     @property
     def class_words(self) -> str:
-        """The classes, where the bars have no room for their names."""
+        """The classes as text, in case the bars have no room for their names."""
         names = self.dataset.class_names
         if len(names) <= MOST_NAMED_BARS:
             return ""
@@ -129,7 +129,7 @@ class Card:
 
     @property
     def unlisted_words(self) -> str:
-        """How many unreadable files are not listed."""
+        """How many more unreadable files there are than are listed; empty if none."""
         count = self.dataset.num_unreadable - len(self.dataset.unreadable)
         return _("and {n} more").format(n=number(count)) if count > 0 else ""
 
@@ -139,7 +139,7 @@ class Card:
 
     @property
     def delete_question(self) -> dict[str, str]:
-        """What the dialog asks before the data set is removed."""
+        """The texts of the dialog that confirms the removal."""
         text = _(
             "{images}, imported from {source}. Runs that were trained on it keep their numbers, but their images can no "
             "longer be shown, and the name can't be used for other images."
@@ -171,12 +171,12 @@ class Card:
 
     @property
     def source(self) -> str:
-        """The file that it came from, as its owner called it."""
+        """The name of the file that the data set was imported from."""
         return re.sub(r"^[0-9a-f]{16}-", "", self.dataset.source)
 
     @property
     def sheet_size(self) -> tuple[int, int]:
-        """Width and height of the sheet of samples, in pixels."""
+        """Width and height of the image with all samples, in pixels."""
         assert self.dataset.image_shape is not None
         _channels, height, width = self.dataset.image_shape
         columns = min(SHEET_CLASSES, len(self.dataset.class_names))
@@ -184,13 +184,13 @@ class Card:
 
     @property
     def bars(self) -> Drawing | str:
-        """Training images of each class; of many classes the first ``MOST_BARS``."""
+        """A bar chart of the training images per class; of many classes the first ``MOST_BARS``."""
         names, counts = self.dataset.class_names[:MOST_BARS], self.dataset.train_counts[:MOST_BARS]
         return class_bars(names, counts, self.spread, are_named=len(self.dataset.class_names) <= MOST_NAMED_BARS)
 
     @property
     def spread(self) -> str:
-        """The counts in words, for those who can't see the bars."""
+        """The counts of the bar chart as text, for screen readers."""
         pairs = zip(self.dataset.class_names, self.dataset.train_counts, strict=True)
         listed = ", ".join(f"{name} {count:,}" for name, count in list(pairs)[:MOST_BARS])
         return _("training images per class: {list}").format(list=listed)
@@ -198,14 +198,14 @@ class Card:
 
 @dataclass(frozen=True)
 class ImportForm:
-    """What was typed into the form, and what is wrong with it."""
+    """The values of the import form, and its errors."""
 
     name: str = ""
     size: str = str(DEFAULT_SIZE)
     errors: dict[str, str] = field(default_factory=dict)
 
     def error(self, name: str) -> str:
-        """What is wrong with a field; empty where nothing is."""
+        """The error of a field; empty if it is valid."""
         return self.errors.get(name, "")
 
 
@@ -218,7 +218,7 @@ class DatasetsPage:
 
     @property
     def summary(self) -> str:
-        """``3 ready, 1 downloading, 1 not here yet``."""
+        """The number of data sets by state, such as ``3 ready, 1 in progress, 1 not downloaded``."""
         states = [card.state for card in self.cards]
         counted = (
             (states.count("ready"), _("{n} ready")),
@@ -283,7 +283,7 @@ def import_archive(
     name: Annotated[str, Form()] = "",
     size: Annotated[str, Form()] = str(DEFAULT_SIZE),
 ) -> Response:
-    """Begin to import an uploaded archive; the card that follows shows how far it is."""
+    """Start to import an uploaded archive; its card then shows the progress."""
     errors: dict[str, str] = {}
     if file is None or not file.filename:
         errors["file"] = _("No file was chosen. Choose a zip, tar or tar.gz of class folders.")
@@ -300,12 +300,12 @@ def import_archive(
 
 
 def suggested_name(filename: str) -> str:
-    """A valid name from that of the file: ``My Cats.tar.gz`` -> ``my-cats``; empty where nothing is left."""
+    """A valid name made from a file name: ``My Cats.tar.gz`` -> ``my-cats``; empty if nothing is left."""
     stem = re.sub(r"\.(zip|tar|tgz|tar\.gz)$", "", filename.rsplit("/", 1)[-1], flags=re.IGNORECASE)
     return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:64].strip("-")
 
 
-# Actions on one data set --------------------------------------------------------------------------------------------------
+# Actions on one data set ---------------------------------------------------------------------------------------------
 
 
 def _answer(request: Request, icon: str, message: str) -> Response:
@@ -316,7 +316,7 @@ def _answer(request: Request, icon: str, message: str) -> Response:
 
 @router.post("/datasets/delete")
 def delete(request: Request, state: State, session: Reading, name: Annotated[str, Form()]) -> Response:
-    """Remove an imported data set; refused while a live run uses it."""
+    """Remove an imported data set. Fails while a queued or running run uses it."""
     dataset = find_dataset(state.settings.home, name)
     if state.imports.is_active(name):
         raise Conflict(_("{name} is being prepared. Stop that first.").format(name=name))
@@ -326,7 +326,7 @@ def delete(request: Request, state: State, session: Reading, name: Annotated[str
 
 @router.post("/datasets/{name}/prepare")
 def prepare(request: Request, state: State, name: str) -> Response:
-    """Download a known data set if need be, and make its pixel cache."""
+    """Download a built-in data set if necessary, and build its pixel cache."""
     dataset = find_dataset(state.settings.home, name)
     if dataset.status == "ready":
         return _answer(request, "check", _("{name} is already prepared").format(name=dataset.title))
@@ -338,7 +338,7 @@ def prepare(request: Request, state: State, name: str) -> Response:
 
 @router.post("/datasets/{name}/stop")
 def stop(request: Request, state: State, name: str) -> Response:
-    """Stop a download or an import; nothing of it stays."""
+    """Stop a download or an import, and remove its files."""
     if not state.imports.is_active(name):
         raise Refused.fields(
             [FieldProblem(field="name", message=_("Nothing is in progress for {name}.").format(name=name[:64]))]
@@ -349,6 +349,6 @@ def stop(request: Request, state: State, name: str) -> Response:
 
 @router.post("/datasets/{name}/dismiss")
 def dismiss(request: Request, state: State, name: str) -> Response:
-    """Forget a download or an import that failed."""
+    """Dismiss the message about a failed download or import."""
     state.imports.dismiss(name)
     return _answer(request, "x", _("The message about {name} was dismissed").format(name=name[:64]))

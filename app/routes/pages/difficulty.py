@@ -1,4 +1,4 @@
-"""The page of difficulty over runs: images that all get wrong, that are disputed or forgotten, and the vote of the runs."""
+"""The difficulty page: images that all runs get wrong, disputed and forgotten images, and the vote of the runs."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from trainer.i18n import _, ngettext
 
 router = APIRouter()
 TILES = Steps(first=45)
-MOST_NAMED = 8  # runs whose names a class of the opened image lists
+MOST_NAMED = 8  # most runs that are listed by name beside a class of the opened image
 
 
 class DifficultyQuery(BaseModel):
-    """Which runs, and which images are shown; it stands in the URL."""
+    """The URL parameters of the page: the runs, and which images are shown."""
 
     run: list[str] = []
     at: str = "last"
-    side: Literal["wrong", "disputed", "forgotten"] | None = None  # the first that has images
+    side: Literal["wrong", "disputed", "forgotten"] | None = None  # None: the first side with images
     label: int | None = Field(None, ge=0, le=65_535)
     shown: int = Field(TILES.first, ge=1, le=TILES.most)
     image: int | None = Field(None, ge=0)
@@ -47,7 +47,7 @@ class DifficultyQuery(BaseModel):
         return list(dict.fromkeys(run for run in self.run if run))
 
     def pairs(self, **changes: Any) -> list[tuple[str, str]]:
-        """The fields of the URL that are not at their defaults, as (name, value)."""
+        """The URL parameters that are not at their defaults, as (name, value)."""
         values = self.model_copy(update={"run": self.ids, **changes}).model_dump(
             exclude_defaults=True, exclude_none=True
         )
@@ -59,7 +59,7 @@ class DifficultyQuery(BaseModel):
 
 @dataclass(frozen=True)
 class Tile:
-    """One test image: what most runs say, how many of them, how many are right, how often a run forgot it on average."""
+    """A test image: the class that most runs predict, and how often it was predicted correctly or forgotten."""
 
     index: int
     label: int
@@ -70,27 +70,27 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Said:
-    """One class that runs named for the opened image."""
+class PredictedClass:
+    """A class that runs predict for the opened image."""
 
     answer: int
     count: int
-    names: list[str]  # of these runs without what all share; empty where they are many
+    names: list[str]  # names of these runs without the part that all share; empty if there are many
 
 
 @dataclass(frozen=True)
 class Detail:
-    """One image, opened; ``said`` has the most frequent answer first."""
+    """The opened image; ``classes`` starts with the class that is predicted most often."""
 
     tile: Tile
-    said: list[Said]
+    classes: list[PredictedClass]
     previous: int | None
     next: int | None
 
 
 @dataclass(frozen=True)
 class Tab:
-    """One of the kinds of images, with how many there are."""
+    """A tab for one kind of images, with their number."""
 
     side: str
     words: str
@@ -101,7 +101,7 @@ class Tab:
 
 @dataclass(frozen=True)
 class VoteLine:
-    """The vote beside the single runs."""
+    """The accuracy of the vote compared with the single runs."""
 
     accuracy: float
     interval: Interval
@@ -109,14 +109,14 @@ class VoteLine:
     lowest: float
     best: float
     best_interval: Interval
-    best_run: str  # its position's id
+    best_run: str  # id of the run
     best_name: str
     difference: float
     difference_interval: Interval
 
     @property
     def words(self) -> str:
-        """Whether the vote is better than the best single run."""
+        """A sentence about whether the vote is better than the best single run."""
         low, high = self.difference_interval
         numbers = _("{difference} points, interval {low} to {high}").format(
             difference=points(self.difference), low=points(low), high=points(high)
@@ -135,9 +135,9 @@ class DifficultyPage:
     query: DifficultyQuery
     runs: list[Run]
     left_out: list[LeftOut]
-    found: Difficulty | None
-    side: str  # that is shown
-    counts: dict[str, int]  # side -> images under the chosen class
+    result: Difficulty | None
+    side: str  # the one that is shown
+    counts: dict[str, int]  # side -> number of images of the chosen class
     num_right_in_all: int
     num_never_right: int
     tiles: list[Tile]
@@ -148,19 +148,19 @@ class DifficultyPage:
     images: Images | None
 
     def url(self, **changes: Any) -> str:
-        """A link within the page; whatever changes what is listed begins at the first tiles, with no image open."""
+        """A URL of this page. A change of filters goes back to the first tiles and closes the opened image."""
         if not changes.keys() & {"image", "shown"}:
             changes = {"image": None, "shown": TILES.first, **changes}
         return "/difficulty?" + urlencode(self.query.pairs(**changes))
 
     @property
     def num_runs(self) -> int:
-        return len(self.found.runs) if self.found else 0
+        return len(self.result.runs) if self.result else 0
 
     @property
     def num_epochs(self) -> int:
-        """Epochs over which forgetting was counted, of the run with most."""
-        return max((run.forgetting.num_epochs for run in self.found.runs), default=0) if self.found else 0
+        """The largest number of epochs over which forgetting was counted in a run."""
+        return max((run.forgetting.num_epochs for run in self.result.runs), default=0) if self.result else 0
 
     @property
     def total(self) -> int:
@@ -175,7 +175,7 @@ class DifficultyPage:
 
     @property
     def around(self) -> Around:
-        """Where the opened image leads."""
+        """The links of the opened image."""
         assert self.detail is not None
         before, after = self.detail.previous, self.detail.next
         return Around(
@@ -186,24 +186,24 @@ class DifficultyPage:
 
     @property
     def has_many(self) -> bool:
-        """Whether runs can disagree."""
+        """Whether there are several runs."""
         return self.num_runs > 1
 
     @property
     def is_wrong_side(self) -> bool:
-        """Whether the images are shown that all runs get wrong."""
+        """Whether the page shows the images that all runs get wrong."""
         return self.side == "wrong"
 
     @property
     def title(self) -> str:
-        if not self.found:
+        if not self.result:
             return _("Difficulty over runs")
         words = ngettext("Difficulty over {n} run", "Difficulty over {n} runs", self.num_runs)
         return words.format(n=number(self.num_runs))
 
     @property
     def order_words(self) -> str:
-        """Which images come first, and how they are drawn."""
+        """A caption about the order of the images and how they are drawn."""
         if self.side == "wrong":
             words = _("first those for which all runs predict the same wrong class: check their labels")
         elif self.side == "disputed":
@@ -225,7 +225,7 @@ class DifficultyPage:
 
     @property
     def num_more(self) -> int:
-        """How many tiles the wall can show further."""
+        """How many tiles the link for more adds."""
         left = self.total - len(self.tiles)
         return min(TILES.more, left) if self.query.shown < TILES.most else 0
 
@@ -235,7 +235,7 @@ class DifficultyPage:
 
     @property
     def hidden(self) -> list[tuple[str, str]]:
-        """The URL's fields for the form, without those that it asks for."""
+        """The hidden fields of the form, as (name, value)."""
         return [pair for pair in self.query.pairs() if pair[0] not in ("label", "shown", "image")]
 
     @property
@@ -253,72 +253,72 @@ class DifficultyPage:
 
 @router.get("/difficulty")
 def show(request: Request, state: State, session: Reading, query: Annotated[DifficultyQuery, Query()]) -> Response:
-    """Which images are hard for these runs."""
-    found = runs_to_compare(session, query.ids)
-    version = ".".join([*(str(run.version) for run in found), queries.data_version(session)])
+    """The difficulty page for the runs in the URL."""
+    runs = runs_to_compare(session, query.ids)
+    version = ".".join([*(str(run.version) for run in runs), queries.data_version(session)])
     if same := templating.unchanged(request, version):
         return same
     header = header_from(state, queries.status_counts(session))
-    page = _page(state, query, found)
-    live = any(run.status in ACTIVE for run in found)
+    page = _page(state, query, runs)
+    live = any(run.status in ACTIVE for run in runs)
     return templating.render(request, "difficulty.html", page, version=version, live=live, header=header)
 
 
 def _page(state: Runoff, query: DifficultyQuery, runs: list[Run]) -> DifficultyPage:
-    found, left_out = difficulty.load(state, runs, query.at)
-    if found is None:
+    result, left_out = difficulty.load(state, runs, query.at)
+    if result is None:
         return DifficultyPage(query, runs, left_out, None, SIDES[0], {}, 0, 0, [], None, None, [], [], None)
-    first = next(run for run in runs if run.id == found.runs[0].id)
-    sides = {side: found.images(side, query.label) for side in SIDES}
+    first = next(run for run in runs if run.id == result.runs[0].id)
+    sides = {side: result.images(side, query.label) for side in SIDES}
     side: str = query.side or next((name for name in SIDES if sides[name]), SIDES[0])
     shown = sides[side][: query.shown]
     return DifficultyPage(
         query=query,
         runs=runs,
         left_out=left_out,
-        found=found,
+        result=result,
         side=side,
         counts={name: len(indices) for name, indices in sides.items()},
-        num_right_in_all=int((found.num_right == len(found.runs)).sum()),
-        num_never_right=int(found.never_right.sum()),
-        tiles=[_tile(found, index) for index in shown],
-        detail=_detail(found, query.image, shown),
-        vote=_vote(found),
-        classes=difficulty.by_class(found),
-        names=found.class_names,
+        num_right_in_all=int((result.num_right == len(result.runs)).sum()),
+        num_never_right=int(result.never_right.sum()),
+        tiles=[_tile(result, index) for index in shown],
+        detail=_detail(result, query.image, shown),
+        vote=_vote(result),
+        classes=difficulty.by_class(result),
+        names=result.class_names,
         images=images_of(state.settings.home, first, "test"),
     )
 
 
-def _tile(found: Difficulty, index: int) -> Tile:
+def _tile(result: Difficulty, index: int) -> Tile:
     return Tile(
         index,
-        int(found.labels[index]),
-        int(found.vote[index]),
-        int(found.num_agreeing[index]),
-        int(found.num_right[index]),
-        float(found.forgotten[index]),
+        int(result.labels[index]),
+        int(result.vote[index]),
+        int(result.num_agreeing[index]),
+        int(result.num_right[index]),
+        float(result.forgotten[index]),
     )
 
 
-def _detail(found: Difficulty, index: int | None, shown: Sequence[int]) -> Detail | None:
-    if index is None or index >= found.num_images:
+def _detail(result: Difficulty, index: int | None, shown: Sequence[int]) -> Detail | None:
+    if index is None or index >= result.num_images:
         return None
     at = shown.index(index) if index in shown else None
-    answers, counts = np.unique(found.predicted[:, index], return_counts=True)
-    shared = common_name([run.name for run in found.runs])
-    names = [run.name.removeprefix(shared).removeprefix(", ") or run.name for run in found.runs]
-    said = [
-        Said(
+    answers, counts = np.unique(result.predicted[:, index], return_counts=True)
+    shared = common_name([run.name for run in result.runs])
+    names = [run.name.removeprefix(shared).removeprefix(", ") or run.name for run in result.runs]
+    classes = [
+        PredictedClass(
             answer,
             count,
-            _few([n for n, given in zip(names, found.predicted[:, index], strict=True) if given == answer]),
+            _few([n for n, given in zip(names, result.predicted[:, index], strict=True) if given == answer]),
         )
         for answer, count in sorted(zip(answers.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1])
     ]
     return Detail(
-        _tile(found, index),
-        said,
+        _tile(result, index),
+        classes,
         shown[at - 1] if at else None,
         shown[at + 1] if at is not None and at + 1 < len(shown) else None,
     )
@@ -328,18 +328,18 @@ def _few(names: list[str]) -> list[str]:
     return names if len(names) <= MOST_NAMED else []
 
 
-def _vote(found: Difficulty) -> VoteLine:
-    accuracies, best = found.accuracies, found.best
-    difference, interval = found.vote_against_best()
+def _vote(result: Difficulty) -> VoteLine:
+    accuracies, best = result.accuracies, result.best
+    difference, interval = result.vote_against_best()
     return VoteLine(
-        accuracy=float(found.vote_correct.mean()),
-        interval=difficulty.interval_of(found.vote_correct),
-        mean=float(found.correct.mean()),
+        accuracy=float(result.vote_correct.mean()),
+        interval=difficulty.interval_of(result.vote_correct),
+        mean=float(result.correct.mean()),
         lowest=min(accuracies),
         best=accuracies[best],
-        best_interval=difficulty.interval_of(found.correct[best]),
-        best_run=found.runs[best].id,
-        best_name=found.runs[best].name,
+        best_interval=difficulty.interval_of(result.correct[best]),
+        best_run=result.runs[best].id,
+        best_name=result.runs[best].name,
         difference=difference,
         difference_interval=interval,
     )

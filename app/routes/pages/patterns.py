@@ -42,7 +42,7 @@ def example_seeds() -> ResponsiveDrawing:
 
 @dataclass(frozen=True)
 class Example:
-    """One test image with the answers of two runs: (letter index, answer, is right, confidence)."""
+    """A test image with the predictions of two runs: (letter index, answer, is right, confidence)."""
 
     label: int
     answers: list[tuple[int, int, bool, float]]

@@ -1,4 +1,4 @@
-"""The page of one run: how good, how sure, when done, and what it gets wrong. Its charts ask for JSON here."""
+"""The page of a run: its accuracy, its progress, its cost and its predictions. Also the JSON of its charts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _VERSIONS = (("torch", "PyTorch"), ("python", "Python"))
 def show(
     request: Request, state: State, session: Reading, run_id: str, query: Annotated[RunQuery, Query()]
 ) -> Response:
-    """The run, live while it is queued or running."""
+    """The page of a run. It updates itself while the run is queued or running."""
     run = queries.get_run(session, run_id)
     place = place_in_queue(session, run)
     counts = queries.status_counts(session)
@@ -75,7 +75,7 @@ def change(
     tags: Annotated[str, Form()] = "",
     notes: Annotated[str, Form()] = "",
 ) -> Response:
-    """Rename, tag, note; back to the run. Raises ``Refused`` for a text that is too long."""
+    """Save name, tags and notes, and redirect to the run. Raises ``Refused`` for a text that is too long."""
     words = [tag for part in tags.split(",") if (tag := part.strip())]
     try:
         wanted = RunChange(name=name, tags=words, notes=notes.replace("\r\n", "\n"))
@@ -91,7 +91,7 @@ def _named(problems: list[FieldProblem]) -> list[FieldProblem]:
 
 @router.post("/runs/{run_id}/{action}")
 def act(state: State, run_id: str, action: Literal["archive", "restore", "cancel", "resume", "delete"]) -> Response:
-    """One of the buttons; back to the run, or to the list where it is gone."""
+    """Do the action of a button, and redirect to the run, or to the list of runs if it was deleted."""
     if action == "delete":
         commands.delete(state, run_id)
         return RedirectResponse("/runs", status_code=303)
@@ -106,7 +106,7 @@ def act(state: State, run_id: str, action: Literal["archive", "restore", "cancel
 
 @router.get("/runs/{run_id}/figures/{figure}.json")
 def figure(state: State, session: Reading, run_id: str, figure: Literal["accuracy", "loss"]) -> Response:
-    """A chart of the run for plotly.js."""
+    """A figure of the run as JSON for plotly.js."""
     run = queries.get_run(session, run_id)
     curve = RunCurve(0, run.name or run.id, curves.points_of(cost.epochs_with_sums(session, run)))
     if figure == "accuracy":
@@ -156,7 +156,7 @@ def _page(state: Runoff, session: Session, run: Run, query: RunQuery, place: int
 
 
 def _next_seed(session: Session, run: Run) -> int:
-    """The first seed behind those that the run's group has used."""
+    """The first seed after those that the run's group has used."""
     seeds = session.exec(select(Run.seed).where(Run.group == run.group)).all()
     return max(seeds, default=run.seed) + 1
 
@@ -187,7 +187,7 @@ def _stats(run: Run, out: RunOut) -> list[Stat]:
 
 
 def _config(run: Run) -> list[tuple[str, str]]:
-    """Every field that applies, with the value in force."""
+    """The fields that apply to the run, with their values in effect."""
     pairs = []
     for name, value in run.config.items():
         if name == "width":
@@ -232,7 +232,7 @@ def _convolution_words(convolution: str) -> str:
 
 
 def _precision_reason(state: Runoff, run: Run, environment: dict[str, Any]) -> str:
-    """What ``auto`` became and why; empty where the config names its precision, or where no one can tell."""
+    """Which precision ``auto`` became and why; empty if the config sets a precision, or if the reason is unknown."""
     home = state.settings.home
     try:
         shape = catalogue.get_dataset(home, run.dataset).image_shape
@@ -270,13 +270,13 @@ def _speed(state: Runoff, run: Run, epochs: Sequence[EpochOut], environment: dic
 
 
 def _matmul_gflops(state: Runoff, environment: dict[str, Any]) -> float | None:
-    """The measured rate of a matrix product where the run calculated; None where it was not measured (yet)."""
+    """The measured matrix-product rate in GFLOP/s of the machine that trained the run; None if not measured."""
     try:
         key = measurements.matmul_key(environment)
     except KeyError:  # no environment.json yet, or one from elsewhere
         return None
-    found = measurements.read(state.settings.home)["matmul"].get(key)
-    return float(found["gflops"]) if found else None
+    measured = measurements.read(state.settings.home)["matmul"].get(key)
+    return float(measured["gflops"]) if measured else None
 
 
 # Answers -------------------------------------------------------------------------------------------------------------
@@ -291,23 +291,23 @@ def _answers(
     environment: dict[str, Any],
     epochs: Sequence[EpochOut],
 ) -> Answers | None:
-    """What is under the tabs; None before the first epoch."""
+    """The contents of the tabs; None before the first epoch."""
     if not run.epochs_done:
         return None
     epoch = min(query.epoch or run.epochs_done, run.epochs_done)
     try:
-        found = predictions.load(folder, epoch)
+        stored = predictions.load(folder, epoch)
     except PredictionsError as problem:
         return Answers(epoch, 0, 0, problem=str(problem))
-    right = found.num_correct
+    right = stored.num_correct
     reported = next((one.reported_correct for one in epochs if one.epoch == epoch), None)
-    defect = predictions.defect_of(epoch, right, found.num_images, reported)
-    answers = Answers(epoch, num_wrong=found.num_images - right, num_right=right, defect=defect)
+    defect = predictions.defect_of(epoch, right, stored.num_images, reported)
+    answers = Answers(epoch, num_wrong=stored.num_images - right, num_right=right, defect=defect)
     if query.tab == "train":
         return replace(answers, train=_train_images(state, run, folder, environment))
-    wall = _wall(found, folder, run, query, epoch, path)
+    wall = _wall(stored, folder, run, query, epoch, path)
     if query.tab == "matrix":
-        return replace(answers, wall=wall if _has_cell(query) else None, matrix=_matrix(found, run, query, path))
+        return replace(answers, wall=wall if _has_cell(query) else None, matrix=_matrix(stored, run, query, path))
     return replace(answers, wall=wall)
 
 
@@ -329,22 +329,22 @@ def _wanted(query: RunQuery) -> PredictionQuery:
     )
 
 
-def _wall(found: Predictions, folder: RunFolder, run: Run, query: RunQuery, epoch: int, path: str) -> Wall:
+def _wall(stored: Predictions, folder: RunFolder, run: Run, query: RunQuery, epoch: int, path: str) -> Wall:
     bars = partial(walls.bars_of, folder, epoch, run.class_names)
-    return walls.wall_of(found, _wanted(query), query.image, TILES, partial(query.url, path), bars)
+    return walls.wall_of(stored, _wanted(query), query.image, TILES, partial(query.url, path), bars)
 
 
-def _matrix(found: Predictions, run: Run, query: RunQuery, path: str) -> Matrix:
+def _matrix(stored: Predictions, run: Run, query: RunQuery, path: str) -> Matrix:
     def href(label: int, predicted: int) -> str:
         return query.url(path, label=label, predicted=predicted, image=None, shown=TILES.first) + "#cell"
 
-    return matrix_of(found, walls.num_classes(run.class_names, found), href, (query.label, query.predicted))
+    return matrix_of(stored, walls.num_classes(run.class_names, stored), href, (query.label, query.predicted))
 
 
 def _train_images(state: Runoff, run: Run, folder: RunFolder, environment: dict[str, Any]) -> TrainImages | None:
-    told = read_json(folder.pictures / "train.json")
+    saved = read_json(folder.pictures / "train.json")
     images = images_of(state.settings.home, run, "train", environment.get("train_fingerprint"))
-    if told is None or images is None:
+    if saved is None or images is None:
         return None
-    items = list(zip(told["indices"], told["labels"], strict=True))
-    return TrainImages(images, items, bool(told.get("permuted")), str(told.get("augmentation", "none")))
+    items = list(zip(saved["indices"], saved["labels"], strict=True))
+    return TrainImages(images, items, bool(saved.get("permuted")), str(saved.get("augmentation", "none")))

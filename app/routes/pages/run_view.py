@@ -1,4 +1,4 @@
-"""What the page of one run shows: its address, its numbers, and the choices between its parts, in words and links."""
+"""The view of a run's page: its URL parameters, and the texts, numbers and links that its template shows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONFIDENCES = (0.5, 0.9, 0.99)
 
 
 class RunQuery(BaseModel):
-    """What of the run's page is shown; it stands in the URL, so that Back undoes it and a link shares it."""
+    """The URL parameters of a run's page. Every choice is in the URL, so that Back and shared links work."""
 
     tab: Literal["predictions", "matrix", "train"] = "predictions"
     epoch: int | None = Field(None, ge=1, le=10_000)
@@ -36,11 +36,11 @@ class RunQuery(BaseModel):
     to: str = ""  # one more accuracy whose cost is shown, as ``typed_accuracy`` reads it
 
     def values(self, **changes: Any) -> dict[str, Any]:
-        """The fields with some of them changed; what is at its default stays out."""
+        """The parameters with some of them changed, without those at their defaults."""
         return self.model_copy(update=changes).model_dump(exclude_defaults=True, exclude_none=True)
 
     def url(self, path: str, **changes: Any) -> str:
-        """The address with some of it changed."""
+        """The URL with some parameters changed."""
         values = self.values(**changes)
         return f"{path}?{urlencode(values)}" if values else path
 
@@ -50,7 +50,7 @@ class RunQuery(BaseModel):
 
 @dataclass(frozen=True)
 class Tab:
-    """One of the tabs."""
+    """A tab."""
 
     name: str
     words: str
@@ -61,7 +61,7 @@ class Tab:
 
 @dataclass(frozen=True)
 class ShowLink:
-    """One part of the choice between wrong, right and all predictions."""
+    """A link of the choice between wrong, right and all predictions."""
 
     words: str
     count: int | None
@@ -71,7 +71,7 @@ class ShowLink:
 
 @dataclass(frozen=True)
 class Select:
-    """A list to filter by: values with their words. ``title`` stands for all of them."""
+    """A filter: a select element with values and their labels. ``title`` is the label for no filter."""
 
     name: str
     title: str
@@ -81,7 +81,7 @@ class Select:
 
 @dataclass(frozen=True)
 class Bar:
-    """How far a running run is. Without ``value`` nobody knows."""
+    """The progress bar of a running run. ``value`` is None if the progress is unknown."""
 
     words: str
     beside: str = ""
@@ -91,7 +91,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Stat:
-    """One number of the header card, with what is said beside it."""
+    """A number in the header, with a note beside it."""
 
     title: str
     value: str
@@ -100,16 +100,16 @@ class Stat:
 
 @dataclass(frozen=True)
 class ToAccuracy:
-    """What training cost up to each accuracy, rising, and what is wrong with the one that was typed."""
+    """The cost of training up to each accuracy, in ascending order, and the error of the accuracy that was typed."""
 
     costs: list[AccuracyCost]
-    typed: str  # as the field shows it, in per cent
+    typed: str  # as the field shows it, in percent
     problem: str
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast the run trained, over all its epochs. Rates of FLOPs are nominal; None where they were not recorded."""
+    """The training speed over all epochs of a run. FLOP rates are nominal; None if they were not recorded."""
 
     seconds: float  # of training
     evaluation_seconds: float
@@ -121,12 +121,12 @@ class Speed:
 
     @property
     def share(self) -> float | None:
-        """Achieved rate over that of the matrix product; above 1 is possible."""
+        """The achieved rate divided by the matrix-product rate; it can exceed 1."""
         return self.gflops_per_second and self.matmul_gflops and self.gflops_per_second / self.matmul_gflops
 
     @property
     def share_words(self) -> str:
-        """The share in per cent, to be followed by the rate of the matrix product; empty where it is not known."""
+        """The share in percent, which the template continues with the matrix-product rate; empty if it is unknown."""
         share = self.share
         return _("{percent} % of").format(percent=number(100 * share, 0 if share >= 0.1 else 1)) if share else ""
 
@@ -142,7 +142,7 @@ class TrainImages:
 
     @property
     def words(self) -> str:
-        """What the pictures are."""
+        """The caption of the pictures."""
         count = len(self.items)
         first = ngettext(
             "The first {n} training image and its label", "The first {n} training images and their labels", count
@@ -160,7 +160,7 @@ class TrainImages:
 
 @dataclass(frozen=True)
 class Answers:
-    """The part of the page under the tabs."""
+    """The contents of the tabs of a run's page."""
 
     epoch: int
     num_wrong: int
@@ -168,8 +168,8 @@ class Answers:
     wall: Wall | None = None
     matrix: Matrix | None = None
     train: TrainImages | None = None
-    problem: str = ""  # why there is nothing to show
-    defect: str = ""  # where the answers do not give the count in the run's log
+    problem: str = ""  # why there are no predictions to show
+    defect: str = ""  # set if the predictions contradict the count in the run's log
 
 
 @dataclass(frozen=True)
@@ -188,13 +188,13 @@ class RunPage(NamesClasses):
     classes: list[str]
     images: Images | None
     answers: Answers | None
-    first_images: TrainImages | None  # shown while there are no answers yet
+    first_images: TrainImages | None  # shown while there are no predictions yet
     config: list[tuple[str, str]]
     environment: list[tuple[str, str]]
-    precision_reason: str  # why ``auto`` became what it is
+    precision_reason: str  # why ``auto`` became the precision in use
     to_accuracy: ToAccuracy
     speed: Speed | None  # None before the first epoch
-    epochs: list[EpochOut]  # the newest ones, newest first
+    epochs: list[EpochOut]  # the latest ones, latest first
     files: list[FileOut]
     log: str
     figure_version: str
@@ -213,7 +213,7 @@ class RunPage(NamesClasses):
 
     @property
     def queue_words(self) -> str:
-        """Where in the queue the run is; empty for one that does not wait."""
+        """The position of the run in the queue; empty if it is not queued."""
         if self.run.status != "queued":
             return ""
         if self.place_in_queue <= 1:
@@ -222,7 +222,7 @@ class RunPage(NamesClasses):
 
     @property
     def bar(self) -> Bar | None:
-        """How far the run is, while it is running."""
+        """The progress bar; None if the run is not running."""
         progress = self.out.progress
         if self.run.status != "running" or progress is None:
             return None
@@ -243,19 +243,19 @@ class RunPage(NamesClasses):
 
     @property
     def epochs_words(self) -> str:
-        """Which epochs the table has."""
+        """Which epochs the table shows."""
         if len(self.epochs) < self.run.epochs_done:
             return _("the latest {n} of {total}").format(n=len(self.epochs), total=number(self.run.epochs_done))
         return _("newest first")
 
     @property
     def not_reached_words(self) -> str:
-        """What stands for the cost of an accuracy that the run has not reached."""
+        """The text in place of the cost of an accuracy that the run has not reached."""
         return _("not reached") if self.run.status == "finished" else _("not reached yet")
 
     @property
     def extra_defect(self) -> str:
-        """A defect of the chosen epoch that the header does not name."""
+        """A defect of the chosen epoch that the header does not show."""
         defect = self.answers.defect if self.answers else ""
         return defect if defect != self.out.defect else ""
 
@@ -268,19 +268,19 @@ class RunPage(NamesClasses):
     @property
     def tabs(self) -> list[Tab]:
         wrong = _("{n} wrong").format(n=number(self.answers.num_wrong)) if self.answers else ""
-        found = [
+        tabs = [
             ("predictions", _("Test predictions"), wrong),
             ("matrix", _("Confusion matrix"), ""),
             ("train", _("Training images"), ""),
         ]
         return [
             Tab(name, words, self.url(tab=name, label=None, predicted=None), name == self.query.tab, count)
-            for name, words, count in found
+            for name, words, count in tabs
         ]
 
     @property
     def kept_fields(self) -> list[tuple[str, Any]]:
-        """What the form of the tabs sends along unseen, as name and value."""
+        """The hidden fields of the form, as (name, value)."""
         query = self.query
         is_cell = query.tab == "matrix" and query.label is not None and query.predicted is not None
         fields = {
@@ -295,22 +295,22 @@ class RunPage(NamesClasses):
 
     @property
     def has_slider(self) -> bool:
-        """Whether the epoch can be chosen."""
+        """Whether there is a slider to choose the epoch."""
         return self.query.tab != "train" and self.run.epochs_done > 1
 
     @property
     def show_links(self) -> list[ShowLink]:
         assert self.answers is not None
-        found: list[tuple[str, str, int | None]] = [
+        links: list[tuple[str, str, int | None]] = [
             ("wrong", _("Wrong"), self.answers.num_wrong),
             ("right", _("Right"), self.answers.num_right),
             ("all", _("All"), None),
         ]
-        return [ShowLink(words, count, self.url(show=show), show == self.query.show) for show, words, count in found]
+        return [ShowLink(words, count, self.url(show=show), show == self.query.show) for show, words, count in links]
 
     @property
     def selects(self) -> list[Select]:
-        """The lists that filter the predictions."""
+        """The filters of the predictions."""
         classes: list[tuple[Any, str]] = list(enumerate(self.classes))
         levels: list[tuple[Any, str]] = [
             (value, _("at least {percent} %").format(percent=percent(value, 0))) for value in _CONFIDENCES
@@ -323,7 +323,7 @@ class RunPage(NamesClasses):
 
     @property
     def orders(self) -> list[tuple[str, str, bool]]:
-        """Orders of the wall: value in the address, words, whether it is chosen."""
+        """The orders of the tiles, as (URL value, label, whether it is chosen)."""
         words = {
             "worst": _("Worst first"),
             "-confidence": _("Most confident first"),
@@ -334,7 +334,7 @@ class RunPage(NamesClasses):
 
     @property
     def wall_words(self) -> str:
-        """What a tile shows, and in which order they are."""
+        """A caption: what a tile shows, and in which order the tiles are."""
         sentences = [_("True class, predicted class and confidence.")]
         if self.query.order == "worst" and self.query.show == "wrong":
             sentences.append(_("Worst first: the most confident wrong predictions."))
@@ -344,7 +344,7 @@ class RunPage(NamesClasses):
 
     @property
     def cell_words(self) -> str:
-        """What the images of the chosen cell of the confusion matrix are, and how many."""
+        """The caption of the chosen cell of the confusion matrix, with its number of images."""
         assert self.answers is not None
         assert self.answers.wall is not None
         assert self.query.label is not None
@@ -360,7 +360,7 @@ class RunPage(NamesClasses):
         return words.format(label=self.class_name(self.query.label), answer=answer, n=number(count))
 
     def url(self, **changes: Any) -> str:
-        """A link within the page; whatever changes what is listed begins at the first tiles, with no image open."""
+        """A URL of this page. A change of filters or order goes back to the first tiles and closes the opened image."""
         if not changes.keys() & {"image", "shown"}:
             changes = {"image": None, "shown": TILES.first, **changes}
         return self.query.url(self.path, **changes)

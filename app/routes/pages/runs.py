@@ -1,4 +1,4 @@
-"""The runs page: a table that filters, sorts and folds by its address, and the actions on selected runs."""
+"""The runs page: a table whose filters, order and groups are in its URL, and the actions on selected runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Action = Literal["archive", "restore", "delete", "tag", "untag", "cancel", "resu
 
 @router.get("/")
 def home() -> RedirectResponse:
-    """The runs page is the home page."""
+    """Redirect the home page to the runs page."""
     return RedirectResponse("/runs", 303)
 
 
@@ -89,7 +89,7 @@ def _problem(q: str) -> SearchError | None:
 
 @router.get("/runs/matching")
 def matching(session: Reading, query: Annotated[RunsQuery, Query()]) -> JSONResponse:
-    """The ids of all runs that match the address, on all pages, for an action on them."""
+    """The ids of all runs that match the URL, over all pages of the table, for an action on them."""
     ids = matching_ids(session, query.filter())
     if len(ids) > MOST_AT_ONCE:
         message = _("{n} runs match; one action takes at most {limit}. Narrow the search.")
@@ -108,7 +108,10 @@ def act(
     run: Annotated[list[str], Form()],
     tag: Annotated[str, Form()] = "",
 ) -> Response:
-    """Apply one action to all selected runs; ``run`` holds ids, each text may hold several with commas. Answers with a toast."""
+    """Apply an action to all selected runs, and respond with a toast.
+
+    ``run`` has the ids; each text may be several ids separated by commas.
+    """
     ids = list(dict.fromkeys(run_id for value in run for run_id in value.split(",") if run_id))
     if len(ids) > MOST_AT_ONCE:
         message = _("One action takes at most {limit} runs; you chose {n}.")
@@ -134,7 +137,7 @@ def act(
 
 
 def _find(state: Runoff, run_id: str) -> Run:
-    """The run, read in a session that is closed before anything is written, because an open one would block the writer."""
+    """Read a run in its own session, which is closed before anything is written: it would block the writer."""
     with reading(state.engine) as session:
         return queries.get_run(session, run_id)
 

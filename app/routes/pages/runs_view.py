@@ -1,4 +1,4 @@
-"""What the runs page shows: its address, the filters, and the rows of the table as HTML."""
+"""The view of the runs page: its URL parameters, its filters, and the rows of its table as HTML."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from app.words import STATUS_WORDS, number
 from trainer.i18n import _, ngettext
 
 DEFAULT_SORT = "-created_at"
-_BEFORE_CARET = 60  # characters that are shown before the caret
+_BEFORE_CARET = 60  # most characters shown before the caret
 
 
 class RunsQuery(BaseModel):
-    """The address of the runs page: filters, order, what is open."""
+    """The URL parameters of the runs page: filters, order, columns and open groups."""
 
     q: str = ""
     status: str = ""
@@ -38,15 +38,15 @@ class RunsQuery(BaseModel):
     sweep: str = ""
     group: str = ""
     archived: bool = False
-    apart: bool = False  # repeats as single rows
+    apart: bool = False  # whether repeats are shown as single rows
     sort: str = DEFAULT_SORT
-    columns: list[str] = []  # names of fields, each text may hold several with commas; none for the usual ones
+    columns: list[str] = []  # names of fields, possibly several per text, separated by commas; none for the defaults
     open: list[str] = []  # groups whose repeats are shown
     page: int = Field(1, ge=1, le=1_000_000)
     until: str | None = None
 
     def url(self, **changes: Any) -> str:
-        """The address with some of it changed. A change of the rows leads to the first page."""
+        """The URL with some parameters changed. A change of the rows goes back to the first page."""
         if not changes.keys() <= {"open", "page", "columns"}:
             changes = {"page": 1, "open": [], **changes}
         pairs = []
@@ -64,17 +64,17 @@ class RunsQuery(BaseModel):
 
     @property
     def chosen_columns(self) -> str:
-        """The columns, separated by commas; empty for the usual ones."""
+        """The columns, separated by commas; empty for the defaults."""
         return self._joined(self.columns)
 
     @property
     def cleared_url(self) -> str:
-        """The address without filters."""
+        """The URL without filters."""
         return RunsQuery(columns=self.columns).url()
 
     @property
     def is_filtered(self) -> bool:
-        """Whether filters may leave out runs."""
+        """Whether any filter is set."""
         return any((self.q, self.status, self.dataset, self.model, self.tag, self.sweep, self.group, self.archived))
 
     def filter(self) -> RunFilter:
@@ -94,13 +94,13 @@ class RunsQuery(BaseModel):
 
 @cache
 def _defaults() -> dict[str, Any]:
-    """The defaults of all fields that an address has; ``until`` is sent by polls only."""
+    """The defaults of all URL parameters, except ``until``, which only polls send."""
     return {name: field.get_default() for name, field in RunsQuery.model_fields.items() if name != templating.UNTIL}
 
 
 @dataclass(frozen=True)
 class Nothing:
-    """Why the table has no rows, and what to do about it."""
+    """The message in place of an empty table, with a link that helps."""
 
     title: str
     text: str
@@ -110,7 +110,7 @@ class Nothing:
 
 @dataclass(frozen=True)
 class StatusLink:
-    """One link of the choice between statuses."""
+    """A link of the choice between statuses."""
 
     words: str
     count: int
@@ -120,7 +120,7 @@ class StatusLink:
 
 @dataclass(frozen=True)
 class Select:
-    """A list of values to filter by; ``title`` stands for all of them."""
+    """A filter: a select element with its values. ``title`` is the label for no filter."""
 
     name: str
     title: str
@@ -138,14 +138,14 @@ class RunsPage:
     choices: dict[str, list[str]]
     has_any: bool  # whether there is any run at all, archived ones included
     num_archived: int
-    problem: SearchError | None = None  # why nothing was searched
+    problem: SearchError | None = None  # why the search could not run
 
     most_at_once = MOST_AT_ONCE
     most_compared = MAX_COMPARED
 
     @cached_property
     def scale(self) -> Scale:
-        """The scale that the accuracies of all rows share."""
+        """The scale of the accuracies, which all rows share."""
         return scale_of(self.table.intervals)
 
     @property
@@ -154,7 +154,7 @@ class RunsPage:
 
     @property
     def parts(self) -> list[tuple[str, list[Column]]]:
-        """All columns in the groups in which they are offered."""
+        """All columns that can be chosen, by group."""
         words = {"": _("Default"), "result": _("Results"), "run": _("Run"), "config": _("Configuration")}
         groups: dict[str, list[Column]] = {part: [] for part in words}
         for column in all_columns():
@@ -166,7 +166,7 @@ class RunsPage:
 
     @property
     def kept_fields(self) -> list[tuple[str, str]]:
-        """The hidden fields of the filter form, as name and value."""
+        """The hidden fields of the filter form, as (name, value)."""
         query = self.query
         fields = {
             "status": query.status,
@@ -181,7 +181,7 @@ class RunsPage:
 
     @property
     def status_links(self) -> list[StatusLink]:
-        """All runs, then each status with how many runs it has."""
+        """Links to all runs and to each status, with the number of runs."""
         counts = [("", _("All"), self.num_all)]
         counts += [(status, _(STATUS_WORDS[status]), self.table.counts[status]) for status in STATUSES]
         return [
@@ -191,7 +191,7 @@ class RunsPage:
 
     @property
     def selects(self) -> list[Select]:
-        """The lists to filter by. What was asked for is offered even where no run has it."""
+        """The filters. A value from the URL is listed even if no run has it."""
         lists = [
             ("dataset", _("Data set"), self.choices["datasets"], self.query.dataset),
             ("model", _("Model"), self.choices["models"], self.query.model),
@@ -210,7 +210,7 @@ class RunsPage:
 
     @property
     def matching_words(self) -> str:
-        """How many runs are listed, beside the title."""
+        """How many runs are listed, as a text beside the title."""
         if self.problem:
             return ""
         count = self.table.num_matching
@@ -222,7 +222,7 @@ class RunsPage:
 
     @property
     def nothing(self) -> Nothing | None:
-        """What is shown in place of a table without rows."""
+        """The message in place of an empty table; None if it has rows."""
         query = self.query
         if self.problem:
             text = _("Fix the search expression, or clear it.")
@@ -238,7 +238,7 @@ class RunsPage:
 
     @property
     def pointed(self) -> str:
-        """What was typed, with a caret below the character where reading stopped."""
+        """The search expression, with a caret below the character of the error."""
         assert self.problem is not None
         shown = "".join(character if character.isprintable() else " " for character in self.query.q)
         start = max(0, self.problem.position - _BEFORE_CARET)
@@ -246,7 +246,7 @@ class RunsPage:
 
     @property
     def examples(self) -> list[tuple[str, str]]:
-        """What can be typed into the search field."""
+        """Examples of the search language, as (expression, meaning)."""
         return [
             ("cnn permuted", _("words in name, notes, tags, id, model or data set; all must match")),
             ('"two words"', _("quotes search for a phrase with spaces or signs")),
@@ -258,7 +258,7 @@ class RunsPage:
 
     @property
     def folds_matching(self) -> bool:
-        """Whether a mean may lack repeats that the search left out."""
+        """Whether the mean of a group may lack repeats that do not match the filters."""
         return bool(self.query.q or self.query.status) and any(row.is_group for row in self.table.rows)
 
     @property
@@ -283,7 +283,7 @@ class RunsPage:
 
     @property
     def wishes(self) -> str:
-        """The filters in words, for the sentence that nothing matches."""
+        """The filters in words, for the sentence that no run matches."""
         query = self.query
         named = {
             _("the status {value}"): _(STATUS_WORDS.get(query.status, "")).lower(),
@@ -298,13 +298,13 @@ class RunsPage:
         return _(" and ").join(wishes)
 
     def sorted_by(self, column: Column) -> str:
-        """``ascending``, ``descending``, or ``none``, as aria-sort wants it."""
+        """The value of aria-sort: ``ascending``, ``descending`` or ``none``."""
         if self.query.sort.removeprefix("-") != column.name:
             return "none"
         return "descending" if self.query.sort.startswith("-") else "ascending"
 
     def sort_url(self, column: Column) -> str:
-        """Sort by the column; from there in the other direction, then by the default."""
+        """The URL that sorts by the column, then in reverse, then by the default again."""
         first, second = column.name, "-" + column.name
         if column.descending_first:
             first, second = second, first
@@ -314,7 +314,7 @@ class RunsPage:
     def drawn(self, row: Row) -> Markup:
         """The HTML of a row, with the repeats of an open group."""
         toggle_url = self.toggle_url(row.group) if isinstance(row, GroupRow) else ""
-        draw = _drawn if row.has_ended else _drawn.__wrapped__  # the row of a live run is never the same twice
+        draw = _drawn if row.has_ended else _drawn.__wrapped__  # not cached: live runs keep changing
         return draw(row, toggle_url, self._view)
 
     @cached_property
@@ -323,19 +323,19 @@ class RunsPage:
         return _View(address, self.scale, templating.language(), self.query, self.columns)
 
     def toggle_url(self, group: str) -> str:
-        """Open or close the repeats of a group."""
+        """The URL that shows or hides the repeats of a group."""
         is_open = group in self.query.open
         return self.query.url(open=[g for g in self.query.open if g != group] if is_open else [*self.query.open, group])
 
 
 @dataclass(frozen=True)
 class _View:
-    """Everything that the HTML of rows depends on, except the rows and the links that open them."""
+    """Everything that the HTML of a row depends on, except the row itself and the link that opens it."""
 
-    address: str  # without page and open groups: filters, order, columns
+    address: str  # filters, order and columns, without the page and the open groups
     scale: Scale
     language: str
-    query: RunsQuery = field(compare=False)  # the address stands for both
+    query: RunsQuery = field(compare=False)  # ``address`` is enough to compare
     columns: list[Column] = field(compare=False)
 
 

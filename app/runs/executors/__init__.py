@@ -17,15 +17,15 @@ class RunNotStarted(ExecutorUnavailable):
 
 
 class Interrupted(ExecutorUnavailable):
-    """A measurement was ended, or not begun, because of a run. Trying again when no run is on helps."""
+    """A measurement was stopped or not started because of a run. It can be tried again when no run is active."""
 
 
 class Refused(ValueError):
-    """What was asked can't be answered, whenever it is asked: a bad image, a missing checkpoint."""
+    """The request can never succeed, because of a bad image or a missing checkpoint, for example."""
 
 
 class Executor(Protocol):
-    """Starts runs and answers questions that need torch. Safe to call from any thread.
+    """Starts runs and handles requests that need torch. Safe to call from any thread.
 
     No call but ``measure`` waits for long.
     """
@@ -49,10 +49,10 @@ class Executor(Protocol):
         """What runs can compute on, the CPU first, with the memory that is free now."""
 
     def known_devices(self) -> list[dict[str, Any]]:
-        """What ``devices`` answered last; empty before. Asks nobody."""
+        """The last result of ``devices``, without a new request; empty if there is none yet."""
 
     def predict(self, folder: RunFolder, epoch: int, image_png: bytes) -> dict[str, Any]:
-        """What the checkpoint of ``epoch`` answers for one image. Raises ``Refused`` where it can't."""
+        """Predict one image with the checkpoint of ``epoch``. Raises ``Refused`` if that is not possible."""
 
     def measure(self, request: Measure) -> dict[str, Any]:
         """Measure and record; returns after up to two minutes, with ``Interrupted`` at once when a run starts.

@@ -1,4 +1,4 @@
-"""The executor of this machine: talks to the trainer host over its socket, and starts one where none answers.
+"""The executor of this machine: talks to the trainer host over its socket, and starts one if none responds.
 
 One connection is kept so that the host stays and its end is noticed; each call has a connection of its own, so calls
 from several threads do not wait for each other and a late answer can't be taken for another's. Never imports torch.
@@ -42,7 +42,7 @@ class LocalExecutor:
         self._command = command or python_command("trainer.host")
         self._lock = threading.Lock()
         self._kept: socket.socket | None = None
-        self._calls: set[socket.socket] = set()  # connections that wait for an answer
+        self._calls: set[socket.socket] = set()  # connections that wait for a response
         self._greeted_at = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._num_deaths = 0
@@ -100,7 +100,7 @@ class LocalExecutor:
         return True
 
     def _is_starting(self, version: str) -> bool:
-        """Whether a host, of this server or another, is on its way; one that died before its greeting is counted."""
+        """Whether a host of this or another server is starting. One that died before its greeting is counted."""
         if self._process is not None:
             if self._process.poll() is None:
                 return True
@@ -186,11 +186,11 @@ class LocalExecutor:
         return list(devices)
 
     def known_devices(self) -> list[dict[str, Any]]:
-        """What ``devices`` answered last; empty before. Asks nobody."""
+        """The last result of ``devices``, without a new request; empty if there is none yet."""
         return list(self._devices or [])
 
     def predict(self, folder: RunFolder, epoch: int, image_png: bytes) -> dict[str, Any]:
-        """What the checkpoint of ``epoch`` answers for one image. Raises ``ExecutorUnavailable``, ``Refused``."""
+        """Predict one image with the checkpoint of ``epoch``. Raises ``ExecutorUnavailable`` or ``Refused``."""
         if len(image_png) > LARGEST_IMAGE:
             raise Refused(_("The image is too large. Choose one below 10 MB."))
         request = wire.Predict.from_bytes(folder.path.resolve(), epoch, image_png)
@@ -219,7 +219,7 @@ class LocalExecutor:
         return False
 
     def close(self) -> None:
-        """Drop all connections. Runs go on; the host ends by itself when it has none."""
+        """Close all connections. Runs continue; the host exits once it has been without runs and connections for a while."""
         with self._lock:
             for call in self._calls:
                 with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Indexes that answer the list of runs and its filters without reading the runs themselves."""
+"""Indexes for the list of runs and its filters, so that they are queried without reading the runs themselves."""
 
 from __future__ import annotations
 
