@@ -66,11 +66,11 @@ def test_a_sweep_and_its_hard_images(page: Page, server: Server) -> None:
 def test_cancel_and_resume_are_clicked(page: Page, server: Server) -> None:
     sweep, runs = _sweep(server, 5_000, seed=3)
     page.goto(f"/sweeps/{sweep}")
-    page.get_by_role("button", name=re.compile("Cancel the rest")).click()
+    page.get_by_role("button", name=re.compile("Cancel the remaining")).click()
     for run_id in runs:
         server.wait_for(run_id, "cancelled")
     expect(page.locator("#sweep-header")).to_contain_text("4 cancelled")
-    expect(page.get_by_role("button", name=re.compile("Cancel the rest"))).to_have_count(0)
+    expect(page.get_by_role("button", name=re.compile("Cancel the remaining"))).to_have_count(0)
 
     page.goto(f"/runs/{runs[0]}")
     page.get_by_role("button", name="Resume").click()

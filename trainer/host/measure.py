@@ -70,7 +70,11 @@ def measure(
     if section == "precision":
         own = measurements.precision_key(config, image_shape, plain)
     if own != key:
-        raise OtherMachine(_("That can't be measured here: {wanted} is not {own}.").format(wanted=key, own=own))
+        raise OtherMachine(
+            _("This can't be measured on this machine: {wanted} was requested, but it is {own}.").format(
+                wanted=key, own=own
+            )
+        )
     apply(environments[0])
     if section == "matmul":
         return measurements.record(home, section, key, matmul_peak(environments[0]))
