@@ -96,7 +96,7 @@ class Imports:
             raise
 
     def _check_new_name(self, name: str) -> None:
-        if any(dataset.name == name for dataset in catalogue.list_datasets(self.home)):
+        if any(d.name == name and d.status != "damaged" for d in catalogue.list_datasets(self.home)):
             message = _("There is already a data set named {name}. Choose another name.").format(name=name)
             raise Conflict(message, [FieldProblem(field="name", message=message)])
         try:

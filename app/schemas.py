@@ -221,7 +221,10 @@ class DatasetWork(BaseModel):
 
 
 class DatasetOut(BaseModel):
-    """A data set: ``status`` is ready, available (its cache is made on first use), absent (needs a download) or importing."""
+    """A data set: ``status`` is ready, damaged, available (its cache is made on first use), absent or importing.
+
+    ``absent`` needs a download. ``problem`` and ``advice`` say what is wrong with the files of a damaged one.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -243,6 +246,8 @@ class DatasetOut(BaseModel):
     unreadable: list[str] = []
     created_at: str | None = None
     source: str = ""
+    problem: str = ""
+    advice: str = ""
     work: DatasetWork | None = None
 
 

@@ -29,7 +29,7 @@ from benchmarks.sides import QUICK, Bench, check_same_work, interleaved
 from benchmarks.through_server import fsync_seconds, work_of
 from trainer import measurements, models
 from trainer.config import parse_config
-from trainer.datasets import cache
+from trainer.datasets import cache, catalogue
 from trainer.environment import Environment
 from trainer.events import Epoch, Finished, Started
 from trainer.host import measure
@@ -270,8 +270,9 @@ def test_epochs_are_timed_at_the_present_rate() -> None:
 
 def vgg_folder(home: Path, *, fingerprint: str | None = None, ended: bool = True) -> RunFolder:
     """A run of vgg with two epochs, 80 and 83 %, of 100 s and 10 s of test each."""
-    meta = cache.read_meta(home, "colour")
-    assert meta is not None
+    dataset = catalogue.get_dataset(home, "colour")
+    assert dataset.train_fingerprint
+    assert dataset.test_fingerprint
     folder = RunFolder.create(home / "runs", parse_config({"dataset": "colour", "model": "vgg", "epochs": 2})[0])
     writer = EventWriter(folder.events_path, 1)
     writer.write(
@@ -286,8 +287,8 @@ def vgg_folder(home: Path, *, fingerprint: str | None = None, ended: bool = True
             steps_per_epoch=3,
             total_steps=6,
             first_epoch=1,
-            train_fingerprint=meta["train_fingerprint"],
-            test_fingerprint=fingerprint or meta["test_fingerprint"],
+            train_fingerprint=dataset.train_fingerprint,
+            test_fingerprint=fingerprint or dataset.test_fingerprint,
             class_names=[],
             image_shape=[3, 32, 32],
         )

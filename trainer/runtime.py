@@ -20,7 +20,8 @@ import torch
 from trainer import checkpoint, engine, loader, pictures
 from trainer.config import RunConfig
 from trainer.damage import damage_of
-from trainer.datasets import catalogue, worker
+from trainer.datasets import catalogue, integrity, worker
+from trainer.datasets.errors import DatasetDamaged
 from trainer.environment import Environment, apply, resolve, resolve_device
 from trainer.events import Cancelled, Epoch, Event, Failed, Finished, Progress, Started, Step
 from trainer.failures import DatasetChanged, DatasetMissing, describe
@@ -185,8 +186,10 @@ class Attempt:
 
     # before the first step
     def _prepare_data(self, config: RunConfig, writer: EventWriter) -> None:
-        """Fill the cache if it is empty, and check the config against the images."""
+        """Fill the cache if it is empty, check that it is whole, and check the config against the images."""
         dataset = catalogue.get_dataset(home(), config.dataset)
+        if dataset.status == "damaged":
+            raise DatasetDamaged(dataset.problem, dataset.advice)
         if dataset.status != "ready":
             self.log.line(f"Preparing {dataset.title} ...")
             for progress in _thinned(worker.prepare(home(), config.dataset)):
@@ -199,6 +202,7 @@ class Attempt:
                 _("{dataset} is not on this machine.").format(dataset=dataset.title),
                 _("Import or download it, then resume."),
             )
+        integrity.verify(home(), config.dataset, self._stop_if_asked)
         channels, height, width = dataset.image_shape
         check_data(config, image_size=(height, width), num_channels=channels, num_train=dataset.num_train)
 

@@ -43,7 +43,8 @@ def import_dataset(
     settings = load_settings()
     os.environ["RUNOFF_HOME"] = str(settings.home)
     name = name or _name_from(source)
-    if any(dataset.name == name for dataset in catalogue.list_datasets(settings.home)):
+    known = {dataset.name: dataset for dataset in catalogue.list_datasets(settings.home)}
+    if name in known and known[name].status != "damaged":
         raise ValueError(
             _("There is already a data set named {name}. Choose another name with --name.").format(name=name)
         )

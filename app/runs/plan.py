@@ -164,6 +164,9 @@ def _checked(home: Path, fields: Base) -> tuple[RunConfig, list[str]]:
         dataset = catalogue.get_dataset(home, config.dataset)
     except catalogue.UnknownDataset as error:
         raise ConfigError([FieldProblem(field="dataset", message=str(error))]) from None
+    if dataset.status == "damaged":
+        message = f"{dataset.problem} {dataset.advice}"
+        raise ConfigError([FieldProblem(field="dataset", message=message)])
     if dataset.image_shape and dataset.num_train:
         channels, height, width = dataset.image_shape
         check_data(config, image_size=(height, width), num_channels=channels, num_train=dataset.num_train)

@@ -20,6 +20,7 @@ FAILURES = {
     "DatasetMissing": N_("Data set missing."),
     "DatasetError": N_("Data set missing."),
     "DatasetChanged": N_("Data set changed."),
+    "DatasetDamaged": N_("Data set damaged."),
     "NonFiniteLoss": N_("Loss became NaN."),
     "OutOfMemory": N_("Out of memory."),
     "DiskFull": N_("Disk full."),

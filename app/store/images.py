@@ -77,15 +77,6 @@ def images_of(home: Path, run: Run, split: SplitName, fingerprint: str | None = 
 # Pixels --------------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=16)
-def _pixels(home: Path, name: str, split: str, fingerprint: str) -> NDArray[np.uint8]:
-    """The images of a split, uint8 [N, C, H, W], memory-mapped once per ``fingerprint``."""
-    dataset = catalogue.get_dataset(home, name)
-    if fingerprint != (dataset.train_fingerprint if split == "train" else dataset.test_fingerprint):
-        raise FileNotFoundError(name)
-    return catalogue.open_split(home, name, split).images
-
-
 @lru_cache(maxsize=8)
 def _permutation(height: int, width: int, seed: int) -> NDArray[np.int64]:
     return catalogue.pixel_permutation(height, width, seed)
@@ -99,17 +90,20 @@ def image_png(
     Raises ``NotFound`` if the data set is not on this machine, has changed since, or has fewer images.
     """
     try:
-        images = _pixels(home, name, split, fingerprint)
-    except (catalogue.UnknownDataset, FileNotFoundError):
+        dataset = catalogue.get_dataset(home, name)
+        if fingerprint != (dataset.train_fingerprint if split == "train" else dataset.test_fingerprint):
+            raise FileNotFoundError(name)
+        pixels = catalogue.read_image(home, name, split, index)
+    except IndexError as error:
+        message = _("There is no image {index}: the {split} split of {name} has {n}, counted from 0.")
+        n = f"{error.args[0]:,}"
+        raise NotFound(message.format(index=index, split=split, name=name, n=n)) from None
+    except (catalogue.UnknownDataset, catalogue.DatasetDamaged, FileNotFoundError):
         raise NotFound(
             _(
                 "The images of {name} that this run was tested on are not available. Import or download them again."
             ).format(name=name[:64])
         ) from None
-    if not 0 <= index < len(images):
-        message = _("There is no image {index}: the {split} split of {name} has {n}, counted from 0.")
-        raise NotFound(message.format(index=index, split=split, name=name, n=f"{len(images):,}"))
-    pixels = images[index]
     if permutation_seed is not None:
         channels, height, width = pixels.shape
         order = _permutation(height, width, permutation_seed)

@@ -645,13 +645,15 @@ def test_leftovers_of_a_killed_maker_are_swept_up(importer: Importer) -> None:
     assert not leftover.exists()
 
 
-def test_an_unfinished_or_foreign_folder_is_no_data_set(importer: Importer) -> None:
+def test_an_empty_folder_is_no_data_set_and_a_newer_one_is_named(importer: Importer) -> None:
     importer(SPLIT)
     folder = importer.home / "datasets"
     (folder / "half").mkdir()
     make_folder(folder / "foreign", {"meta.json": json.dumps({"schema": 99}).encode()})
     (folder / "file").write_text("x")
-    assert [dataset.name for dataset in list_datasets(importer.home)][len(KNOWN) :] == ["mine"]
+    shown = list_datasets(importer.home)[len(KNOWN) :]
+    assert [(dataset.name, dataset.status) for dataset in shown] == [("foreign", "damaged"), ("mine", "ready")]
+    assert "newer version of Runoff (schema 99)" in shown[0].problem
 
 
 # Splitting by chance -------------------------------------------------------------------------------------------------

@@ -62,12 +62,15 @@ def home(tmp_path: Path) -> Path:
 
 
 def left_behind(home: Path) -> list[Path]:
-    """Files that are neither a lock nor part of a finished cache."""
+    """Files that are neither a lock nor part of a finished cache or the note of its check."""
     finished = {home / "datasets" / dataset.name for dataset in list_datasets(home) if dataset.status == "ready"}
     return [
         path
         for path in home.rglob("*")
-        if path.is_file() and path.parent.name != ".locks" and path.parent not in finished
+        if path.is_file()
+        and path.parent.name != ".locks"
+        and path.parent not in finished
+        and not (path.parent.name == ".checked" and home / "datasets" / path.stem in finished)
     ]
 
 

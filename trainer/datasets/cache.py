@@ -6,6 +6,7 @@ Where the images come from is the business of ``originals`` and ``importing``; n
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -19,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from trainer.datasets import integrity
 from trainer.datasets.errors import DatasetError
+from trainer.datasets.meta import META, SCHEMA, SPLITS, Meta, Removed, crc_of, folder_of, read_meta_file
 from trainer.events import Progress
 from trainer.i18n import _
-from trainer.run_folder import read_json, sync_folder, write_json
+from trainer.run_folder import sync_folder, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,24 +34,13 @@ if TYPE_CHECKING:
     Images = NDArray[np.uint8]  # [N, channels, height, width]
     Order = NDArray[np.int64]  # [n], rows of Images
 
+__all__ = ["SPLITS", "folder_of"]  # and what is defined here
+
 Report = Callable[[Progress], None]
 
-SPLITS = ("train", "test")
 TEST_PART = 0.2
-_SCHEMA = 1
 _BLOCK_BYTES = 4 << 20
 _SAMPLE_CLASSES, _SAMPLES_PER_CLASS, _SAMPLE_CELL = 10, 4, 32
-
-
-def folder_of(home: Path, name: str) -> Path:
-    """The folder of a finished cache."""
-    return home / "datasets" / name
-
-
-def read_meta(home: Path, name: str) -> dict[str, Any] | None:
-    """``meta.json`` of a finished cache, or None where there is none."""
-    meta = read_json(folder_of(home, name) / "meta.json")
-    return meta if meta is not None and meta.get("schema") == _SCHEMA else None
 
 
 # One maker at a time -------------------------------------------------------------------------------------------------
@@ -127,7 +119,7 @@ def write_cache(
     total = sum(len(rows.order) for rows in splits.values())
     shape = splits["train"].images.shape[1:]
     meta: dict[str, Any] = {
-        "schema": _SCHEMA,
+        "schema": SCHEMA,
         **facts,
         "image_shape": list(shape),
         "class_names": [*class_names],
@@ -144,7 +136,7 @@ def write_cache(
             meta["mean"], meta["std"] = _moments(histogram)
         done += len(rows.order)
     _write_samples(folder / "samples.png", splits["train"], len(class_names))
-    write_json(folder / "meta.json", meta)
+    write_json(folder / META, meta | {"crc": crc_of(meta)})
     return meta
 
 
@@ -231,42 +223,106 @@ def _tombstone(home: Path, name: str) -> Path:
 
 
 def fingerprints_of(home: Path, name: str) -> tuple[str, str] | None:
-    """Train and test fingerprint of the images that ``name`` stands for or once stood for, or None if it is free."""
-    meta = read_meta(home, name) or read_json(_tombstone(home, name))
-    return (meta["train_fingerprint"], meta["test_fingerprint"]) if meta else None
+    """Train and test fingerprint of the images that ``name`` stands for or once stood for, or None if it is free.
+
+    Of a damaged data set they are what its ``meta.json`` or the note of its last check says. Raises ``DatasetError``
+    where the note of a removed data set is damaged: the name is taken, but for which images is not known.
+    """
+    found = integrity.inspect(home, name)
+    meta = found if isinstance(found, Meta) else found.meta if found else None
+    if meta is not None:
+        return meta.fingerprints
+    checked = integrity.read_note(integrity.note_path(home, name))
+    if found is not None and checked is not None:
+        return checked.train.promised, checked.test.promised
+    path = _tombstone(home, name)
+    try:
+        removed = Removed.read(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        raise DatasetError(
+            _("The name {name} was used for images that were removed, but its note {path} is damaged.").format(
+                name=name, path=path.relative_to(home)
+            ),
+            _("Choose another name. If no run needs the old images, delete that file and try again."),
+        ) from None
+    return removed.train_fingerprint, removed.test_fingerprint
 
 
 def publish(home: Path, name: str, made: Path) -> None:
-    """Give the finished cache in ``made`` its name. Raises ``DatasetError`` where the name stands for other images."""
-    meta = read_json(made / "meta.json")
-    assert meta is not None
+    """Give the finished cache in ``made`` its name, in place of a damaged one.
+
+    Raises ``DatasetError`` where the files can't be read back as they were written, where the name stands for other
+    images, and where foreign files have the place of the cache.
+    """
+    note = made.with_name("checked.json")
+    written = integrity.verify_folder(made, note)
+    if not isinstance(written, Meta):
+        raise DatasetError(
+            _("The images could not be read back from the disk as they were written."),
+            _("Check the disk and the memory of this machine, then try again."),
+        )
     taken = fingerprints_of(home, name)
-    if taken is not None and taken != (meta["train_fingerprint"], meta["test_fingerprint"]):
+    if taken is not None and taken != written.fingerprints:
         raise DatasetError(
             _("The name {name} is already used for other images.").format(name=name),
             _("Choose another name. Runs refer to images by name, so a name is never reused."),
         )
     target = folder_of(home, name)
-    if target.exists():
-        return
+    if os.path.lexists(target):
+        if integrity.inspect(home, name) is not None and is_whole(home, name):
+            return
+        _set_aside(home, name, made.with_name("damaged"))
     sync_folder(made)
     made.rename(target)
     sync_folder(target.parent)
+    integrity.keep_note(note, integrity.note_path(home, name))
+
+
+def is_whole(home: Path, name: str) -> bool:
+    """Whether there is a data set of this name with the images that it was made of."""
+    return isinstance(integrity.verify_folder(folder_of(home, name), integrity.note_path(home, name)), Meta)
+
+
+def _set_aside(home: Path, name: str, leaving: Path) -> None:
+    """Move a damaged cache out of the way. Raises ``DatasetError`` where the place holds anything else."""
+    target = folder_of(home, name)
+    if integrity.inspect(home, name) is None and (not target.is_dir() or any(target.iterdir())):
+        raise DatasetError(
+            _("datasets/{name} in RUNOFF_HOME is not a data set, and files are in it.").format(name=name),
+            _("Move them elsewhere, or choose another name."),
+        )
+    target.rename(leaving)
 
 
 def remove(home: Path, name: str) -> None:
-    """Remove a finished cache and keep its name and fingerprints; the caller holds the lock of the name."""
-    meta = read_meta(home, name)
-    assert meta is not None
+    """Remove a finished or damaged cache and keep its name and fingerprints; the caller holds the lock of the name.
+
+    The name of a damaged cache whose fingerprints are lost is free again: runs keep the fingerprints of their images.
+    """
     tombstone, leaving = _tombstone(home, name), _making_folder(home, name)
-    tombstone.parent.mkdir(parents=True, exist_ok=True)
-    kept = ("title", "train_fingerprint", "test_fingerprint", "num_train", "num_test", "created_at")
-    write_json(tombstone, {key: meta.get(key) for key in kept})
+    fingerprints = None
+    with contextlib.suppress(DatasetError):  # an older note is damaged, and stays as it is
+        fingerprints = fingerprints_of(home, name)
+    if fingerprints is not None:
+        tombstone.parent.mkdir(parents=True, exist_ok=True)
+        kept = _kept(folder_of(home, name))
+        write_json(tombstone, kept | dict(zip(("train_fingerprint", "test_fingerprint"), fingerprints, strict=True)))
     shutil.rmtree(leaving, ignore_errors=True)
     leaving.parent.mkdir(parents=True, exist_ok=True)
     folder_of(home, name).rename(leaving)
     sync_folder(home / "datasets")
     shutil.rmtree(leaving, ignore_errors=True)
+    integrity.note_path(home, name).unlink(missing_ok=True)
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    try:
+        meta = read_meta_file(folder / META)
+    except (OSError, ValueError):
+        return {}
+    return meta.model_dump(include={"title", "num_train", "num_test", "created_at"})
 
 
 # Random choices that must never change -------------------------------------------------------------------------------

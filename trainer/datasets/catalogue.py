@@ -6,14 +6,18 @@ torch nor torchvision nor Pillow, and numpy only inside functions.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from trainer.datasets import cache
-from trainer.datasets.errors import DatasetError, UnknownDataset
+from trainer.datasets import cache, integrity
+from trainer.datasets.errors import DatasetDamaged, DatasetError, UnknownDataset
 from trainer.datasets.facts import KNOWN, NAME, KnownSet, find_originals
+from trainer.datasets.integrity import Damage
+from trainer.datasets.meta import Meta
 from trainer.home import datasets_root
 from trainer.i18n import _
 
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Dataset",
+    "DatasetDamaged",
     "DatasetError",
     "Split",
     "UnknownDataset",
@@ -31,6 +36,7 @@ __all__ = [
     "list_datasets",
     "open_split",
     "pixel_permutation",
+    "read_image",
     "remove_dataset",
     "samples_path",
 ]
@@ -43,7 +49,7 @@ class Dataset:
     name: str
     title: str
     kind: str  # "torchvision", "built in" or "imported"
-    status: str  # "ready" (cached), "available" (can be cached offline) or "absent" (needs a download)
+    status: str  # "ready" (cached), "damaged", "available" (can be cached offline) or "absent" (needs a download)
     image_shape: tuple[int, int, int] | None  # channels, height, width; of known sets also before they are here
     num_train: int | None
     num_test: int | None
@@ -59,6 +65,8 @@ class Dataset:
     created_at: str | None = None
     source: str = ""  # name of the file or folder that it was imported from
     num_ignored: int = 0  # image files outside the class folders
+    problem: str = ""  # of a damaged set: what is wrong with its files
+    advice: str = ""  # and what to do
 
 
 @dataclass(frozen=True)
@@ -78,13 +86,13 @@ def get_dataset(home: Path, name: str) -> Dataset:
     """One data set. Raises ``UnknownDataset`` with a sentence that names the others."""
     if name in KNOWN:
         return _known(home, KNOWN[name])
-    meta = cache.read_meta(home, name) if NAME.fullmatch(name) else None
-    if meta is None:
+    found = integrity.inspect(home, name) if NAME.fullmatch(name) else None
+    if found is None:
         names = ", ".join([*KNOWN, *(dataset.name for dataset in _imported(home))])
         raise UnknownDataset(
             _("There is no data set named {name}. Available: {names}.").format(name=_short(name), names=names)
         )
-    return _from_meta(name, meta)
+    return _imported_set(name, found)
 
 
 def _short(name: str) -> str:
@@ -99,11 +107,11 @@ def known_shape(name: str) -> tuple[int, int, int] | None:
 
 
 def _known(home: Path, known: KnownSet) -> Dataset:
-    meta = cache.read_meta(home, known.name)
-    if meta is not None:
-        return _from_meta(known.name, meta)
+    found = integrity.inspect(home, known.name)
+    if isinstance(found, Meta):
+        return _ready(known.name, _(known.title), found)
     here = known.kind == "built in" or find_originals(known, (datasets_root(), home / "downloads")) is not None
-    return Dataset(
+    dataset = Dataset(
         known.name,
         _(known.title),
         known.kind,
@@ -113,45 +121,36 @@ def _known(home: Path, known: KnownSet) -> Dataset:
         known.num_test,
         [*known.class_names],
     )
+    return _damaged(dataset, found) if found else dataset
 
 
 def _imported(home: Path) -> Iterator[Dataset]:
     folder = home / "datasets"
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     for name in names:
-        meta = cache.read_meta(home, name) if name not in KNOWN and NAME.fullmatch(name) else None
-        if meta is not None:
-            yield _from_meta(name, meta)
+        found = integrity.inspect(home, name) if name not in KNOWN and NAME.fullmatch(name) else None
+        if found is not None:
+            yield _imported_set(name, found)
 
 
-def _from_meta(name: str, meta: dict[str, Any]) -> Dataset:
-    channels, height, width = meta["image_shape"]
-    return Dataset(
-        name=name,
-        title=_(KNOWN[name].title) if name in KNOWN else meta["title"],
-        kind=meta["kind"],
-        status="ready",
-        image_shape=(channels, height, width),
-        **{
-            key: meta[key]
-            for key in (
-                "num_train",
-                "num_test",
-                "class_names",
-                "train_counts",
-                "test_counts",
-                "train_fingerprint",
-                "test_fingerprint",
-                "mean",
-                "std",
-                "unreadable",
-                "num_unreadable",
-                "created_at",
-                "source",
-                "num_ignored",
-            )
-        },
-    )
+def _imported_set(name: str, found: Meta | Damage) -> Dataset:
+    if isinstance(found, Meta):
+        return _ready(name, found.title, found)
+    if found.meta is not None:
+        return _damaged(_ready(name, found.meta.title, found.meta), found)
+    return _damaged(Dataset(name, name, "imported", "damaged", None, None, None, []), found)
+
+
+def _damaged(dataset: Dataset, found: Damage) -> Dataset:
+    """The data set with what is wrong, and without fingerprints: nothing may be taken for its images."""
+    error = found.error(dataset.name)
+    facts = replace(dataset, train_fingerprint=None, test_fingerprint=None)
+    return replace(facts, status="damaged", problem=error.message, advice=error.advice)
+
+
+def _ready(name: str, title: str, meta: Meta) -> Dataset:
+    facts = meta.model_dump(exclude={"title", "image_shape"})
+    return Dataset(name=name, title=title, status="ready", image_shape=meta.image_shape, **facts)
 
 
 def samples_path(home: Path, name: str) -> Path:
@@ -160,13 +159,44 @@ def samples_path(home: Path, name: str) -> Path:
 
 
 def open_split(home: Path, name: str, split: str) -> Split:
-    """The arrays of ``train`` or ``test``, mapped from disk. Raises ``FileNotFoundError`` where the set is not cached."""
+    """The arrays of ``train`` or ``test``, mapped from disk.
+
+    Raises ``FileNotFoundError`` where the set is not cached, and ``DatasetDamaged`` where its files are no such arrays.
+    """
     import numpy as np
 
     assert split in cache.SPLITS
-    folder = cache.folder_of(home, name)
+    folder = _whole_folder(home, name)
     images = np.load(folder / f"{split}-images.npy", mmap_mode="r", allow_pickle=False)
     return Split(images, np.load(folder / f"{split}-labels.npy", allow_pickle=False))
+
+
+def _whole_folder(home: Path, name: str) -> Path:
+    found = integrity.inspect(home, name)
+    if found is None:
+        raise FileNotFoundError(name)
+    if isinstance(found, Damage):
+        raise found.error(name)
+    return cache.folder_of(home, name)
+
+
+def read_image(home: Path, name: str, split: str, index: int) -> NDArray[np.uint8]:
+    """One image [channels, height, width] of a split, read without a map: a file that is cut off meanwhile does no harm.
+
+    Raises as ``open_split``, and ``IndexError``.
+    """
+    import numpy as np
+
+    assert split in cache.SPLITS
+    with (_whole_folder(home, name) / f"{split}-images.npy").open("rb") as file:
+        shape, _kind = integrity.read_header(file)
+        if not 0 <= index < shape[0]:
+            raise IndexError(shape[0])
+        size = math.prod(shape[1:])
+        data = os.pread(file.fileno(), size, file.tell() + index * size)
+    if len(data) < size:
+        raise DatasetDamaged(_("The images of {name} are incomplete.").format(name=name), _("Import them again."))
+    return np.frombuffer(data, np.uint8).reshape(shape[1:])
 
 
 def pixel_permutation(height: int, width: int, seed: int) -> NDArray[np.int64]:
@@ -178,7 +208,7 @@ def pixel_permutation(height: int, width: int, seed: int) -> NDArray[np.int64]:
 
 
 def remove_dataset(home: Path, name: str) -> None:
-    """Remove an imported data set; its name stays reserved for the same images.
+    """Remove an imported data set, damaged or not; its name stays reserved for the same images.
 
     Raises ``UnknownDataset``, or ``DatasetError`` for a known set and while another process makes this one.
     """

@@ -12,5 +12,9 @@ class DatasetError(ValueError):
         super().__init__(f"{message} {advice}".strip())
 
 
+class DatasetDamaged(DatasetError):
+    """The files of a data set are not those that were written when it was made."""
+
+
 class UnknownDataset(ValueError):
     """No data set has this name."""

@@ -42,9 +42,9 @@ class Arrays:
 
 
 def prepare(home: Path, known: KnownSet, report: cache.Report, *, download: bool) -> None:
-    """Make the cache of a known set unless it is there. Raises ``DatasetError``, with nothing half-written."""
+    """Make the cache of a known set unless it is there and whole. Raises ``DatasetError``, with nothing half-written."""
     with cache.making(home, known.name) as folder:
-        if cache.read_meta(home, known.name) is not None:
+        if cache.is_whole(home, known.name):
             return
         arrays = _digits() if known.kind == "built in" else _torchvision(home, known, folder, report, download)
         _check(known, arrays)

@@ -86,7 +86,7 @@ class Card:
 
     @property
     def state(self) -> str:
-        """``ready``, ``available``, ``absent``, ``working`` or ``failed``."""
+        """``ready``, ``damaged``, ``available``, ``absent``, ``working`` or ``failed``."""
         if self.work is not None:
             return "failed" if self.work.has_failed else "working"
         return self.dataset.status
@@ -99,6 +99,7 @@ class Card:
         return {
             "ready": ("ok", "check", _("Ready")),
             "failed": ("bad", "alert", _("Failed")),
+            "damaged": ("bad", "alert", _("Damaged")),
             "available": ("", "clock", _("To prepare")),
         }.get(self.state, ("", "download", _("Not downloaded")))
 
@@ -144,6 +145,11 @@ class Card:
             "{images}, imported from {source}. Runs that were trained on it keep their numbers, but their images can no "
             "longer be shown, and the name can't be used for other images."
         )
+        if self.state == "damaged":
+            text = _(
+                "Its files are damaged. Runs that were trained on it keep their numbers, and the same images can be "
+                "imported again."
+            )
         return {
             "title": _("Delete {name}?").format(name=self.dataset.title),
             "name": self.dataset.name,
@@ -226,6 +232,7 @@ class DatasetsPage:
             (states.count("available"), _("{n} to prepare")),
             (states.count("absent"), _("{n} not downloaded")),
             (states.count("failed"), _("{n} failed")),
+            (states.count("damaged"), _("{n} damaged")),
         )
         return ", ".join(words.format(n=n) for n, words in counted if n)
 
@@ -259,7 +266,7 @@ def _cards(session: Session, datasets: Sequence[Dataset], active: Sequence[Datas
 def _page(request: Request, state: Runoff, session: Session, form: ImportForm, status_code: int = 200) -> Response:
     datasets = catalogue.list_datasets(state.settings.home)
     active = state.imports.active()
-    known = [(d.name, d.status, d.train_fingerprint, d.created_at) for d in datasets]
+    known = [(d.name, d.status, d.train_fingerprint, d.created_at, d.problem) for d in datasets]
     version = json.dumps([queries.data_version(session), known, [work.model_dump() for work in active]])
     if status_code == 200 and (same := templating.unchanged(request, version)):
         return same

@@ -139,6 +139,8 @@ class DatasetChoice:
     def no_thumb_words(self) -> str:
         if self.dataset.status == "absent":
             return _("will be downloaded")
+        if self.dataset.status == "damaged":
+            return _("damaged")
         return _("images appear after the first run")
 
     @property
