@@ -22,7 +22,8 @@ import safetensors.torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.run_folder import RunFolder, sha256, write_bytes
+from trainer.i18n import _
+from trainer.run_folder import RunFolder, iter_valid_events, sha256, write_bytes
 
 _SPACE_FOR_LOG_PROBABILITIES = 64 << 20  # bytes per run; above it only the first, best and last epoch keep theirs
 _EXTRA = ("log_probabilities", "best_classes", "best_log_probabilities", "label_log_probability")
@@ -61,11 +62,26 @@ def load(folder: RunFolder, epoch: int) -> State:
 def load_model(folder: RunFolder, epoch: int) -> dict[str, Tensor]:
     """The tested weights only, named as in the model's ``state_dict``, for predicting with a trained net.
 
-    Raises ``FileNotFoundError`` if the checkpoint of the epoch was not kept.
+    Raises ``FileNotFoundError`` if the checkpoint of the epoch was not kept, and ``ValueError`` if it is not the one
+    that the run's log tells of.
     """
+    files = _recorded(folder, epoch)
+    if files and folder.checkpoint_path(epoch).exists() and not is_intact(folder, epoch, files):
+        raise ValueError(
+            _("The checkpoint of epoch {epoch} is damaged. Choose another one, or train the run again.").format(
+                epoch=epoch
+            )
+        )
     with safetensors.safe_open(folder.checkpoint_path(epoch), framework="pt") as file:
         names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118 (no dictionary)
         return {name.removeprefix("model."): file.get_tensor(name) for name in names}
+
+
+def _recorded(folder: RunFolder, epoch: int) -> dict[str, str]:
+    """The hashes in the latest event of an epoch; empty where there is none."""
+    events = (event for event, _end in iter_valid_events(folder.events_path))
+    files = [event.get("files") or {} for event in events if event["type"] == "epoch" and event["epoch"] == epoch]
+    return files[-1] if files else {}
 
 
 def is_intact(folder: RunFolder, epoch: int, files: Mapping[str, str]) -> bool:
@@ -106,18 +122,27 @@ def save_predictions(folder: RunFolder, epoch: int, arrays: Mapping[str, NDArray
     return dict([_write(folder, path, safetensors.numpy.save({**arrays}))])
 
 
-def save_labels(folder: RunFolder, labels: NDArray[np.generic]) -> None:
-    """Write the labels of the test images as uint16 [N], unless the file exists."""
-    if not folder.labels_path.exists():
+def save_labels(folder: RunFolder, labels: NDArray[np.generic]) -> dict[str, str]:
+    """Write the labels of the test images as uint16 [N], unless the file has them; return its path with its SHA-256."""
+    path, stored = folder.labels_path, labels.astype(np.uint16)
+    if not _has_array(path, stored):
         folder.predictions.mkdir(exist_ok=True)
-        write_bytes(folder.labels_path, _npy(labels.astype(np.uint16)))
+        write_bytes(path, _npy(stored))
+    return {_name(folder, path): sha256(path)}
+
+
+def _has_array(path: Path, array: NDArray[np.generic]) -> bool:
+    try:
+        return np.array_equal(np.load(path, allow_pickle=False), array)
+    except (OSError, ValueError, EOFError, MemoryError):
+        return False
 
 
 def thin_predictions(folder: RunFolder, first: int, best: int, last: int, row_bytes: int) -> None:
     """Once a run has more than 64 MiB of log-probabilities, keep only those of the first, best and last epoch.
 
     ``row_bytes`` is the size of those of one epoch. The metadata of a reduced file has the hash of the original, as it
-    is in the event of the epoch, under ``thinned_from``.
+    is in the event of the epoch, under ``thinned_from``, and the hash of what follows its header under ``content``.
     """
     if last * row_bytes <= _SPACE_FOR_LOG_PROBABILITIES:
         return
@@ -127,7 +152,13 @@ def thin_predictions(folder: RunFolder, first: int, best: int, last: int, row_by
             arrays = safetensors.numpy.load_file(path)
             if any(name in arrays for name in _EXTRA):
                 small = {name: array for name, array in arrays.items() if name not in _EXTRA}
-                write_bytes(path, safetensors.numpy.save(small, metadata={"thinned_from": sha256(path)}))
+                metadata = {"thinned_from": sha256(path), "content": _content_hash(safetensors.numpy.save(small))}
+                write_bytes(path, safetensors.numpy.save(small, metadata=metadata))
+
+
+def _content_hash(data: bytes) -> str:
+    """SHA-256 of what follows the header of a safetensors file, which does not depend on its metadata."""
+    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
 
 
 def log_probability_bytes(arrays: Mapping[str, NDArray[np.generic]]) -> int:

@@ -260,8 +260,7 @@ class Attempt:
     # while training
     def _handle(self, event: Event, writer: EventWriter, config: RunConfig, data: loader.Data) -> None:
         if isinstance(event, Epoch):
-            checkpoint.save_labels(self.folder, data.test_labels.cpu().numpy())
-            self._save(event, writer)
+            self._save(event, writer, checkpoint.save_labels(self.folder, data.test_labels.cpu().numpy()))
             return
         writer.write(event)
         if isinstance(event, Started):
@@ -284,10 +283,13 @@ class Attempt:
             part = 100 * seen // self.num_train
             self.log.line(f"Train epoch {epoch + 1}: [{seen:{len(total)},}/{total} ({part:2} %)] loss {loss:.4f}")
 
-    def _save(self, event: Epoch, writer: EventWriter) -> None:
-        """Save the checkpoint and the predictions, write the event that completes the epoch, then remove old files."""
+    def _save(self, event: Epoch, writer: EventWriter, labels: dict[str, str]) -> None:
+        """Save the checkpoint and the predictions, write the event that completes the epoch, then remove old files.
+
+        ``labels`` is the path of the saved labels with its SHA-256.
+        """
         begin = time.monotonic()
-        files = checkpoint.save(self.folder, event.state)
+        files = labels | checkpoint.save(self.folder, event.state)
         files |= checkpoint.save_predictions(self.folder, event.epoch, event.predictions)
         seconds = time.monotonic() - begin
         writer.write(replace(event, save_seconds=seconds, files=files, state=None, predictions=None))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from app.statistics import CalibrationError, calibration_error
+from app.store.recorded import Stamp, is_as_recorded, stamp
 from trainer.i18n import _
 from trainer.run_folder import RunFolder
 
@@ -74,7 +75,7 @@ def load(folder: RunFolder, epoch: int) -> Predictions:
 
     Raises ``PredictionsMissing`` or ``PredictionsDamaged``.
     """
-    return _load(_stamp(folder.labels_path, epoch), _stamp(folder.predictions_path(epoch), epoch))
+    return _load(_checked(folder, folder.labels_path, epoch), _checked(folder, folder.predictions_path(epoch), epoch))
 
 
 def load_log_probabilities(folder: RunFolder, epoch: int) -> NDArray[np.float16] | None:
@@ -84,8 +85,7 @@ def load_log_probabilities(folder: RunFolder, epoch: int) -> NDArray[np.float16]
 
     Raises ``PredictionsMissing`` or ``PredictionsDamaged``.
     """
-    path = folder.predictions_path(epoch)
-    _stamp(path, epoch)
+    path = _checked(folder, folder.predictions_path(epoch), epoch).path
     return _tensors(path, ["log_probabilities"], required=False).get("log_probabilities")
 
 
@@ -96,26 +96,19 @@ def load_correct(folder: RunFolder, epoch: int) -> NDArray[np.bool_]:
 
     Raises ``PredictionsMissing`` or ``PredictionsDamaged``.
     """
-    labels = _labels(_stamp(folder.labels_path, epoch))
-    path = _stamp(folder.predictions_path(epoch), epoch).path
+    labels = _labels(_checked(folder, folder.labels_path, epoch))
+    path = _checked(folder, folder.predictions_path(epoch), epoch).path
     predicted = _tensors(path, ["predicted"])["predicted"]
     if predicted.shape != labels.shape:
         raise _damaged(path, f"{predicted.shape}, {labels.shape}")
     return np.asarray(predicted == labels)
 
 
-@dataclass(frozen=True)
-class _Stamp:
-    """A version of a file: if its content changes, so does the stamp."""
-
-    path: Path
-    modified: int  # nanoseconds
-    size: int  # bytes
-
-
-def _stamp(path: Path, epoch: int) -> _Stamp:
+def _checked(folder: RunFolder, path: Path, epoch: int) -> Stamp:
+    """The present version of a file that has the hash in the run's log."""
     try:
-        stat = path.stat()
+        file = stamp(path)
+        is_right = is_as_recorded(folder, file)
     except (FileNotFoundError, NotADirectoryError):
         raise PredictionsMissing(
             _(
@@ -124,11 +117,13 @@ def _stamp(path: Path, epoch: int) -> _Stamp:
         ) from None
     except OSError as error:
         raise _damaged(path, error.strerror) from None
-    return _Stamp(path, stat.st_mtime_ns, stat.st_size)
+    if not is_right:
+        raise _damaged(path, _("the file has changed since the run wrote it"))
+    return file
 
 
 @lru_cache(maxsize=_CACHED_FILES)
-def _load(labels_file: _Stamp, predictions_file: _Stamp) -> Predictions:
+def _load(labels_file: Stamp, predictions_file: Stamp) -> Predictions:
     labels = _labels(labels_file)
     path = predictions_file.path
     tensors = _tensors(path, ["predicted", "confidence"])
@@ -146,7 +141,7 @@ def _load(labels_file: _Stamp, predictions_file: _Stamp) -> Predictions:
 
 
 @lru_cache(maxsize=_CACHED_FILES)
-def _labels(file: _Stamp) -> NDArray[np.int64]:
+def _labels(file: Stamp) -> NDArray[np.int64]:
     try:
         labels = np.load(file.path, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:

@@ -90,6 +90,11 @@ def test_a_net_is_asked_as_it_was_tested(home: Path) -> None:
     for epoch, image, reason in ((1, b"no image", "no image"), (2, buffer.getvalue(), "was not kept")):
         error = ask(home, wire.Predict.from_bytes(folder.path, epoch, image))["error"]
         assert (error["kind"], reason in error["message"]) == ("invalid", True), error
+    damaged = bytearray(folder.checkpoint_path(1).read_bytes())
+    damaged[-1] ^= 1
+    folder.checkpoint_path(1).write_bytes(damaged)
+    error = ask(home, request)["error"]
+    assert (error["kind"], error["message"].startswith("The checkpoint of epoch 1 is damaged.")) == ("invalid", True)
 
 
 @pytest.mark.parametrize("home", ["fork"], indirect=True)

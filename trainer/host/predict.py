@@ -21,8 +21,9 @@ from trainer.run_folder import RunFolder
 def predict(folder: RunFolder, epoch: int, image: bytes) -> dict[str, Any]:
     """Ask the checkpoint of ``epoch`` about an image file; another size is resized and cropped in the middle.
 
-    The result has ``probabilities`` (one per class), ``predicted`` (the index of the highest) and ``class_names``.
-    Raises ``ValueError`` where the bytes are no image, ``FileNotFoundError`` where checkpoint or data set are not there.
+    The answer has ``probabilities`` (one a class), ``predicted`` (the index of the highest) and ``class_names``.
+    Raises ``ValueError`` where the bytes are no image or the checkpoint is damaged, ``FileNotFoundError`` where
+    checkpoint or data set are not there.
     """
     environment = _environment(folder)
     config = folder.read_config()
