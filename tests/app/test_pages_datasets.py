@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import time
 import zipfile
@@ -246,3 +247,80 @@ def test_the_sheet_of_samples(site: Client, digits: catalogue.Dataset) -> None:
     assert site.get("/datasets/digits/samples.png").headers["Cache-Control"] == "no-cache"
     assert site.get("/datasets/mnist/samples.png").status_code == 404
     assert site.get("/datasets/nothing/samples.png").status_code == 404
+
+
+# Damaged sets --------------------------------------------------------------------------------------------------------
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "empty": lambda folder: (folder / "meta.json").write_bytes(b""),
+    "cut": lambda folder: (folder / "meta.json").write_bytes((folder / "meta.json").read_bytes()[:99]),
+    "no fields": lambda folder: (folder / "meta.json").write_text('{"schema": 1}'),
+    "wrong types": lambda folder: (folder / "meta.json").write_text('{"schema": 1, "title": 7, "image_shape": "x"}'),
+    "missing": lambda folder: (folder / "meta.json").unlink(),
+    "no images": lambda folder: (folder / "train-images.npy").unlink(),
+    "cut images": lambda folder: os.truncate(folder / "test-images.npy", 700),
+    "no labels": lambda folder: (folder / "test-labels.npy").write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_set_is_shown_refused_and_removed(site: Client, home: Path, imported: Path, kind: str) -> None:
+    shutil.copytree(imported, home / "datasets")
+    fingerprint = catalogue.get_dataset(home, "shades").test_fingerprint
+    DAMAGES[kind](home / "datasets" / "shades")
+    page = joined(site.get("/datasets").text)
+    assert "The data set shades is damaged: " in page
+    assert "Import the same images again under this name, or remove the data set." in page
+    assert "Damaged" in page
+    assert "1 damaged" in page
+    api = {"Accept": "application/json"}
+    shown = site.get("/api/v1/datasets/shades", headers=api).json()
+    assert shown["status"] == "damaged"
+    assert shown["problem"].startswith("The data set shades is damaged: ")
+    assert shown in site.get("/api/v1/datasets", headers=api).json()["datasets"]
+    form = site.get("/runs/new?dataset=shades")
+    assert form.status_code == 200
+    assert "The data set shades is damaged: " in form.text
+    refused = site.post("/api/v1/runs", json={"dataset": "shades", "model": "fc"}, headers=api)
+    assert refused.status_code == 422
+    assert "The data set shades is damaged: " in refused.text
+    for path in ("/datasets/shades/samples.png", f"/images/shades/{fingerprint}/test/0.png"):
+        assert site.get(path).status_code == 404
+    assert site.delete("/api/v1/datasets/shades", headers=api).status_code == 204
+    assert site.get("/api/v1/datasets/shades", headers=api).status_code == 404
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of data sets with the imported set ``shades``."""
+    home = tmp_path_factory.mktemp("imported")
+    (home / "shades.zip").write_bytes(make_zip())
+    for _progress in worker.import_images(home, "shades", home / "shades.zip"):
+        pass
+    return home / "datasets"
+
+
+def test_a_damaged_set_is_imported_again_under_its_name(site: Client, home: Path, imported: Path) -> None:
+    shutil.copytree(imported, home / "datasets")
+    DAMAGES["cut"](home / "datasets" / "shades")
+    assert send(site).status_code == 303
+    wait_for(lambda: catalogue.get_dataset(home, "shades").status == "ready")
+    assert "There is already a data set named shades" in send(site).text
+
+
+def test_a_map_of_a_file_that_is_cut_off_does_not_end_the_server(site: Client, home: Path, imported: Path) -> None:
+    shutil.copytree(imported, home / "datasets")
+    fingerprint = catalogue.get_dataset(home, "shades").train_fingerprint
+    address = f"/images/shades/{fingerprint}/train/15.png"
+    assert site.get(address).status_code == 200
+    os.truncate(home / "datasets" / "shades" / "train-images.npy", 200)
+    assert site.get(address).status_code == 404
+
+
+def test_a_damaged_built_in_set_can_be_prepared_again(site: Client, home: Path, digits: catalogue.Dataset) -> None:
+    os.truncate(home / "datasets" / "digits" / "train-images.npy", 200)
+    page = joined(site.get("/datasets").text)
+    assert "Prepare it again on the page Data sets." in page
+    assert "Prepare again" in page
+    assert site.post("/datasets/digits/prepare").status_code in (200, 303)
+    wait_for(lambda: catalogue.get_dataset(home, "digits").status == "ready")
