@@ -87,7 +87,7 @@ def test_a_net_is_asked_as_it_was_tested(home: Path) -> None:
         assert result["predicted"] == tested["predicted"][index]
         np.testing.assert_allclose(np.log(result["probabilities"]), tested["log_probabilities"][index], atol=0.02)
         assert len(result["class_names"]) == 10
-    for epoch, image, reason in ((1, b"no image", "no image"), (2, buffer.getvalue(), "was not kept")):
+    for epoch, image, reason in ((1, b"no image", "not a readable image"), (2, buffer.getvalue(), "was not kept")):
         error = ask(home, wire.Predict.from_bytes(folder.path, epoch, image))["error"]
         assert (error["kind"], reason in error["message"]) == ("invalid", True), error
     damaged = bytearray(folder.checkpoint_path(1).read_bytes())
