@@ -13,8 +13,8 @@ import typer
 
 import trainer
 from app import resources
+from app.cli import backup, datasets
 from app.cli import client as servers
-from app.cli import datasets
 from app.cli.client import Client, ClientError
 from app.cli.terminal import console, follow_runs, runs_table, show_comparison
 from app.cli.train import make_command
@@ -144,6 +144,10 @@ def reindex() -> None:
         with lock_home(settings):
             count = make_state(settings).indexer.rebuild()
     typer.echo(ngettext("{count} run indexed.", "{count} runs indexed.", count).format(count=count))
+
+
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 
 
 @app.command()

@@ -32,7 +32,19 @@ def run_main(
 
 def test_help_names_every_command() -> None:
     text = CliRunner().invoke(cli.app, ["--help"]).output
-    for command in ["serve", "demo", "train", "runs", "watch", "compare", "datasets", "reindex", "token"]:
+    for command in [
+        "serve",
+        "demo",
+        "train",
+        "runs",
+        "watch",
+        "compare",
+        "datasets",
+        "reindex",
+        "token",
+        "backup",
+        "restore",
+    ]:
         assert command in text
 
 
