@@ -13,6 +13,7 @@ from sqlalchemy import update
 from sqlmodel import Session, col
 
 from app.errors import Conflict
+from app.runs.vanished import vanished_error
 from app.store.queries import next_version
 from app.store.tables import Run
 from trainer.events import TERMINAL
@@ -124,32 +125,14 @@ def end_vanished_attempt(session: Session, folder: RunFolder, run: Run) -> None:
     elif fruitless < MAX_FRUITLESS_ATTEMPTS:
         _requeue(session, folder, run, "running", fruitless_attempts=fruitless)
     else:
-        _fail(session, folder, run, _vanished_error(folder, run))
+        error = vanished_error(folder.read_exit(run.attempt) or {}, MAX_FRUITLESS_ATTEMPTS)
+        _fail(session, folder, run, error)
 
 
 def _fail(session: Session, folder: RunFolder, run: Run, error: dict[str, str]) -> None:
     ended_at = now()
     _transition(session, run, "queued", "running", to="failed", finished_at=ended_at, error=error, **_AT_REST)
     _record(folder, run, status="failed", error=error, ended_at=ended_at)
-
-
-def _vanished_error(folder: RunFolder, run: Run) -> dict[str, str]:
-    ending = folder.read_exit(run.attempt) or {}
-    if ending.get("signal"):
-        how = _("ended by signal {signal}").format(signal=ending["signal"])
-    elif "code" in ending:
-        how = _("exited with code {code}").format(code=ending["code"])
-    else:
-        how = _("ended unexpectedly")
-    return {
-        "error": "ProcessVanished",
-        "message": _("{count} attempts in a row ended without a new epoch; the last process {how}.").format(
-            count=MAX_FRUITLESS_ATTEMPTS, how=how
-        ),
-        "advice": _(
-            "Signal 9 usually means too little memory: use a smaller batch size or width. The log has the details."
-        ),
-    }
 
 
 # What the folder proves ------------------------------------------------------------------------------------------------

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from sqlmodel import Session, col, select
 
 from app.store.tables import Run
+from trainer.i18n import _
 
+RESTART_SECONDS = (0.0, 10.0)  # before a run starts again whose process vanished once, twice without a new epoch
 _ORDER = (col(Run.queued_at), col(Run.created_at), col(Run.seed), col(Run.id))
 
 
@@ -30,3 +34,23 @@ def place_in_queue(session: Session, run: Run) -> int:
         return 0
     ids = queued_ids(session)
     return ids.index(run.id) + 1 if run.id in ids else 0
+
+
+def restart_in(run: Run) -> float:
+    """Seconds until a queued run may start again after its process vanished; 0 for any other run.
+
+    What ended its process may last for a while. A clock that was set back does not prolong the wait.
+    """
+    if run.status != "queued" or not run.fruitless_attempts or not run.queued_at:
+        return 0.0
+    wait = RESTART_SECONDS[min(run.fruitless_attempts, len(RESTART_SECONDS)) - 1]
+    passed = (datetime.now(UTC) - datetime.fromisoformat(run.queued_at)).total_seconds()
+    return max(0.0, wait - passed) if passed >= 0 else 0.0
+
+
+def restart_words(run: Run) -> str:
+    """Why a queued run waits although it may be its turn; empty for any other run."""
+    seconds = restart_in(run)
+    if not seconds:
+        return ""
+    return _("process vanished, starts again in {seconds} s").format(seconds=round(seconds) or 1)

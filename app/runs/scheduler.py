@@ -14,7 +14,7 @@ from app.runs import lifecycle
 from app.runs.executors import Executor, ExecutorUnavailable, RunNotStarted
 from app.runs.indexer import Indexer
 from app.runs.measuring import Measuring
-from app.runs.queue import queued_runs, running_runs
+from app.runs.queue import queued_runs, restart_in, running_runs
 from app.runs.slots import free_device
 from app.store.database import reading, writing
 from app.store.tables import Run
@@ -129,6 +129,8 @@ class Scheduler:
         with reading(self.engine) as session:
             running = running_runs(session)
         for run in queued:
+            if restart_in(run) > 0:
+                continue  # its process vanished more than once: others go first
             device = free_device(run, running, accelerators, self._slots)
             if device is None or not self._start(run.id, device):
                 return  # first come, first served: no run overtakes the one that waits

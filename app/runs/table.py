@@ -16,7 +16,7 @@ from sqlalchemy import select as select_columns
 from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
-from app.runs.queue import queued_ids, running_runs
+from app.runs.queue import queued_ids, restart_words, running_runs
 from app.runs.rows import GroupRow, Interval, Row, RunRow
 from app.statistics import wilson_interval
 from app.store.files import steps_of
@@ -231,7 +231,7 @@ def _one_parameter(values: Iterable[Any]) -> Any:
 def _run_row(run: Run, interval: Interval | None, losses: list[float], waiting: str) -> RunRow:
     progress = progress_of(run) if run.status == "running" else None
     left = remaining(progress.seconds_left, progress.updated_at) if progress else None
-    return RunRow(run, interval, losses, progress, left, waiting)
+    return RunRow(run, interval, losses, progress, left, restart_words(run) or waiting)
 
 
 def _intervals_of(runs: Sequence[Run]) -> list[Interval | None]:

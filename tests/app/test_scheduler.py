@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import multiprocessing
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from sqlmodel import select
 from app.runs import slots
 from app.runs.executors import ExecutorUnavailable, RunNotStarted
 from app.runs.indexer import Indexer
+from app.runs.queue import RESTART_SECONDS, restart_in, restart_words
 from app.runs.scheduler import Scheduler
+from app.runs.vanished import vanished_error
 from app.store.database import reading, writing
 from app.store.tables import Run
 from tests.app.run_folders import epoch, finish, new_run, say, started
@@ -188,7 +191,10 @@ def test_chosen_slots_share_a_device(make: Make, executor: FakeExecutor) -> None
     assert [device for *_rest, device in executor.started] == ["cuda:0", "cuda:1", "cuda:0"]
 
 
-def test_a_vanished_run_is_queued_again_and_fails_after_three(make: Make, executor: FakeExecutor) -> None:
+def test_a_vanished_run_is_queued_again_and_fails_after_three(
+    make: Make, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.runs.queue.RESTART_SECONDS", (0.0, 0.0))
     one = make()
     [folder] = queue(one, 1)
     for attempt in (1, 2, 3):
@@ -204,9 +210,73 @@ def test_a_vanished_run_is_queued_again_and_fails_after_three(make: Make, execut
     assert (run.status, run.attempt) == ("failed", 3)
     assert run.error is not None
     assert run.error["error"] == "ProcessVanished"
-    assert "signal 9" in run.error["message"]
+    assert "was ended by SIGKILL (signal 9)" in run.error["message"]
     one.indexer.rebuild()
     assert (row(one, folder.id).status, row(one, folder.id).error) == ("failed", run.error)
+
+
+def test_a_run_that_vanished_twice_waits_and_others_go_first(make: Make, executor: FakeExecutor) -> None:
+    one = make(slots=1)
+    [folder] = queue(one, 1)
+    for attempt in (1, 2):
+        one.tick()
+        one.tick()
+        assert executor.started[-1][:2] == (folder.id, attempt), "the first time it starts again at once"
+        executor.alive.clear()
+    one.tick()
+    one.tick()
+    waiting = row(one, folder.id)
+    assert (waiting.status, waiting.fruitless_attempts, len(executor.started)) == ("queued", 2, 2)
+    assert 5 < restart_in(waiting) <= RESTART_SECONDS[1]
+    assert restart_words(waiting).startswith("process vanished, starts again in ")
+    [other] = queue(one, 1)
+    one.tick()
+    assert executor.started[-1][0] == other.id
+    executor.alive.clear()
+    finish(other)
+    with writing(one.engine) as session:
+        run = session.get_one(Run, folder.id)
+        run.queued_at = (datetime.now(UTC) - timedelta(seconds=11)).isoformat()
+        session.add(run)
+        session.commit()
+    one.tick()
+    one.tick()
+    assert executor.started[-1][:2] == (folder.id, 3)
+
+
+@pytest.mark.parametrize("shift", [3600, -3600], ids=["late", "set back"])
+def test_the_wait_ends_whatever_the_clock_does(shift: int) -> None:
+    queued_at = (datetime.now(UTC) - timedelta(seconds=shift)).isoformat()
+    run = Run.model_construct(id="a", status="queued", queued_at=queued_at, fruitless_attempts=2)
+    assert (restart_in(run), restart_words(run)) == (0, "")
+
+
+MEMORY = {
+    "peak_bytes": 3 * 10**9,
+    "total_bytes": 16 * 10**9,
+    "available_bytes_before": 2 * 10**9,
+    "oom_kills_before": 4,
+}
+ENDINGS: list[tuple[dict[str, Any], str, str]] = [
+    (
+        {"signal": 9, "memory": {**MEMORY, "oom_kills": 5}},
+        "SIGKILL (signal 9). It took at most 3.0 GB; of the machine's 16.0 GB, 2.0 GB were free",
+        "Memory ran out",
+    ),
+    ({"signal": 9, "memory": {**MEMORY, "oom_kills": 4}}, "SIGKILL", "Memory did not run out"),
+    ({"signal": 11, "memory": {**MEMORY, "oom_kills": 5}}, "was ended by SIGSEGV (signal 11)", "Resume it"),
+    ({"signal": 9}, "SIGKILL (signal 9).", "Resume it"),
+    ({"signal": 200}, "an unknown signal (signal 200)", "Resume it"),
+    ({"code": 3, "signal": None}, "exited with code 3", "Resume it"),
+    ({}, "ended unexpectedly", "Resume it"),
+]
+
+
+@pytest.mark.parametrize(("ending", "message", "advice"), ENDINGS)
+def test_memory_is_blamed_only_if_it_ran_out(ending: dict[str, Any], message: str, advice: str) -> None:
+    error = vanished_error(ending, 3)
+    assert message in error["message"]
+    assert error["advice"].startswith(advice)
 
 
 def test_an_epoch_between_forgives(make: Make, executor: FakeExecutor) -> None:
@@ -249,7 +319,10 @@ def test_without_an_executor_the_queue_waits(make: Make, executor: FakeExecutor)
     assert (row(one, folder.id).status, row(one, folder.id).attempt) == ("running", 1)
 
 
-def test_a_run_that_ends_at_once_counts_as_an_attempt(make: Make, executor: FakeExecutor) -> None:
+def test_a_run_that_ends_at_once_counts_as_an_attempt(
+    make: Make, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.runs.queue.RESTART_SECONDS", (0.0, 0.0))
     one = make()
     [folder] = queue(one, 1)
     executor.error = RunNotStarted("ended")

@@ -206,8 +206,12 @@ def test_a_killed_run_leaves_its_signal(host: RunningHost) -> None:
     folder = host.run("trains until stopped")
     with host.client() as client:
         os.kill(client.ask(start(folder))["result"]["pid"], signal.SIGKILL)
-    found = wait_for(lambda: folder.read_exit(1))
+    found = wait_for(lambda: (ending := folder.read_exit(1)) and "memory" in ending and ending)
     assert (found["code"], found["signal"]) == (0, signal.SIGKILL)
+    memory = found["memory"]
+    assert 10**6 < memory["peak_bytes"] < memory["total_bytes"]
+    assert 0 < memory["available_bytes_before"] < memory["total_bytes"]
+    assert memory["oom_kills"] >= memory["oom_kills_before"] >= 0
     assert not folder.is_alive()
 
 

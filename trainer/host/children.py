@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from dataclasses import dataclass, field
 from trainer import wire
 from trainer.host.connections import Connection
 from trainer.host.forking import LOCKED, Child
+from trainer.host.memory import read_memory
+
+_PEAK_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of ru_maxrss
 
 
 @dataclass(eq=False)
@@ -25,6 +29,8 @@ class Work:
     output: bytearray = field(default_factory=bytearray)
     waiting: list[tuple[Connection, int]] = field(default_factory=list)  # with the id of the request
     is_interrupted: bool = False
+    memory_before: dict[str, int] = field(default_factory=read_memory)
+    peak_bytes: int = 0  # known at its end
 
     @property
     def is_run(self) -> bool:
@@ -86,8 +92,9 @@ class Children:
     def reap(self) -> None:
         """Notice children that ended; end those that take too long, and measurements that nobody waits for."""
         for work in [*self._works.values()]:
-            pid, status = os.waitpid(work.pid, os.WNOHANG)
+            pid, status, usage = os.wait4(work.pid, os.WNOHANG)
             if pid:
+                work.peak_bytes = usage.ru_maxrss * _PEAK_UNIT
                 self._end(work, status)
             elif work.deadline is not None and time.monotonic() > work.deadline:
                 os.kill(work.pid, signal.SIGKILL)

@@ -26,8 +26,9 @@ from trainer.host import forking
 from trainer.host.answers import Answers, key_of
 from trainer.host.children import Children, Work
 from trainer.host.connections import Connection, Connections
+from trainer.host.memory import read_memory
 from trainer.i18n import _
-from trainer.run_folder import RunFolder, now
+from trainer.run_folder import RunFolder, now, write_json
 
 IDLE_SECONDS = 60.0  # without connection and without children before the host ends
 TICK_SECONDS = 1.0
@@ -236,7 +237,7 @@ class Host:
 
     def _handle_end(self, work: Work, status: int) -> None:
         if isinstance(work.request, wire.Start):
-            _write_exit(work.request, status)
+            _write_exit(work.request, status, work)
             self._answer(work, wire.error("not started", _how_it_ended(_("The run's process"), status)))
             return
         answer = _final_answer(work, status)
@@ -253,9 +254,15 @@ def _is_same_run(request: wire.Request, start: wire.Start) -> bool:
     return isinstance(request, wire.Start) and request.folder == start.folder
 
 
-def _write_exit(request: wire.Start, status: int) -> None:
+def _write_exit(request: wire.Start, status: int, work: Work) -> None:
+    """Note how a run's process ended, and what there was of memory before and after it."""
+    folder = RunFolder(request.folder)
+    before = {f"{name}_before": value for name, value in work.memory_before.items() if name != "total_bytes"}
+    memory = {"peak_bytes": work.peak_bytes, **read_memory(), **before}
     try:
-        RunFolder(request.folder).write_exit(request.attempt, status)
+        folder.write_exit(request.attempt, status)
+        ending = folder.read_exit(request.attempt) or {}
+        write_json(folder.exit_path(request.attempt), {**ending, "memory": memory})
     except OSError as problem:  # the folder is gone or the disk is full: the lock still shows that the run ended
         _log(f"no exit file for {request.folder}: {problem}")
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from app.compare.confusion_matrix import Matrix
 from app.compare.walls import NamesClasses, Steps, Wall
+from app.runs.queue import restart_in
 from app.schemas import AccuracyCost, EpochOut, FileOut, RunOut
 from app.store.images import Images
 from app.store.predictions import Sort
@@ -216,6 +217,11 @@ class RunPage(NamesClasses):
         """The position of the run in the queue; empty if it is not queued."""
         if self.run.status != "queued":
             return ""
+        seconds = restart_in(self.run)
+        if seconds:
+            return _("The process vanished. It starts again in {seconds} s.").format(
+                seconds=number(round(seconds) or 1)
+            )
         if self.place_in_queue <= 1:
             return _("First in the queue.")
         return _("Number {n} in the queue.").format(n=number(self.place_in_queue))
