@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from app.state import Runoff
 from app.store import backup, run_snapshot
 from app.store.backup import BackupError, make_backup
 from app.store.restore import read_listing, restore
-from tests.app.run_folders import finish, new_run, started, tear
+from tests.app.run_folders import epoch, finish, new_run, started, tear
 from tests.app.starting import start_run
 from trainer.run_folder import EventWriter, RunFolder, is_locked, iter_valid_events, sha256
 
@@ -362,3 +363,36 @@ def _check_copy(state: Runoff, folder: RunFolder, target: Path) -> int:
     assert {int(path.stem[-4:]) for path in copy.checkpoints.iterdir()} <= {*lines}
     shutil.rmtree(target)
     return last
+
+
+def test_a_run_that_moves_on_while_it_is_looked_at_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the log and the checkpoints the run completes an epoch and prunes the one that the log needed."""
+    folder = new_run(tmp_path)
+    folder.checkpoints.mkdir()
+    writer = EventWriter(folder, 1)
+    writer.write(started())
+
+    def complete(number: int) -> None:
+        folder.checkpoint_path(number).write_bytes(b"weights")
+        writer.write(epoch(number))
+        folder.checkpoint_path(number - 1).unlink(missing_ok=True)
+
+    complete(1)
+    read_log, moves = run_snapshot._read_log, [2, 3]
+
+    def read_and_move(of: RunFolder) -> bytes | None:
+        log = read_log(of)
+        if moves:
+            complete(moves.pop(0))
+        return log
+
+    monkeypatch.setattr(run_snapshot, "_read_log", read_and_move)
+    with ExitStack() as stack:
+        snapshot = run_snapshot.take_snapshot(folder, stack)
+        assert snapshot is not None
+        log = snapshot.opened["events.jsonl"][0].read()
+        assert json.loads(log.splitlines()[-1])["epoch"] == 3
+        assert {name for name in snapshot.opened if "/" in name} == {"checkpoints/epoch-0003.safetensors"}
+    writer.close()
