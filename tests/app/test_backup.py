@@ -52,7 +52,7 @@ def full(state: Runoff) -> Runoff:
     home, runs = state.settings.home, state.settings.runs
     for seed in range(3):
         finish(new_run(runs, seed=seed))
-    writer = EventWriter(killed := new_run(runs, seed=9), 1)
+    writer = EventWriter((killed := new_run(runs, seed=9)).events_path, 1)
     writer.write(started())
     writer.close()
     tear(killed)
@@ -307,7 +307,7 @@ from tests.app.run_folders import epoch, started, steps
 from trainer.run_folder import EventWriter, RunFolder, write_bytes
 folder = RunFolder(Path(sys.argv[1]))
 lock = folder.acquire_lock()
-writer = EventWriter(folder, 1)
+writer = EventWriter(folder.events_path, 1)
 writer.write(started(epochs=10**6))
 folder.checkpoints.mkdir()
 best = 1
@@ -371,7 +371,7 @@ def test_a_run_that_moves_on_while_it_is_looked_at_is_looked_at_again(
     """Between the log and the checkpoints the run completes an epoch and prunes the one that the log needed."""
     folder = new_run(tmp_path)
     folder.checkpoints.mkdir()
-    writer = EventWriter(folder, 1)
+    writer = EventWriter(folder.events_path, 1)
     writer.write(started())
 
     def complete(number: int) -> None:

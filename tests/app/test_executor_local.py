@@ -138,7 +138,7 @@ def test_a_run_interrupts_a_measurement(executor: LocalExecutor, home: Path) -> 
     folder = make_run(home)
     executor.start(folder, 1, 1)
     assert isinstance(ending(), Interrupted)
-    with pytest.raises(Interrupted, match="while a run is on"):
+    with pytest.raises(Interrupted, match="while a run is in progress"):
         executor.measure(MEASURE)
     stop(folder)
     wait_for(lambda: folder.read_exit(1))
@@ -173,7 +173,7 @@ lock = RunFolder(Path(sys.argv[1])).acquire_lock(); time.sleep(60)
 
 def test_a_missing_checkpoint_or_a_huge_image_is_refused(executor: LocalExecutor, home: Path) -> None:
     folder = make_run(home)
-    with pytest.raises(Refused, match="not begun"):
+    with pytest.raises(Refused, match="has not started"):
         executor.predict(folder, 1, b"no image")
     with pytest.raises(Refused, match="too large"):
         executor.predict(folder, 1, bytes(wire.MAX_LINE))
