@@ -477,12 +477,10 @@ def test_seeds_dealt_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     assert false_alarms.regrouped([0.5] * 10, 5).endswith("in 0.0%")
 
 
-@pytest.mark.slow
-def test_fast_parts_are_left_out_one_at_a_time() -> None:
-    command = [sys.executable, "-m", "benchmarks.fast_parts", "--quick"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| `fc`")]
-    assert [row[1] for row in rows] == ["all parts", "without kept memory"]
+@pytest.mark.parametrize("part", [fast_parts.ALL, "convolution"])
+def test_an_epoch_is_timed_without_a_fast_part(part: str) -> None:
+    net = replace(fast_parts.NETS["cnn"], num_train=64, num_test=64)
+    assert fast_parts.measure(net, part, "cpu", "float32")["seconds"] > 0
 
 
 def test_each_fast_part_changes_what_it_names() -> None:

@@ -79,11 +79,11 @@ def test_errors_stay_at_their_field(page: Page) -> None:
     expect(page.locator("#batch_size-error")).to_have_count(0)
 
 
-def test_ten_tabs_of_a_live_run_leave_room_for_others(context: BrowserContext, server: Server) -> None:
+def test_seven_tabs_of_a_live_run_leave_room_for_others(context: BrowserContext, server: Server) -> None:
     body = {"dataset": "digits", "model": "cnn", "epochs": 500, "seed": 7}
     run_id = server.api.post("/runs", json=body).raise_for_status().json()["id"]
     server.wait_for(run_id, "running")
-    tabs = [context.new_page() for _i in range(10)]  # a browser opens six connections to a host
+    tabs = [context.new_page() for _i in range(7)]  # a browser opens six connections to a host
     for tab in tabs:
         tab.goto(f"/runs/{run_id}", wait_until="domcontentloaded")
     last = tabs[-1]

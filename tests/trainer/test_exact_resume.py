@@ -22,7 +22,7 @@ from trainer.events import Epoch, Started
 from trainer.loader import Data
 from trainer.run_folder import RunFolder, sha256
 
-pytestmark = [pytest.mark.arithmetic, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 EPOCHS, STEPS_BEFORE_THE_KILL = 3, 3
 OPTIMIZERS, SCHEDULES = ("sgd", "adam", "adamw", "muon"), ("constant", "one_cycle")
