@@ -132,7 +132,7 @@ def _contradictions(folder: RunFolder, log: EventLog) -> Iterator[str]:
     attempt = log.last["attempt"] if log.last else 1
     ending = folder.read_exit(attempt)
     if ending is not None and ending.get("code") == 0 and ending.get("signal") is None:
-        yield _("Attempt {attempt} ended as it should, but events.jsonl has no end.").format(attempt=attempt)
+        yield _("Attempt {attempt} ended normally, but events.jsonl has no end.").format(attempt=attempt)
 
 
 def _numbers(parent: Any) -> list[int]:

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlmodel import select
@@ -181,3 +182,20 @@ def test_a_cut_record_takes_the_labels_from_the_index(index: Indexer) -> None:
         index._look_at_all_at = 0
     index.rebuild()
     assert row(index).status == "damaged"
+
+
+def test_a_damaged_run_is_named_on_its_pages_and_offers_no_action(site: Any, site_app: Any) -> None:
+    state = site_app.state.runoff
+    folder = finish(new_run(state.settings.runs))
+    cut(folder.events_path)
+    state.indexer.tick()
+    page = site.get(f"/runs/{folder.id}").text
+    assert "Damaged" in page
+    assert "There are files of epoch 3" in page
+    assert f'/runs/{folder.id}/cancel"' not in page
+    assert f'/runs/{folder.id}/resume"' not in page
+    assert "There are files of epoch 3" in site.get("/runs").text
+    listed = site.get("/runs", params={"status": "damaged"}).text
+    assert "Damaged" in listed
+    body = site.get(f"/api/v1/runs/{folder.id}").json()
+    assert (body["status"], body["error"]["error"]) == ("damaged", "RunDamaged")

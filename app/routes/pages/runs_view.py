@@ -181,9 +181,10 @@ class RunsPage:
 
     @property
     def status_links(self) -> list[StatusLink]:
-        """Links to all runs and to each status, with the number of runs."""
+        """Links to all runs and to each status, with the number of runs; to damaged ones only if there are any."""
         counts = [("", _("All"), self.num_all)]
-        counts += [(status, _(STATUS_WORDS[status]), self.table.counts[status]) for status in STATUSES]
+        shown = [status for status in STATUSES if status != "damaged" or self.table.counts[status]]
+        counts += [(status, _(STATUS_WORDS[status]), self.table.counts[status]) for status in shown]
         return [
             StatusLink(words, count, self.query.url(status=status), status == self.query.status)
             for status, words, count in counts
