@@ -13,7 +13,7 @@ import typer
 
 import trainer
 from app import resources
-from app.cli import backup, datasets
+from app.cli import backup, check, datasets
 from app.cli import client as servers
 from app.cli.client import Client, ClientError
 from app.cli.terminal import console, follow_runs, runs_table, show_comparison
@@ -146,6 +146,7 @@ def reindex() -> None:
     typer.echo(ngettext("{count} run indexed.", "{count} runs indexed.", count).format(count=count))
 
 
+app.command("check")(check.check)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 
