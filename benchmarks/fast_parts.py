@@ -1,6 +1,6 @@
 """What each part of ``trainer.fast`` gains: an epoch and its test with all parts, and without one of them.
 
-``python -m benchmarks.fast_parts`` prints the table of docs/lab/fast-parts.md. Each measurement is a process of its own,
+``python -m benchmarks.fast_parts`` prints the table of docs/lab/fast-parts.md. Each measurement runs in a separate process,
 on random images in memory. The ways take turns, and the order of the turns alternates, so a machine that becomes slower
 slows all of them. A ratio is the median of the ratios within each turn.
 """
@@ -113,7 +113,7 @@ def measure(net: Net, part: str, device: str, precision: str) -> dict[str, Any]:
 
 
 def in_fresh_process(net: Net, part: str, device: str, precision: str) -> dict[str, Any]:
-    """``measure`` in a process of its own."""
+    """``measure`` in a separate process."""
     command = [
         sys.executable,
         "-m",

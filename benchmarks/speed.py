@@ -24,7 +24,7 @@ from benchmarks.sides import QUICK, ROOT, Bench, Plan, prepare, prepare_quick
 from trainer.datasets.errors import DatasetError
 
 # Left out: what trains the same loops as cnn-target and vgg-target, the share of the matrix product, which
-# tests/test_benchmarks.py covers, and false-alarms, which has a quick form of its own.
+# tests/test_benchmarks.py covers, and false-alarms, which has its own quick form.
 _NOT_QUICK = ("fc", "cnn", "lenet", "vgg", "share", "memory", "lenet-target", "false-alarms")
 QUICK_CASES = [name for name in CASES if name not in _NOT_QUICK]
 _QUIET = 0.1  # part of the cores; with more, threads wait for each other and ratios say little

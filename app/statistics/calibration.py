@@ -34,7 +34,7 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, level: float = 
 
     Interval: normal, from the variance over images of "right minus confidence" with the sign of its bin, and Wilson's
     term for few errors. Its lower end is 0 where the bins do not contradict exact confidences, p > (1 - level) / 2: chi-square
-    of D. W. Hosmer, S. Lemeshow (1980), Commun. Stat. A 9, 1043-1069. (That an error of 0 needs a rule of its own:
+    of D. W. Hosmer, S. Lemeshow (1980), Commun. Stat. A 9, 1043-1069. (That an error of 0 needs a separate rule:
     A Confidence Interval for the Expected Calibration Error, arXiv:2408.08998.) Coverage: docs/lab/intervals.md.
     Raises ``ValueError`` without images.
     """

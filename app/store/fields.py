@@ -33,7 +33,7 @@ class Field:
 
     @property
     def in_config(self) -> bool:
-        """Whether the field is stored in the config only, without a column of its own."""
+        """Whether the field is stored only in the config and has no column."""
         return self.part == "config" and self.name not in Run.model_fields
 
     @property
