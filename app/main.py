@@ -11,8 +11,9 @@ from fastapi import APIRouter, FastAPI
 from starlette.routing import BaseRoute
 
 from app.errors import RESPONSES
-from app.routes.api import choices, compare, datasets, difficulty, runs, sweeps
+from app.routes.api import checks, choices, compare, datasets, difficulty, runs, sweeps
 from app.routes.pages import api_reference, images, new, patterns
+from app.routes.pages import check as check_page
 from app.routes.pages import compare as compare_page
 from app.routes.pages import datasets as datasets_page
 from app.routes.pages import difficulty as difficulty_page
@@ -25,7 +26,7 @@ from app.web import system, templating
 from app.web.problems import handle_problems
 from app.web.security import Guard
 
-API_PARTS = (runs, sweeps, compare, difficulty, datasets, choices)
+API_PARTS = (runs, sweeps, compare, difficulty, datasets, checks, choices)
 PAGES = (
     runs_page,
     new,  # before run_page, so that /runs/new is not read as a run's address
@@ -34,6 +35,7 @@ PAGES = (
     compare_page,
     difficulty_page,
     datasets_page,
+    check_page,
     images,
     patterns,
     api_reference,

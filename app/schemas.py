@@ -49,9 +49,11 @@ class RunOut(BaseModel):
     tags: list[str]
     notes: str
     archived: bool
+    imported: bool  # copied from another home, or from another run; not started by itself
     num_parameters: int | None
     device: str | None
     precision: str | None
+    machines: list[str]  # the kinds of machine of its attempts; empty for runs of older versions
     test_fingerprint: str | None
     num_train: int | None
     num_test: int | None

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from app.datasets import Imports
+from app.runs.checking import Checks
 from app.runs.executors.local import LocalExecutor
 from app.runs.indexer import Indexer
 from app.runs.measuring import Measuring
@@ -51,6 +52,7 @@ def make_state(settings: Settings) -> Runoff:
         executor=executor,
         indexer=indexer,
         imports=Imports(settings.home),
+        checks=Checks(settings, engine),
         scheduler=Scheduler(engine, settings.runs, indexer, executor, settings.slots, measuring),
     )
 
@@ -72,6 +74,7 @@ def serving(settings: Settings, *, train: bool) -> Iterator[Runoff]:
     finally:
         state.scheduler.end()
         state.imports.end()
+        state.checks.end()
         state.executor.close()
         state.engine.dispose()
         address.unlink(missing_ok=True)

@@ -56,6 +56,15 @@ class DatasetJobs(Protocol):
     def end(self) -> None: ...
 
 
+class HomeChecks(Protocol):
+    """Checks the home in the background, and restores damaged runs; see ``app.runs.checking.Checks``."""
+
+    def latest(self) -> Any: ...
+    def start(self, *, full: bool) -> Any: ...
+    def restore(self, run_id: str) -> Any: ...
+    def end(self) -> None: ...
+
+
 @dataclass
 class Runoff:
     """The parts of a running server."""
@@ -66,6 +75,7 @@ class Runoff:
     indexer: Index
     scheduler: Queue
     imports: DatasetJobs
+    checks: HomeChecks
 
     def run_folder(self, run_id: str) -> RunFolder:
         """The folder of a run."""

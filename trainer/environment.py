@@ -159,6 +159,12 @@ def machine() -> str:
     return f"{platform.machine()}, {_cpu_model()}, {os.cpu_count() or 1} cores"
 
 
+def kind_of_machine(device: str) -> str:
+    """What decides how results are rounded, such as "AMD EPYC, AVX2, PyTorch 2.14.1"."""
+    instructions = torch.backends.cpu.get_cpu_capability() if device == "cpu" else ""
+    return ", ".join(filter(None, [device_name(device), instructions, f"PyTorch {torch.__version__}"]))
+
+
 @cache
 def _cpu_model() -> str:
     try:

@@ -41,10 +41,15 @@ def line_of(values: dict[str, Any], *, sealed: bool) -> bytes:
     return text[:-1] + b',"crc":"' + checksum(text[:-1]).encode() + b'"}\n'
 
 
-def _parse(line: bytes, *, sealed: bool) -> dict[str, Any] | None:
-    """The event in a complete line; None if the line is not what was written."""
+def parse_line(line: bytes, *, sealed: bool = False) -> dict[str, Any] | None:
+    """The event in a complete line; None if the line is not what was written.
+
+    A checksum must hold where there is one, and there must be one if ``sealed``.
+    """
     seal = _SEAL.search(line)
-    if sealed and (seal is None or checksum(line[: seal.start()]).encode() != seal.group(1)):
+    if seal is None and sealed:
+        return None
+    if seal is not None and checksum(line[: seal.start()]).encode() != seal.group(1):
         return None
     try:
         event = json.loads(line)
@@ -104,7 +109,7 @@ def read_log(path: Path) -> EventLog:
     bad: list[int] = []
     for number, line in enumerate(lines, start=1):
         offset += len(line) + 1
-        event = _parse(line + b"\n", sealed=sealed)
+        event = parse_line(line + b"\n", sealed=sealed)
         if event is None or event["seq"] <= seq:
             bad.append(number)
             num_bad += 1
@@ -161,7 +166,7 @@ def read_events(path: Path, offset: int = 0, seq: int = 0) -> Chunk:
     sealed = any(_SEAL.search(line) for line in (first, data[:end]))
     events = []
     for line in data[:end].split(b"\n")[:-1]:
-        event = _parse(line + b"\n", sealed=sealed)
+        event = parse_line(line + b"\n", sealed=sealed)
         if event is None or event["seq"] != seq + 1:
             raise EventLogChanged
         seq += 1

@@ -28,6 +28,8 @@ class Started:
     test_fingerprint: str
     class_names: list[str]
     image_shape: list[int]  # [channels, height, width]
+    machine: str = ""  # the kind of machine of this attempt: numbers of another kind may differ by rounding
+    environment: dict[str, Any] = field(default_factory=dict)  # what environment.json holds
 
 
 @dataclass(frozen=True)

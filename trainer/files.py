@@ -44,7 +44,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file atomically."""
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_bytes(path, _json_bytes(value))
+
+
+def _json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -54,6 +58,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+Stamp = tuple[int, int, int, int, int]  # device, inode, bytes, times of change in nanoseconds: of content, of the file
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Identity, size and times of a file: another stamp may mean another content. Raises ``OSError``."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def sha256(path: Path) -> str:
@@ -74,10 +87,29 @@ def checksum(data: bytes) -> str:
     return f"{zlib.crc32(data):08x}"
 
 
+def sealed_bytes(values: dict[str, Any]) -> bytes:
+    """A JSON file whose last member ``crc`` is the checksum of all others."""
+    members = {name: value for name, value in values.items() if name != "crc"}
+    return _json_bytes({**members, "crc": _crc(members)})
+
+
 def write_sealed(path: Path, values: dict[str, Any]) -> None:
     """Replace a JSON file atomically. Its last member ``crc`` is the checksum of all others."""
-    members = {name: value for name, value in values.items() if name != "crc"}
-    write_json(path, {**members, "crc": _crc(members)})
+    write_bytes(path, sealed_bytes(values))
+
+
+def create_sealed(path: Path, values: dict[str, Any]) -> bool:
+    """Write a JSON file with a checksum if there is none; False where there is one."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        write_sealed(temporary, values)
+        os.link(temporary, path)
+        sync_folder(path.parent)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:

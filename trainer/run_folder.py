@@ -27,6 +27,7 @@ from trainer.files import (
     write_json,
     write_sealed,
 )
+from trainer.home import home_id
 from trainer.i18n import _
 
 __all__ = [
@@ -115,6 +116,7 @@ class RunFolder:
                 "sweep": None,
                 "warnings": [],
                 "created_at": now(),
+                "home": home_id(self.home),
                 "status": "queued",
                 "after_attempt": 0,
                 **run,
@@ -131,6 +133,11 @@ class RunFolder:
     @property
     def id(self) -> str:
         return self.path.name
+
+    @property
+    def home(self) -> Path:
+        """The folder that holds ``runs``."""
+        return self.path.parent.parent
 
     @property
     def config_path(self) -> Path:
@@ -183,6 +190,14 @@ class RunFolder:
         """The members of run.json; None if it is missing or damaged."""
         return _read_or_none(self.path / "run.json")
 
+    def is_imported(self) -> bool:
+        """Whether the folder is a copy of a run of another home, or of another run: then nothing starts it by itself.
+
+        Folders from before homes had an id belong to the home that they lie in.
+        """
+        record = self.read_run() or {}
+        return record.get("id", self.id) != self.id or record.get("home") not in (None, home_id(self.home))
+
     def write_run(self, run: dict[str, Any]) -> None:
         write_sealed(self.path / "run.json", run)
 
@@ -217,11 +232,14 @@ class RunFolder:
 
     def write_manifest(self) -> None:
         """Write the size and the SHA-256 of every file that does not change any more, and of the log so far."""
+        write_sealed(self.manifest_path, self.manifest_values(_facts(self.events_path)))
+
+    def manifest_values(self, log: dict[str, Any]) -> dict[str, Any]:
+        """The content of manifest.json for the files as they are; ``log`` has size and SHA-256 of the log before its end."""
         parents = (self.checkpoints, self.predictions, self.pictures)
         paths = [self.config_path, self.path / "environment.json"]
         paths += sorted(path for parent in parents for path in parent.glob("*") if not path.name.startswith("."))
-        files = {path.relative_to(self.path).as_posix(): _facts(path) for path in paths}
-        write_sealed(self.manifest_path, {"files": files, "log": _facts(self.events_path)})
+        return {"files": {path.relative_to(self.path).as_posix(): _facts(path) for path in paths}, "log": log}
 
     def acquire_lock(self, patience_seconds: float = 2.0) -> IO[bytes] | None:
         """Take the run's lock for the life of this process; None where another process holds it.

@@ -22,7 +22,7 @@ from trainer.config import RunConfig
 from trainer.damage import damage_of
 from trainer.datasets import catalogue, integrity, worker
 from trainer.datasets.errors import DatasetDamaged
-from trainer.environment import Environment, apply, resolve, resolve_device
+from trainer.environment import Environment, apply, kind_of_machine, resolve, resolve_device
 from trainer.events import Cancelled, Epoch, Event, Failed, Finished, Progress, Started, Step
 from trainer.failures import DatasetChanged, DatasetMissing, describe
 from trainer.home import home
@@ -262,6 +262,9 @@ class Attempt:
         if isinstance(event, Epoch):
             self._save(event, writer, checkpoint.save_labels(self.folder, data.test_labels.cpu().numpy()))
             return
+        if isinstance(event, Started):
+            stored = self.folder.read_environment() or {}
+            event = replace(event, machine=kind_of_machine(event.device), environment=stored)
         writer.write(event)
         if isinstance(event, Started):
             self.steps_per_epoch, self.num_train = event.steps_per_epoch, event.num_train

@@ -157,14 +157,20 @@ def resume(state: Runoff, run_id: str) -> Run:
 
 
 def change(state: Runoff, run_id: str, wanted: RunChange) -> Run:
-    """Change name, tags, notes or archived. The config never changes."""
+    """Change name, tags, notes or archived. The config never changes. Raises ``Conflict`` if run.json is damaged."""
     values = wanted.model_dump(exclude_none=True)
     if "tags" in values:
         values["tags"] = list(dict.fromkeys(values["tags"]))
     folder = state.run_folder(run_id)
     with writing(state.engine) as session:
         run = get_run(session, run_id)
-        folder.write_run((folder.read_run() or {}) | values)
+        record = folder.read_run()
+        if record is None:
+            message = _(
+                "Nothing was changed, because run.json is damaged. Restore it first: runoff check --restore {id}"
+            )
+            raise Conflict(message.format(id=run_id))
+        folder.write_run(record | values)
         for name, value in values.items():
             setattr(run, name, value)
         run.version = next_version(session)

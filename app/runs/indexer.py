@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Engine, delete
+from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError, StatementError
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
@@ -20,13 +21,15 @@ from sqlmodel.sql.expression import SelectOfScalar
 from app.runs.ingest import apply, delete_rows, ingest
 from app.store.database import reading, writing
 from app.store.queries import next_version
-from app.store.tables import ACTIVE, Epoch, Run
+from app.store.tables import ACTIVE, Run
 from trainer.event_log import EventLogChanged, read_events
 from trainer.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 _LOOK_AT_ALL_SECONDS = 30.0
 _UNREADY_SECONDS = 600.0  # how long a new folder may lack its run.json: the time that a process needs to start
+_COPYING_SECONDS = 10.0  # how long a copied folder must be without a change before it counts as complete
+_MADE_SECONDS = 5.0  # run.json follows config.json within this time, unless the folder is a copy
 _COARSE_SECONDS = 1.0  # within it two changes of a folder may have the same time
 
 
@@ -58,11 +61,14 @@ class Indexer:
         if time.monotonic() < self._look_at_all_at:
             return select(Run).where(col(Run.status).in_(ACTIVE))
         self._look_at_all_at = time.monotonic() + _LOOK_AT_ALL_SECONDS
-        return select(Run).where(Run.status != "damaged")
+        return select(Run).where((col(Run.status) != "damaged") | col(Run.imported))
 
     def _has_news(self, run: Run) -> bool:
+        folder = RunFolder(self.runs / run.id)
+        if run.imported:  # it may not have been copied as a whole when it was found
+            return 0 <= time.time() - _last_change(folder) < 2 * _LOOK_AT_ALL_SECONDS
         try:
-            return RunFolder(self.runs / run.id).events_path.stat().st_size != run.event_offset
+            return folder.events_path.stat().st_size != run.event_offset
         except FileNotFoundError:
             return run.event_offset != 0
 
@@ -72,6 +78,9 @@ class Indexer:
         if run is None:
             return None
         folder = RunFolder(self.runs / run_id)
+        if run.imported:
+            session.expunge(run)
+            return ingest(session, folder)
         try:
             chunk = read_events(folder.events_path, run.event_offset, run.event_seq)
         except EventLogChanged:
@@ -129,11 +138,12 @@ class Indexer:
         return [RunFolder(path) for path in paths]
 
     def rebuild(self) -> int:
-        """Drop all rows and read every folder again; returns the number of runs."""
+        """Make every row again from its folder; returns the number of runs.
+
+        What a damaged folder has lost stays as the row knows it. Rows without a folder are removed.
+        """
         with writing(self.engine) as session:
             version = next_version(session)
-            session.exec(delete(Epoch))
-            session.exec(delete(Run))
             runs = []
             for folder in self._folders():
                 with _isolated(session, folder.id):
@@ -141,16 +151,44 @@ class Indexer:
                     runs += [run] if run else []
             for number, run in enumerate(runs):
                 run.version = version + number
+            session.flush()
+            kept = {run.id for run in runs}
+            for run_id in session.exec(select(Run.id)).all():
+                if run_id not in kept:
+                    delete_rows(session, run_id)
             session.commit()
         return len(runs)
 
 
 def _is_unready(folder: RunFolder) -> bool:
-    """Whether a folder without run.json is so new that its files may not be complete yet."""
+    """Whether files may still be added to a new folder: its run.json is to come, or it is being copied here."""
     try:
-        return not (folder.path / "run.json").exists() and time.time() - folder.path.stat().st_mtime < _UNREADY_SECONDS
+        if not (folder.path / "run.json").exists():
+            return time.time() - folder.path.stat().st_mtime < _UNREADY_SECONDS
+        return _is_copy(folder) and time.time() - _last_change(folder) < _COPYING_SECONDS and not folder.is_alive()
     except OSError:
         return False
+
+
+def _is_copy(folder: RunFolder) -> bool:
+    """Whether the files are younger than the run; also where run.json can't be read."""
+    record = folder.read_run()
+    if record is None or not folder.config_path.exists():
+        return True
+    try:
+        created = datetime.fromisoformat(record["created_at"]).timestamp()
+    except (LookupError, TypeError, ValueError):
+        return False
+    return folder.config_path.stat().st_ctime - created > _MADE_SECONDS
+
+
+def _last_change(folder: RunFolder) -> float:
+    """When a file of the folder was last written, renamed or copied here; copying can't set this time to an older one."""
+    changes = [0.0]
+    for path in [folder.path, *folder.path.rglob("*")]:
+        with suppress(FileNotFoundError):
+            changes.append(path.stat().st_ctime)
+    return max(changes)
 
 
 @contextmanager

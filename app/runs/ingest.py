@@ -59,6 +59,7 @@ def apply(session: Session, folder: RunFolder, run: Run, events: Iterable[dict[s
     has_epochs = False
     for event in events:
         run.updated_at = event["time"]
+        run.attempt = max(run.attempt, event["attempt"])
         match event["type"]:
             case "started":
                 _apply_started(run, event)
@@ -83,6 +84,9 @@ def _apply_started(run: Run, event: dict[str, Any]) -> None:
     run.step = (event["first_epoch"] - 1) * event["steps_per_epoch"]
     for name in _STARTED_FIELDS:
         setattr(run, name, event[name])
+    machine = event.get("machine", "")
+    if machine and machine not in run.machines:
+        run.machines = [*run.machines, machine]
 
 
 def _move_to(run: Run, step: int, time: str) -> None:
@@ -165,13 +169,16 @@ def _defect(epoch: Epoch) -> dict[str, Any]:
 # Whole folders -------------------------------------------------------------------------------------------------------
 
 
-def ingest(session: Session, folder: RunFolder) -> Run | None:
-    """Replace the rows of a folder by new ones from all its files; None where it holds no run (yet)."""
+def ingest(session: Session, folder: RunFolder, *, trust_row: bool = True) -> Run | None:
+    """Replace the rows of a folder by new ones from all its files; None where it holds no run (yet).
+
+    With ``trust_row`` what the index knew and a damaged folder has lost stays.
+    """
     if folder.is_empty():
         return None
     log = read_log(folder.events_path)
     before = session.get(Run, folder.id)
-    problems = [*damage_of(folder, log), *_lost(before, log)]
+    problems = [*damage_of(folder, log), *(_lost(folder, before, log) if trust_row else [])]
     run = _row_of(folder, before)
     epochs = _rows_of_epochs(session, run.id) if problems else []
     if before is not None:
@@ -189,9 +196,11 @@ def ingest(session: Session, folder: RunFolder) -> Run | None:
     return run
 
 
-def _lost(before: Run | None, log: EventLog) -> list[str]:
-    """What the index has read before that the log does not say any more."""
+def _lost(folder: RunFolder, before: Run | None, log: EventLog) -> list[str]:
+    """What the index has read before that the log does not say any more. A manifest proves that nothing is missing."""
     if before is None or log.damage or (log.last is not None and log.last["seq"] >= before.event_seq):
+        return []
+    if log.has_end and folder.manifest_path.exists():
         return []
     return [_("events.jsonl has lost lines: it had {n}.").format(n=f"{before.event_seq:,}")] if before.event_seq else []
 
@@ -207,7 +216,7 @@ def _keep_what_was_known(session: Session, run: Run, before: Run | None, epochs:
     present = {row.epoch for row in session.exec(select(Epoch).where(Epoch.run_id == run.id)).all()}
     session.add_all(Epoch(**values) for values in epochs if values["epoch"] not in present)
     if before is not None:
-        for name in ("started_at", "finished_at", "attempt", "step", *_STARTED_FIELDS):
+        for name in ("started_at", "finished_at", "attempt", "step", "machines", *_STARTED_FIELDS):
             setattr(run, name, getattr(run, name) or getattr(before, name))
     session.flush()
     summarize(session, run)
@@ -233,6 +242,7 @@ def _row_of(folder: RunFolder, before: Run | None) -> Run:
         tags=record.get("tags", []),
         notes=record.get("notes", ""),
         archived=record.get("archived", False),
+        imported=folder.is_imported(),
         warnings=record.get("warnings", []),
         created_at=created_at,
         queued_at=record.get("queued_at", created_at),

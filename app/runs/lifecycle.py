@@ -15,8 +15,9 @@ from sqlmodel import Session, col
 from app.errors import Conflict
 from app.runs.vanished import vanished_error
 from app.store.queries import next_version
-from app.store.tables import Run
+from app.store.tables import ACTIVE, Run
 from trainer.events import TERMINAL
+from trainer.home import home_id
 from trainer.i18n import _
 from trainer.run_folder import RunFolder, now
 
@@ -76,6 +77,8 @@ def resume(session: Session, folder: RunFolder, run: Run) -> None:
         message = _("The run is {status}; only failed and cancelled runs can be resumed.")
         raise Conflict(message.format(status=run.status))
     folder.clear_stop()
+    if folder.is_imported():  # from now on it is a run of this home
+        folder.write_run((folder.read_run() or record_of(run)) | {"id": folder.id, "home": home_id(folder.home)})
     _requeue(session, folder, run, "failed", "cancelled", fruitless_attempts=0)
 
 
@@ -90,6 +93,7 @@ def _requeue(session: Session, folder: RunFolder, run: Run, *sources: str, fruit
         finished_at=None,
         error=None,
         fruitless_attempts=fruitless_attempts,
+        imported=False,
         **_AT_REST,
     )
     _record(folder, run, status="queued", queued_at=queued_at, error=None, fruitless_attempts=fruitless_attempts)
@@ -116,9 +120,12 @@ def end_vanished_attempt(session: Session, folder: RunFolder, run: Run) -> None:
     """The process of a running run is gone without a last event.
 
     The run is cancelled if that was asked for, failed after three such attempts without a new epoch, else queued again.
+    An imported run is not queued.
     """
     fruitless = run.fruitless_attempts + 1
-    if run.cancel_requested:
+    if run.imported:
+        _transition(session, run, "running", to="failed", error=_not_finished_error(run), **_AT_REST)
+    elif run.cancel_requested:
         ended_at = now()
         _transition(session, run, "running", to="cancelled", finished_at=ended_at, **_AT_REST)
         _record(folder, run, status="cancelled", ended_at=ended_at)
@@ -135,6 +142,16 @@ def _fail(session: Session, folder: RunFolder, run: Run, error: dict[str, str]) 
     _record(folder, run, status="failed", error=error, ended_at=ended_at)
 
 
+def _not_finished_error(run: Run) -> dict[str, str]:
+    """Why an imported run without an end is not continued."""
+    message = _("The run was copied here before it had ended, after {epochs} of {total} epochs.")
+    return {
+        "error": "ImportedUnfinished",
+        "message": message.format(epochs=run.epochs_done, total=run.epochs),
+        "advice": _("It is not continued by itself. Resume it to train the rest here."),
+    }
+
+
 # What the folder proves ------------------------------------------------------------------------------------------------
 
 
@@ -149,7 +166,8 @@ def damaged_error(problems: list[str]) -> dict[str, str]:
         "error": "RunDamaged",
         "message": " ".join(problems),
         "advice": _(
-            "What is intact is shown, and nothing is trained or deleted. Restore the files from a copy, and run runoff reindex."
+            "What is intact is shown, and nothing is trained or deleted. Restore puts back what another copy holds; a "
+            "backup is named with runoff check --restore."
         ),
     }
 
@@ -160,7 +178,6 @@ def damaged_error(problems: list[str]) -> dict[str, str]:
 def apply_started(run: Run, event: dict[str, Any]) -> None:
     """An attempt has started to train (event ``started``), no matter who started it."""
     run.status, run.error, run.finished_at, run.phase = "running", None, None, None
-    run.attempt = max(run.attempt, event["attempt"])
     run.started_at = run.started_at or event["time"]
 
 
@@ -177,7 +194,8 @@ def restore(run: Run, folder: RunFolder, last_event: dict[str, Any] | None, prob
 
     Where the server decided something after the last event (queued again, cancelled in the queue, could not start), its
     record in run.json holds. Else the last event does, and a run without an end is running until the scheduler finds its
-    process gone. A damaged folder proves nothing but that: ``problems`` says what is wrong with it.
+    process gone; an imported one has failed. A damaged folder proves nothing but that: ``problems`` says what is wrong
+    with it.
     """
     if problems:
         run.status, run.error = "damaged", damaged_error(problems)
@@ -193,6 +211,9 @@ def restore(run: Run, folder: RunFolder, last_event: dict[str, Any] | None, prob
     elif last_event is None or last_event["type"] not in TERMINAL:
         run.status = "running"
         run.cancel_requested = folder.stop_requested()
+    if run.imported and run.status in ACTIVE and not folder.is_alive():
+        run.status, run.error = "failed", _not_finished_error(run)
+        _set_at_rest(run)
 
 
 def _set_at_rest(run: Run) -> None:

@@ -53,4 +53,4 @@ def restart_words(run: Run) -> str:
     seconds = restart_in(run)
     if not seconds:
         return ""
-    return _("process vanished, starts again in {seconds} s").format(seconds=round(seconds) or 1)
+    return _("its process ended, starts again in {seconds} s").format(seconds=round(seconds) or 1)

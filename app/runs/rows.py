@@ -26,8 +26,9 @@ FAILURES = {
     "DiskFull": N_("Disk full."),
     "DeviceMissing": N_("Device missing."),
     "PrecisionUnsupported": N_("Precision not supported."),
-    "ProcessVanished": N_("Process vanished."),
+    "ProcessVanished": N_("Process ended."),
     "RunDamaged": N_("Damaged."),
+    "ImportedUnfinished": N_("Not finished."),
 }
 
 

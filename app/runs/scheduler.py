@@ -111,12 +111,13 @@ class Scheduler:
 
     def _handle_vanished(self, run_id: str) -> None:
         """The lock is free: read the last events, and if none of them ended the run, its process vanished."""
+        folder = RunFolder(self.folder / run_id)
+        problems = damage_of(folder)
         with writing(self.engine) as session:
             run = self.indexer.read(session, run_id)
             if run is not None and run.status == "running":
                 logger.warning("The process of run %s is gone.", run_id)
-                folder = self._folder(run)
-                if problems := damage_of(folder):
+                if problems:
                     lifecycle.mark_damaged(session, run, problems)
                 else:
                     lifecycle.end_vanished_attempt(session, folder, run)
@@ -153,15 +154,15 @@ class Scheduler:
 
     def _start(self, run_id: str, device: str) -> bool:
         """Start the next attempt of a run. False where the executor can't start any run now."""
+        folder = RunFolder(self.folder / run_id)
+        alive = folder.is_alive()  # started by a command, or by a server that ended before it could record it
+        if alive and _has_ended(folder):
+            return True  # the process of the last attempt is about to exit
+        problems = [] if alive else damage_of(folder)
         with writing(self.engine) as session:
             run = session.get(Run, run_id)
             if run is None or run.status != "queued":
                 return True
-            folder = self._folder(run)
-            alive = folder.is_alive()  # started by a command, or by a server that ended before it could record it
-            if alive and _has_ended(folder):
-                return True  # the process of the last attempt is about to exit
-            problems = [] if alive else damage_of(folder)
             if problems:
                 lifecycle.mark_damaged(session, run, problems)
             else:

@@ -31,7 +31,7 @@ LISTING = "backup.json"
 _BLOCK_BYTES = 1 << 20
 _CLOCK_SECONDS = 5.0  # how far the time of a file may be off the time of this process
 _OF_THIS_SERVER = {LISTING, "server.json", "server.lock", "uploads"}
-_KEPT_DESPITE_DOT = {".removed"}  # names of data sets that must not be used again
+_KEPT_DESPITE_DOT = {".removed", ".home.json"}  # names of data sets that must not be used again; the home's id
 
 
 class BackupError(RuntimeError):

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, NullPool, create_engine, event, text
 from sqlmodel import Session
 
-SCHEMA = "0004"  # the latest revision in app/store/migrations/versions
+SCHEMA = "0005"  # the latest revision in app/store/migrations/versions
 _WAL_IS_SAFE_FROM = (3, 51, 3)  # older versions can corrupt a database in WAL mode
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from app.statistics import CalibrationError, calibration_error
-from app.store.recorded import Stamp, is_as_recorded, stamp
+from app.store.recorded import FileVersion, is_as_recorded, version_of
 from trainer.i18n import _
 from trainer.run_folder import RunFolder
 
@@ -104,10 +104,10 @@ def load_correct(folder: RunFolder, epoch: int) -> NDArray[np.bool_]:
     return np.asarray(predicted == labels)
 
 
-def _checked(folder: RunFolder, path: Path, epoch: int) -> Stamp:
+def _checked(folder: RunFolder, path: Path, epoch: int) -> FileVersion:
     """The present version of a file that has the hash in the run's log."""
     try:
-        file = stamp(path)
+        file = version_of(path)
         is_right = is_as_recorded(folder, file)
     except (FileNotFoundError, NotADirectoryError):
         raise PredictionsMissing(
@@ -123,7 +123,7 @@ def _checked(folder: RunFolder, path: Path, epoch: int) -> Stamp:
 
 
 @lru_cache(maxsize=_CACHED_FILES)
-def _load(labels_file: Stamp, predictions_file: Stamp) -> Predictions:
+def _load(labels_file: FileVersion, predictions_file: FileVersion) -> Predictions:
     labels = _labels(labels_file)
     path = predictions_file.path
     tensors = _tensors(path, ["predicted", "confidence"])
@@ -141,7 +141,7 @@ def _load(labels_file: Stamp, predictions_file: Stamp) -> Predictions:
 
 
 @lru_cache(maxsize=_CACHED_FILES)
-def _labels(file: Stamp) -> NDArray[np.int64]:
+def _labels(file: FileVersion) -> NDArray[np.int64]:
     try:
         labels = np.load(file.path, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:

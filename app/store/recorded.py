@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from trainer.event_log import parse_line
+from trainer.files import Stamp, stamp_of
 from trainer.run_folder import RunFolder
 
 _FILES = b'"files"'
@@ -20,56 +22,53 @@ _LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
 
 
 @dataclass(frozen=True)
-class Stamp:
-    """A version of a file: another stamp means another content."""
+class FileVersion:
+    """A file as it is at one time: another stamp means another content."""
 
     path: Path
-    device: int
-    inode: int
-    size: int  # bytes
-    modified: int  # nanoseconds
-    changed: int
+    stamp: Stamp
 
 
-def stamp(path: Path) -> Stamp:
+def version_of(path: Path) -> FileVersion:
     """The present version of a file. Raises ``OSError``."""
-    stat = path.stat()
-    return Stamp(path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return FileVersion(path, stamp_of(path))
 
 
-def is_as_recorded(folder: RunFolder, file: Stamp) -> bool:
+def is_as_recorded(folder: RunFolder, file: FileVersion) -> bool:
     """Whether the file has the hash in the log of its run; also where the log tells none. Raises ``OSError``."""
     try:
-        log = stamp(folder.events_path)
+        log = version_of(folder.events_path)
     except FileNotFoundError:
         return True
     recorded = _hashes(log).get(file.path.relative_to(folder.path).as_posix())
     return recorded is None or recorded in _accepted(file)
 
 
+def recorded_hashes(folder: RunFolder) -> Mapping[str, str]:
+    """Path within the folder -> SHA-256, as the log of the run says."""
+    try:
+        return _hashes(version_of(folder.events_path))
+    except OSError:
+        return {}
+
+
 @lru_cache(maxsize=64)
-def _hashes(log: Stamp) -> Mapping[str, str]:
+def _hashes(log: FileVersion) -> Mapping[str, str]:
     """Path within the folder -> SHA-256, by the latest line that names the path.
 
     Only lines of epochs are parsed: most lines of a log are steps, and a live log changes all the time.
     """
     hashes: dict[str, str] = {}
     for line in log.path.read_bytes().split(b"\n")[:-1]:
-        if _FILES in line:
-            hashes.update(_files_of(line))
+        event = parse_line(line + b"\n") if _FILES in line else None
+        files: Any = event.get("files") if event else None
+        if isinstance(files, dict):
+            hashes.update((key, value) for key, value in files.items() if isinstance(value, str))
     return hashes
 
 
-def _files_of(line: bytes) -> dict[str, str]:
-    try:
-        files: Any = json.loads(line)["files"]
-    except (ValueError, LookupError, TypeError):
-        return {}
-    return {key: value for key, value in files.items() if isinstance(value, str)} if isinstance(files, dict) else {}
-
-
 @lru_cache(maxsize=1 << 16)
-def _accepted(file: Stamp) -> frozenset[str]:
+def _accepted(file: FileVersion) -> frozenset[str]:
     """The hashes that the file may be recorded under: its own, and of a reduced file also that of its original.
 
     A reduced file counts only if its content has the hash that it was reduced to.

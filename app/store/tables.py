@@ -39,6 +39,7 @@ class Run(SQLModel, table=True):
     tags: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     notes: str = ""
     archived: bool = False
+    imported: bool = False  # its folder is a copy of another home's run, or of another run
     warnings: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
 
     created_at: str = Field(index=True)
@@ -54,6 +55,7 @@ class Run(SQLModel, table=True):
     num_parameters: int | None = None
     device: str | None = None
     precision: str | None = None
+    machines: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))  # of its attempts
     test_fingerprint: str | None = None
     num_train: int | None = None
     num_test: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from trainer.run_folder import EventWriter, RunFolder
 
 STEPS = 10  # an epoch
 LABELS = [0, 1, 2, 0, 1, 2, 0, 1]
+ENVIRONMENT = {"device": "cpu", "precision": "float32", "num_threads": 1}
 
 
 def new_run(runs: Path, **fields: Any) -> RunFolder:
@@ -40,6 +42,7 @@ def started(first_epoch: int = 1, epochs: int = 3) -> Started:
         test_fingerprint="f" * 64,
         class_names=["zero", "one", "two"],
         image_shape=[1, 8, 8],
+        environment=ENVIRONMENT,
     )
 
 
@@ -66,13 +69,13 @@ def epoch(number: int, correct: int = 6, **values: Any) -> Epoch:
     )
 
 
-def say(folder: RunFolder, events: Iterable[Any], attempt: int = 1) -> None:
+def say(folder: RunFolder, events: Iterable[Any], attempt: int = 1, machine: str = "") -> None:
     """Append events as the process of ``attempt`` does, which writes environment.json before the first one."""
     if folder.read_environment() is None:
-        folder.write_environment({"device": "cpu", "precision": "float32", "num_threads": 1})
+        folder.write_environment(ENVIRONMENT)
     writer = EventWriter(folder.events_path, attempt)
     for event in events:
-        writer.write(event)
+        writer.write(replace(event, machine=machine) if isinstance(event, Started) else event)
     writer.close()
 
 
@@ -83,12 +86,14 @@ def steps(number: int) -> Step:
 
 
 def finish(folder: RunFolder, epochs: int = 3) -> RunFolder:
-    """A whole run: events, answers of each epoch, log."""
+    """A whole run: events, answers of each epoch, manifest, log."""
     said: list[Any] = [started(epochs=epochs)]
     for number in range(1, epochs + 1):
         said += [steps(number), epoch(number, correct=4 + number)]
         answer(folder, number, correct=4 + number)
-    say(folder, [*said, Finished(epochs)])
+    say(folder, said)
+    folder.write_manifest()
+    say(folder, [Finished(epochs)])
     folder.log_path.write_text("Finished.\n")
     return folder
 

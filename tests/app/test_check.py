@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from typer.testing import CliRunner
 
 from app.cli.commands import app
+from app.runs.indexer import Indexer
+from app.store.database import make_engine, migrate
 from tests.app.run_folders import finish, new_run
 from tests.app.test_damage import flip
 from trainer.run_folder import RunFolder
@@ -18,12 +21,7 @@ from trainer.run_folder import RunFolder
 @pytest.fixture
 def folder(home: Path, site_app: Any) -> RunFolder:
     """A finished run with its manifest."""
-    folder = finish(new_run(home / "runs"))
-    log = folder.events_path.read_bytes().splitlines(keepends=True)
-    folder.events_path.write_bytes(b"".join(log[:-1]))
-    folder.write_manifest()
-    folder.events_path.write_bytes(b"".join(log))
-    return folder
+    return finish(new_run(home / "runs"))
 
 
 def check(*arguments: str) -> tuple[int, str]:
@@ -69,3 +67,39 @@ def test_a_damaged_index_is_named(folder: RunFolder, home: Path) -> None:
 def test_an_unknown_run_is_named(folder: RunFolder) -> None:
     code, text = check("nothere")
     assert (code, "There is no such run folder" in text) == (1, True)
+
+
+def test_a_changed_row_of_the_index_is_named(folder: RunFolder, home: Path) -> None:
+    """SQLite itself finds no fault in a value that was changed."""
+    indexer = Indexer(make_engine(home / "runoff.sqlite3"), home / "runs")
+    migrate(indexer.engine)
+    indexer.rebuild()
+    assert check("--full")[0] == 0
+    for change in (
+        "UPDATE run SET test_accuracy = test_accuracy + 0.01",
+        "UPDATE run SET status = 'failed'",
+        "UPDATE epoch SET test_loss = 0.1 WHERE epoch = 2",
+        "DELETE FROM epoch WHERE epoch = 2",
+        "UPDATE run SET config = replace(config, '\"epochs\": 3', '\"epochs\": 4')",
+    ):
+        with indexer.engine.connect() as connection, connection.begin():
+            connection.execute(text(change))
+        code, answer = check("--full")
+        assert (code, folder.id in answer, "runoff reindex" in answer) == (1, True, True), (change, answer)
+        indexer.rebuild()
+        assert check("--full")[0] == 0
+
+
+def test_rows_without_folders_are_named(folder: RunFolder, home: Path) -> None:
+    indexer = Indexer(make_engine(home / "runoff.sqlite3"), home / "runs")
+    migrate(indexer.engine)
+    indexer.rebuild()
+    folder.path.rename(home / "runs" / ".away")
+    code, answer = check()
+    assert (code, f"a row for run {folder.id}, which has no folder" in answer) == (1, True)
+
+
+def test_a_damaged_id_of_the_home_is_named(folder: RunFolder, home: Path) -> None:
+    flip(home / "home.json", 12)
+    code, answer = check()
+    assert (code, "home.json" in answer) == (1, True)

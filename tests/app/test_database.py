@@ -35,7 +35,10 @@ def test_rows_of_the_first_schema_are_kept(tmp_path: Path) -> None:
         session.flush()
         session.add(Epoch(**{**required, "run_id": "a", "epoch": 1, "ended_at": ""}))
         session.flush()
-        for table, added in (("run", ("flops", "defect")), ("epoch", ("flops", "logged_correct"))):
+        for table, added in (
+            ("run", ("flops", "defect", "imported", "machines")),
+            ("epoch", ("flops", "logged_correct")),
+        ):
             for column in added:
                 session.connection().execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
         session.connection().execute(text("UPDATE alembic_version SET version_num = '0001'"))
@@ -59,7 +62,7 @@ def test_the_index_of_the_list_is_made_anew(tmp_path: Path) -> None:
         for statement in (
             "DROP INDEX ix_run_list",
             f"CREATE INDEX ix_run_list ON run ({columns})",
-            "ALTER TABLE run DROP COLUMN defect",
+            *(f"ALTER TABLE run DROP COLUMN {column}" for column in ("defect", "imported", "machines")),
             "ALTER TABLE epoch DROP COLUMN logged_correct",
             "UPDATE alembic_version SET version_num = '0003'",
         ):

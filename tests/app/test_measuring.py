@@ -66,8 +66,9 @@ def trained(engine: Engine, tmp_path: Path) -> Callable[..., RunFolder]:
     """A finished run in the index, begun in an environment."""
 
     def train(environment: dict[str, Any] | None = None, **fields: Any) -> RunFolder:
-        folder = finish(new_run(tmp_path / "runs", **fields))
+        folder = new_run(tmp_path / "runs", **fields)
         folder.write_environment({**ENVIRONMENT, **(environment or {})})
+        finish(folder)
         Indexer(engine, tmp_path / "runs").tick()
         return folder
 

@@ -228,7 +228,7 @@ def test_a_run_that_vanished_twice_waits_and_others_go_first(make: Make, executo
     waiting = row(one, folder.id)
     assert (waiting.status, waiting.fruitless_attempts, len(executor.started)) == ("queued", 2, 2)
     assert 5 < restart_in(waiting) <= RESTART_SECONDS[1]
-    assert restart_words(waiting).startswith("process vanished, starts again in ")
+    assert restart_words(waiting).startswith("its process ended, starts again in ")
     [other] = queue(one, 1)
     one.tick()
     assert executor.started[-1][0] == other.id

@@ -28,12 +28,11 @@ from trainer.datasets.meta import (
     CheckedSplit,
     Meta,
     NotMeta,
-    Stamp,
     folder_of,
     read_meta_file,
 )
+from trainer.files import Stamp, stamp_of, write_json
 from trainer.i18n import N_, _
-from trainer.run_folder import write_json
 
 _BLOCK_BYTES = 4 << 20
 _SETTLED_NS = 10**9  # a file that changed shortly before its check may change again without a new time stamp
@@ -70,13 +69,12 @@ _WRONG_SIZE = N_("its file {file} is incomplete or too long ({detail} bytes)")
 _OTHER_IMAGES = N_("the images or labels in {file} are not those that were imported")
 
 
-def stamp_of(path: Path) -> Stamp | None:
-    """Identity and times of a file: another stamp may mean another content. None where it can't be asked about."""
+def _stamp(path: Path) -> Stamp | None:
+    """The stamp of a file; None where it can't be asked about."""
     try:
-        stat = path.stat()
+        return stamp_of(path)
     except OSError:
         return None
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def note_path(home: Path, name: str) -> Path:
@@ -95,15 +93,15 @@ def inspect(home: Path, name: str) -> Meta | Damage | None:
     return _inspect(folder_of(home, name), note_path(home, name))
 
 
-def _inspect(folder: Path, note: Path) -> Meta | Damage | None:
-    stamps = tuple(stamp_of(folder / file) for file in (META, *_ARRAYS))
+def _inspect(folder: Path, note: Path | None) -> Meta | Damage | None:
+    stamps = tuple(_stamp(folder / file) for file in (META, *_ARRAYS))
     if not any(stamps):
         return None
-    return _look(folder, note, stamps, stamp_of(note))
+    return _look(folder, note, stamps, _stamp(note) if note else None)
 
 
 @lru_cache(maxsize=256)
-def _look(folder: Path, note: Path, stamps: tuple[Stamp | None, ...], note_stamp: Stamp | None) -> Meta | Damage:
+def _look(folder: Path, note: Path | None, stamps: tuple[Stamp | None, ...], note_stamp: Stamp | None) -> Meta | Damage:
     try:
         meta = read_meta_file(folder / META)
     except FileNotFoundError:
@@ -112,7 +110,7 @@ def _look(folder: Path, note: Path, stamps: tuple[Stamp | None, ...], note_stamp
         return Damage(_UNREADABLE, META, error.strerror or "")
     except NotMeta as problem:
         return Damage(_NEWER if problem.schema else _NOT_WRITTEN, META, problem.detail)
-    checked = read_note(note) if note_stamp else None
+    checked = read_note(note) if note and note_stamp else None
     for split in SPLITS:
         damage = _wrong_arrays(folder, split, meta) or _known_damage(folder, split, meta, checked)
         if damage:
@@ -164,23 +162,24 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], str]:
 # The check of every byte ---------------------------------------------------------------------------------------------
 
 
-def verify(home: Path, name: str, tick: Callable[[], None] = lambda: None) -> Meta:
+def verify(home: Path, name: str, tick: Callable[[], None] = lambda: None, *, full: bool = False) -> Meta:
     """Check that images and labels have the fingerprints in ``meta.json``; reads them only if they may have changed.
 
-    ``tick`` is called between blocks of a few megabytes. Raises ``DatasetDamaged``.
+    With ``full`` it reads them in any case, and leaves no note. ``tick`` is called between blocks of a few megabytes.
+    Raises ``DatasetDamaged``.
     """
-    result = verify_folder(folder_of(home, name), note_path(home, name), tick)
+    result = verify_folder(folder_of(home, name), None if full else note_path(home, name), tick)
     if isinstance(result, Damage):
         raise result.error(name)
     return result
 
 
-def verify_folder(folder: Path, note: Path, tick: Callable[[], None] = lambda: None) -> Meta | Damage:
-    """As ``verify``, for a folder that may not have its name yet."""
+def verify_folder(folder: Path, note: Path | None, tick: Callable[[], None] = lambda: None) -> Meta | Damage:
+    """As ``verify``, for a folder that may not have its name yet. Without a note every image is read."""
     meta = _inspect(folder, note)
     if not isinstance(meta, Meta):
         return meta or Damage(_MISSING, META)
-    before = read_note(note)
+    before = read_note(note) if note else None
     checked, is_new = {}, False
     for split in SPLITS:
         known = _of_split(before, split)
@@ -191,7 +190,7 @@ def verify_folder(folder: Path, note: Path, tick: Callable[[], None] = lambda: N
                 return Damage(_UNREADABLE, f"{split}-images.npy", str(getattr(error, "strerror", None) or error), meta)
         checked[split] = known
     result = Checked(train=checked["train"], test=checked["test"])
-    if is_new:
+    if note and is_new:
         _write_note(note, result)
     for split in SPLITS:
         if checked[split].found != checked[split].promised:
@@ -225,7 +224,7 @@ def _of_split(checked: Checked | None, split: str) -> CheckedSplit | None:
 
 
 def _is_of_these_files(folder: Path, split: str, meta: Meta, checked: CheckedSplit) -> bool:
-    stamps = tuple(stamp_of(folder / f"{split}-{what}.npy") for what in ("images", "labels"))
+    stamps = tuple(_stamp(folder / f"{split}-{what}.npy") for what in ("images", "labels"))
     return stamps == (checked.images, checked.labels) and checked.promised == meta.fingerprint(split)
 
 
@@ -246,7 +245,7 @@ def _known_damage(folder: Path, split: str, meta: Meta, note: Checked | None) ->
 
 def _check(folder: Path, split: str, meta: Meta, tick: Callable[[], None]) -> CheckedSplit:
     images, labels = folder / f"{split}-images.npy", folder / f"{split}-labels.npy"
-    started, stamps = time.time_ns(), (stamp_of(images), stamp_of(labels))
+    started, stamps = time.time_ns(), (_stamp(images), _stamp(labels))
     found = fingerprint(images, labels, meta.counts(split), tick)
     if stamps[0] is None or stamps[1] is None:
         raise OSError(_("it changed during the check"))

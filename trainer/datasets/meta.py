@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trainer.files import Stamp
+
 SCHEMA = 1
 SPLITS = ("train", "test")
 META = "meta.json"
@@ -20,7 +22,6 @@ META = "meta.json"
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(ge=1)]
-Stamp = tuple[int, int, int, int, int]  # device, inode, bytes, times of change in nanoseconds: of content, of the file
 
 
 def folder_of(home: Path, name: str) -> Path:

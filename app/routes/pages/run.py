@@ -90,7 +90,9 @@ def _named(problems: list[FieldProblem]) -> list[FieldProblem]:
 
 
 @router.post("/runs/{run_id}/{action}")
-def act(state: State, run_id: str, action: Literal["archive", "restore", "cancel", "resume", "delete"]) -> Response:
+def act(
+    state: State, run_id: str, action: Literal["archive", "restore", "cancel", "resume", "repair", "delete"]
+) -> Response:
     """Do the action of a button, and redirect to the run, or to the list of runs if it was deleted."""
     if action == "delete":
         commands.delete(state, run_id)
@@ -99,6 +101,8 @@ def act(state: State, run_id: str, action: Literal["archive", "restore", "cancel
         commands.change(state, run_id, RunChange(archived=action == "archive"))
     elif action == "cancel":
         commands.cancel(state, run_id)
+    elif action == "repair":
+        state.checks.restore(run_id)
     else:
         commands.resume(state, run_id)
     return RedirectResponse(f"/runs/{run_id}", status_code=303)

@@ -213,13 +213,21 @@ class RunPage(NamesClasses):
         return self.run.status in ("failed", "cancelled")
 
     @property
+    def machines_words(self) -> str:
+        """Says so where the attempts ran on different kinds of machine; empty otherwise."""
+        if len(self.run.machines) < 2:
+            return ""
+        text = _("Its attempts ran on different kinds of machine, which round differently: {machines}.")
+        return text.format(machines="; ".join(self.run.machines))
+
+    @property
     def queue_words(self) -> str:
         """The position of the run in the queue; empty if it is not queued."""
         if self.run.status != "queued":
             return ""
         seconds = restart_in(self.run)
         if seconds:
-            return _("The process vanished. It starts again in {seconds} s.").format(
+            return _("Its process ended unexpectedly. It starts again in {seconds} s.").format(
                 seconds=number(round(seconds) or 1)
             )
         if self.place_in_queue <= 1:

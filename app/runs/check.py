@@ -1,0 +1,174 @@
+"""Checks a home against its checksums, and its parts against each other: run folders, data sets, index. Nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from sqlalchemy import StaticPool, create_engine
+from sqlmodel import Session, SQLModel
+
+from app.runs.ingest import ingest
+from app.runs.repair import known_of, remedies_for, unlike_the_log
+from app.settings import Settings
+from app.store.database import SCHEMA
+from app.store.tables import ACTIVE
+from trainer.damage import damage_of
+from trainer.datasets import catalogue, integrity
+from trainer.files import DamagedFile, read_sealed
+from trainer.home import id_paths
+from trainer.i18n import _
+from trainer.run_folder import RunFolder
+
+_NOT_IN_FOLDERS = {"version", "device", "rate_step", "rate_at", "seconds_left", "phase", "updated_at", "queued_at"}
+_SHOWN_COLUMNS = 5
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One thing that was checked: a sentence for each thing that is wrong with it, and what other copies hold."""
+
+    name: str  # of a run its id
+    problems: list[str]
+    remedies: list[str] = field(default_factory=list)
+
+
+Progress = Callable[[int, int], None]  # is told how many things of how many are checked
+
+
+def check_home(
+    settings: Settings, runs: Sequence[str] = (), *, full: bool = False, progress: Progress = lambda _done, _total: None
+) -> Iterator[Checked]:
+    """Check the runs with these ids, or the whole home. With ``full`` every file is read and compared with its SHA-256."""
+    ids = list(runs) or _ids(settings.runs)
+    for number, run_id in enumerate(ids):
+        progress(number, len(ids))
+        folder = RunFolder(settings.runs / run_id)
+        if runs or not folder.is_empty():
+            yield _check_run(settings, folder, full=full)
+    progress(len(ids), len(ids))
+    if not runs:
+        yield from _check_datasets(settings.home, full=full)
+        yield _check_home_id(settings.home)
+        yield _check_index(settings, ids, full=full)
+
+
+def _ids(runs: Path) -> list[str]:
+    return sorted(path.name for path in runs.glob("*") if path.is_dir() and not path.name.startswith("."))
+
+
+def _check_run(settings: Settings, folder: RunFolder, *, full: bool) -> Checked:
+    if not folder.path.is_dir():
+        return Checked(folder.id, [_("There is no such run folder.")])
+    problems = damage_of(folder, full=full)
+    if full:
+        problems += unlike_the_log(folder, problems)
+    remedies = remedies_for(folder, known_of(settings.database, folder.id)) if problems else []
+    return Checked(folder.id, problems, [remedy.sentence for remedy in remedies])
+
+
+def _check_datasets(home: Path, *, full: bool) -> Iterator[Checked]:
+    for dataset in catalogue.list_datasets(home):
+        if dataset.status == "damaged":
+            yield Checked(dataset.name, [f"{dataset.problem} {dataset.advice}"])
+        elif dataset.status == "ready":
+            yield Checked(dataset.name, list(_wrong_images(home, dataset.name)) if full else [])
+
+
+def _wrong_images(home: Path, name: str) -> Iterator[str]:
+    try:
+        integrity.verify(home, name, full=True)
+    except catalogue.DatasetDamaged as error:
+        yield f"{error.message} {error.advice}"
+
+
+def _check_home_id(home: Path) -> Checked:
+    problems = []
+    for path in id_paths(home):
+        try:
+            read_sealed(path)
+        except DamagedFile as problem:
+            problems.append(_("{problem} The server writes it again from its other copy.").format(problem=problem))
+    return Checked("home.json", problems)
+
+
+# The index -----------------------------------------------------------------------------------------------------------
+
+
+def _check_index(settings: Settings, ids: Sequence[str], *, full: bool) -> Checked:
+    """The SQLite file, which is an index of the run folders: whole, and with a row for each folder."""
+    path = settings.database
+    if not path.exists():
+        return Checked(path.name, [])
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as index:
+            index.row_factory = sqlite3.Row
+            answers = [row[0] for row in index.execute("PRAGMA integrity_check(5)")]
+            problems = [] if answers == ["ok"] else [_("SQLite says: {what}.").format(what="; ".join(answers))]
+            problems = problems or list(_wrong_rows(settings, index, ids, full=full))
+    except sqlite3.DatabaseError as error:
+        problems = [_("SQLite says: {what}.").format(what=error)]
+    remedy = _("runoff reindex makes the index again from the run folders.")
+    return Checked(path.name, problems, [remedy] if problems else [])
+
+
+def _wrong_rows(settings: Settings, index: sqlite3.Connection, ids: Sequence[str], *, full: bool) -> Iterator[str]:
+    revision = index.execute("SELECT version_num FROM alembic_version").fetchone()
+    if revision is None or revision[0] > SCHEMA:
+        yield _("It was written by a newer version of Runoff.")
+    if revision is None or revision[0] != SCHEMA:  # the server brings an older one up to date when it starts
+        return
+    statuses = {row["id"]: row["status"] for row in index.execute("SELECT id, status FROM run")}
+    for run_id in sorted(statuses.keys() - set(ids)):
+        yield _("It has a row for run {id}, which has no folder.").format(id=run_id)
+    for (run_id,) in index.execute("SELECT DISTINCT run_id FROM epoch WHERE run_id NOT IN (SELECT id FROM run)"):
+        yield _("It has epochs of run {id}, which has no row.").format(id=run_id)
+    for run_id in ids if full else ():
+        folder = RunFolder(settings.runs / run_id)
+        if run_id in statuses and statuses[run_id] not in (*ACTIVE, "damaged") and not damage_of(folder):
+            yield from _wrong_row(folder, index)
+
+
+def _wrong_row(folder: RunFolder, index: sqlite3.Connection) -> Iterator[str]:
+    """Compares the rows of a run that has ended with those that its folder gives."""
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    SQLModel.metadata.create_all(engine)
+    with Session(engine) as session:
+        ingest(session, folder)
+        session.flush()
+        made = cast(sqlite3.Connection, session.connection().connection.dbapi_connection)
+        made.row_factory = sqlite3.Row
+        for query in ("SELECT * FROM run WHERE id = ?", "SELECT * FROM epoch WHERE run_id = ? ORDER BY epoch"):
+            found, expected = (_values(db, query, folder.id) for db in (index, made))
+            if len(found) != len(expected):
+                message = _("It has {found} epochs of run {id}, whose folder has {expected}.")
+                yield message.format(found=len(found), id=folder.id, expected=len(expected))
+                continue
+            names = {
+                name for row, other in zip(found, expected, strict=True) for name in row if row[name] != other[name]
+            }
+            if names:
+                shown = ", ".join(sorted(names)[:_SHOWN_COLUMNS])
+                yield _("Its row of run {id} is not what the folder says: {columns}.").format(
+                    id=folder.id, columns=shown
+                )
+
+
+def _values(database: sqlite3.Connection, query: str, run_id: str) -> list[dict[str, Any]]:
+    rows = database.execute(query, (run_id,)).fetchall()
+    return [{name: _plain(row[name]) for name in row.keys() if name not in _NOT_IN_FOLDERS} for row in rows]  # noqa: SIM118
+
+
+def _plain(value: Any) -> Any:
+    """JSON columns as what they hold, so that the way of writing does not matter."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
