@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m trainer", description=_("Train from the command line, without a server.")
     )
     result.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help=_("a run folder to continue"))
+    result.add_argument("--announce", metavar="JSON", help=argparse.SUPPRESS)  # labels of a new run's folder
     result.add_argument("--preset", choices=sorted(PRESETS), help=_("a preset; fields given here take precedence"))
     result.add_argument("--name", default="", help=_("a name for the run"))
     for name, field in FIELDS.items():
@@ -46,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         if arguments.folder:
-            return _train(_existing(arguments.folder))
+            labels = json.loads(arguments.announce) if arguments.announce else None
+            return _train(_existing(arguments.folder), labels)
         return _train(*_new(arguments))
     except ConfigError as error:
         for problem in error.problems:
@@ -81,8 +84,10 @@ def _train(folder: RunFolder, labels: dict[str, Any] | None = None) -> int:
     status = runtime.execute(folder, max(attempts, default=0) + 1, num_threads=threads, echo=_echo, on_locked=on_locked)
     if status == runtime.ALREADY_RUNNING:
         sys.exit(_("This run is already running in another process."))
+    if status:
+        return 1
     last = [event["type"] for event, _end in iter_valid_events(folder.events_path)][-1]
-    return 1 if status or last == "failed" else 0
+    return 1 if last == "failed" else 0
 
 
 def _echo(line: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from app.cli import client as servers
 from app.cli.terminal import RunBar, follow_runs, progress_bars
 from app.settings import Settings, load_settings
 from trainer.config import FIELDS, ConfigError, FieldProblem, problems_of
+from trainer.events import TERMINAL
 from trainer.i18n import _
 from trainer.interpreter import python_command
 from trainer.run_folder import RunFolder, read_events
@@ -152,25 +154,22 @@ def _train_here(settings: Settings, sweep: Mapping[str, Any]) -> int:
 def _report_end(last: Mapping[str, Any]) -> int:
     if last.get("type") == "failed":
         sys.stderr.write(f"{last['message']} {last['advice']}\n")
+    elif last.get("type") not in TERMINAL:
+        sys.stderr.write(_("The process ended unexpectedly. The file log.txt in the run's folder may say why.") + "\n")
     return 0 if last.get("type") == "finished" else 1
 
 
 def _local_events(folder: RunFolder, labels: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Train ``folder`` in a separate process and yield its events; Ctrl-C asks it to stop and keeps the last epoch.
 
-    The folder is announced when the process has its lock, so that a running server does not start it as well.
+    The process announces the folder when it has its lock, so that a running server does not start it as well.
     """
-    child = subprocess.Popen(
-        python_command("trainer", str(folder.path)), stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    command = python_command("trainer", str(folder.path), "--announce", json.dumps(dict(labels)))
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     offset = seq = 0
-    announced = False
     while True:
         try:
             ended = child.poll() is not None
-            if not announced and (ended or folder.is_alive()):
-                folder.announce(**labels)
-                announced = True
             chunk = read_events(folder.events_path, offset, seq)
             offset, seq = chunk.offset, seq + len(chunk.events)
             yield from chunk.events
