@@ -38,7 +38,7 @@ def check(
     found = list(check_home(settings, runs or [], full=full))
     damaged = [each for each in found if each.problems]
     for each in damaged:
-        typer.echo(f"{each.name}: {' '.join([*each.problems, *each.remedies])}")
+        typer.echo(f"{each.name}: {' '.join([*each.problems, *each.remedies, each.advice]).strip()}")
     text = ngettext(
         "{count} thing checked, {damaged} damaged.", "{count} things checked, {damaged} damaged.", len(found)
     )

@@ -209,7 +209,7 @@ def step_figure(
         x_range=(0, total_steps),
         y_ticks=log_ticks([*training.y, *test.y]),
     )
-    return Figure([training, test], axes)
+    return Figure([training, test], axes if training.y or test.y else replace(axes, y_range=(0.01, 10)))
 
 
 # As JSON for plotly.js -----------------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ def scale_of(intervals: Sequence[Sequence[float]]) -> Scale:
         low, high = max(0.0, high - step), min(100.0, low + step)
     middle = (low + high) / 2
     coarse = round(middle / (5 * step)) * 5 * step
-    tick = coarse if low < coarse < high else round(middle / step) * step
+    margin = (high - low) / 4  # nearer to an end the labels would overlap
+    tick = coarse if low + margin <= coarse <= high - margin else round(middle / step) * step
     return Scale(round(low, 6), round(high, 6), round(tick if low < tick < high else middle, 6))
 
 

@@ -35,7 +35,8 @@ class Checked:
 
     name: str  # of a run its id
     problems: list[str]
-    remedies: list[str] = field(default_factory=list)
+    remedies: list[str] = field(default_factory=list)  # of a run: what --restore would put back
+    advice: str = ""  # what else to do
 
 
 Progress = Callable[[int, int], None]  # is told how many things of how many are checked
@@ -69,7 +70,10 @@ def _check_run(settings: Settings, folder: RunFolder, *, full: bool) -> Checked:
     if full:
         problems += unlike_the_log(folder, problems)
     remedies = remedies_for(folder, known_of(settings.database, folder.id)) if problems else []
-    return Checked(folder.id, problems, [remedy.sentence for remedy in remedies])
+    advice = ""
+    if problems and not remedies:
+        advice = _("A backup may have a copy: runoff check --restore {id} --backup FOLDER").format(id=folder.id)
+    return Checked(folder.id, problems, [remedy.sentence for remedy in remedies], advice)
 
 
 def _check_datasets(home: Path, *, full: bool) -> Iterator[Checked]:
@@ -113,8 +117,8 @@ def _check_index(settings: Settings, ids: Sequence[str], *, full: bool) -> Check
             problems = problems or list(_wrong_rows(settings, index, ids, full=full))
     except sqlite3.DatabaseError as error:
         problems = [_("SQLite says: {what}.").format(what=error)]
-    remedy = _("runoff reindex makes the index again from the run folders.")
-    return Checked(path.name, problems, [remedy] if problems else [])
+    advice = _("runoff reindex makes the index again from the run folders.")
+    return Checked(path.name, problems, advice=advice if problems else "")
 
 
 def _wrong_rows(settings: Settings, index: sqlite3.Connection, ids: Sequence[str], *, full: bool) -> Iterator[str]:

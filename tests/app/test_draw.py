@@ -25,6 +25,7 @@ from app.draw.figures import (
 from app.draw.form import ScheduleCurve, learning_rates, net_chart, schedule_chart
 from app.draw.markers import colour_of, dash_of, legend_marker, mark, marker, marker_of
 from app.draw.printed import figure_drawing
+from app.draw.small import scale_of
 from app.draw.svg import nice_step, ticks
 from trainer import schedule
 from trainer.config import RunConfig
@@ -208,3 +209,10 @@ def test_step_figure_leaves_out_what_a_logarithm_can_not_show() -> None:
     assert figure["data"][0]["x"] == [1]
     assert figure["data"][1]["x"] == [938, 1876]
     assert figure["layout"]["yaxis"]["type"] == "log"
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.413, 0.98), (0.6, 0.99), (0.0, 1.0), (0.881, 0.963), (0.9501, 0.9502)])
+def test_the_tick_of_a_scale_keeps_its_distance_from_both_ends(low: float, high: float) -> None:
+    scale = scale_of([(low, high)])
+    margin = (scale.high - scale.low) / 5
+    assert scale.low + margin <= scale.tick <= scale.high - margin

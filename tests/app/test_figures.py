@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs_version
 from starlette.testclient import TestClient
 
 from app.compare import curves
-from app.draw.figures import Axis
+from app.draw.figures import Axis, RunCurve, plotly_json, step_figure
 from app.routes.pages.compare_query import CompareQuery
 from tests.app.run_folders import finish, new_run, say, started, steps
 from trainer.run_folder import RunFolder
@@ -103,3 +103,8 @@ def test_server_and_trainer_do_not_import_plotly() -> None:
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_loss_chart_without_losses_has_a_readable_axis() -> None:
+    figure = plotly_json(step_figure([], [], RunCurve(0, "a", []), steps_per_epoch=10, total_steps=30))
+    assert figure["layout"]["yaxis"]["range"] == [-2, 1]

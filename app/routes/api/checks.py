@@ -24,7 +24,8 @@ class DamagedThing(BaseModel):
 
     name: str
     problems: list[str]
-    remedies: list[str]
+    remedies: list[str]  # of a run: what a repair would put back
+    advice: str
 
 
 class CheckOut(BaseModel):
