@@ -18,6 +18,7 @@ from app.runs.scheduler import Scheduler
 from app.settings import Settings
 from app.state import Runoff
 from app.store.database import make_engine, migrate
+from trainer.home import home_id
 from trainer.i18n import _
 from trainer.run_folder import write_json
 
@@ -62,6 +63,7 @@ def serving(settings: Settings, *, train: bool) -> Iterator[Runoff]:
     """The parts of a server at work, and their end. With ``train`` false nothing is scheduled. Raises ``AlreadyRunning``."""
     lock = lock_home(settings)
     _remove_leftovers(settings)
+    home_id(settings.home)
     state = make_state(settings)
     address = settings.home / "server.json"
     write_json(address, {"url": f"http://{_reachable_host(settings.host)}:{settings.port}"})

@@ -66,14 +66,20 @@ def _ids(runs: Path) -> list[str]:
 def _check_run(settings: Settings, folder: RunFolder, *, full: bool) -> Checked:
     if not folder.path.is_dir():
         return Checked(folder.id, [_("There is no such run folder.")])
-    problems = damage_of(folder, full=full)
-    if full:
-        problems += unlike_the_log(folder, problems)
+    problems = _problems(folder, full=full)
+    if problems and folder.is_alive():  # it went on while its files were read: what is damaged stays so
+        again = _problems(folder, full=full)
+        problems = [problem for problem in problems if problem in again]
     remedies = remedies_for(folder, known_of(settings.database, folder.id)) if problems else []
     advice = ""
     if problems and not remedies:
         advice = _("A backup may have a copy: runoff check --restore {id} --backup FOLDER").format(id=folder.id)
     return Checked(folder.id, problems, [remedy.sentence for remedy in remedies], advice)
+
+
+def _problems(folder: RunFolder, *, full: bool) -> list[str]:
+    problems = damage_of(folder, full=full)
+    return [*problems, *unlike_the_log(folder, problems)] if full else problems
 
 
 def _check_datasets(home: Path, *, full: bool) -> Iterator[Checked]:
@@ -127,15 +133,22 @@ def _wrong_rows(settings: Settings, index: sqlite3.Connection, ids: Sequence[str
         yield _("It was written by a newer version of Runoff.")
     if revision is None or revision[0] != SCHEMA:  # the server brings an older one up to date when it starts
         return
-    statuses = {row["id"]: row["status"] for row in index.execute("SELECT id, status FROM run")}
-    for run_id in sorted(statuses.keys() - set(ids)):
+    rows = {row["id"] for row in index.execute("SELECT id FROM run")}
+    for run_id in sorted(rows - set(ids)):
         yield _("It has a row for run {id}, which has no folder.").format(id=run_id)
     for (run_id,) in index.execute("SELECT DISTINCT run_id FROM epoch WHERE run_id NOT IN (SELECT id FROM run)"):
         yield _("It has epochs of run {id}, which has no row.").format(id=run_id)
     for run_id in ids if full else ():
         folder = RunFolder(settings.runs / run_id)
-        if run_id in statuses and statuses[run_id] not in (*ACTIVE, "damaged") and not damage_of(folder):
-            yield from _wrong_row(folder, index)
+        if _is_at_rest(index, run_id) and not damage_of(folder):
+            wrong = list(_wrong_row(folder, index))
+            if wrong and _is_at_rest(index, run_id):  # it may have been resumed meanwhile
+                yield from wrong
+
+
+def _is_at_rest(index: sqlite3.Connection, run_id: str) -> bool:
+    row = index.execute("SELECT status FROM run WHERE id = ?", (run_id,)).fetchone()
+    return row is not None and row["status"] not in (*ACTIVE, "damaged")
 
 
 def _wrong_row(folder: RunFolder, index: sqlite3.Connection) -> Iterator[str]:
