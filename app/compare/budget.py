@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from app.compare.shapes import BudgetRow, ComparedRun
 from app.schemas import AccuracyCost, EpochOut
 from app.store import epochs as cost
@@ -42,19 +40,24 @@ def _row(field: str, title: str, values: Sequence[int | float | None], names: Se
 
 
 def _apart(values: Sequence[float | None], names: Sequence[str], words: str) -> str:
-    """How far the values are apart: "equal", "0.3 % apart", "CNN 13 × as long". Of more than two runs none is named."""
+    """How far the values are apart: "equal", "0.3 % apart", "CNN 13 × as long". Of more than two runs none is named.
+
+    Empty where a value is missing or 0.
+    """
     known = [value for value in values if value is not None]
     if len(known) < len(values) or len(values) < 2:
         return ""
     least, most = min(known), max(known)
     if least == most:
         return _("equal")
-    ratio = most / least if least > 0 else np.inf
+    if least <= 0:
+        return ""
+    ratio = most / least
     if ratio < 1.5:
         share = (ratio - 1) * 100
         text = _("up to {share} % apart") if len(values) > 2 else _("{share} % apart")
         return text.format(share=f"{share:.1f}" if share >= 0.05 else "< 0.1")
-    times = "∞" if ratio == np.inf else f"{ratio:,.0f}" if ratio >= 9.95 else f"{ratio:.1f}"
+    times = f"{ratio:,.0f}" if ratio >= 9.95 else f"{ratio:.1f}"
     if len(values) > 2:
         return _("up to {ratio} × apart").format(ratio=times)
     return words.format(name=names[known.index(most)], ratio=times)

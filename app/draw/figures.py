@@ -209,7 +209,13 @@ def step_figure(
         x_range=(0, total_steps),
         y_ticks=log_ticks([*training.y, *test.y]),
     )
-    return Figure([training, test], axes if training.y or test.y else replace(axes, y_range=(0.01, 10)))
+    losses_shown = [*training.y, *test.y] or [0.01, 10.0]
+    if max(losses_shown) == min(losses_shown):  # plotly.js would show two decades, with too many ticks
+        losses_shown = [losses_shown[0] / 2, losses_shown[0] * 2]
+        axes = replace(axes, y_range=(losses_shown[0], losses_shown[1]))
+    elif not training.y and not test.y:
+        axes = replace(axes, y_range=(0.01, 10.0))
+    return Figure([training, test], axes)
 
 
 # As JSON for plotly.js -----------------------------------------------------------------------------------------------

@@ -108,3 +108,9 @@ def test_server_and_trainer_do_not_import_plotly() -> None:
 def test_a_loss_chart_without_losses_has_a_readable_axis() -> None:
     figure = plotly_json(step_figure([], [], RunCurve(0, "a", []), steps_per_epoch=10, total_steps=30))
     assert figure["layout"]["yaxis"]["range"] == [-2, 1]
+
+
+def test_a_single_loss_has_a_narrow_axis() -> None:
+    figure = plotly_json(step_figure([1], [2.0], RunCurve(0, "a", []), steps_per_epoch=10, total_steps=30))
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert high - low < 1

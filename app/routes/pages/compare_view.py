@@ -27,7 +27,7 @@ from app.words import compact, number, whole_seconds
 from trainer.i18n import _, ngettext
 
 _MOST_OPEN_CHIPS = 8  # of more runs the names are folded away
-_MOST_SIDE_BY_SIDE = 4  # columns of runs that leave room for a second card
+_MOST_SIDE_BY_SIDE = 2  # columns of runs that leave room for a second card
 _MOST_ROWS = 12  # of a table that is not scrolled
 _NUM_PERMUTED = 10  # images shown with their pixels permuted
 
