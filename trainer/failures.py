@@ -67,5 +67,11 @@ def describe(error: BaseException) -> Failed:
             _("The disk is full, so the epoch could not be saved."),
             _("Free some space, then resume: the run continues from its last checkpoint."),
         )
+    if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EROFS):
+        return Failed(
+            "DiskError",
+            _("The disk reported an error: {reason}.").format(reason=error.strerror),
+            _("Check the disk, then resume: the run continues from its last checkpoint."),
+        )
     text = str(error).strip().split("\n")[0] or type(error).__name__
     return Failed(type(error).__name__, text[:500], _("See the log."))

@@ -209,17 +209,23 @@ def test_absent_data_set_fails_with_its_advice(make_run: MakeRun, monkeypatch: p
     assert (event["error"], event["advice"]) == ("DatasetError", "Import it, then resume.")
 
 
-def test_full_disk_is_said_and_the_run_goes_on_later(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "name"), [(errno.ENOSPC, "DiskFull"), (errno.EIO, "DiskError")])
+def test_an_error_of_the_disk_is_named_and_the_run_continues_later(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, number: int, name: str
+) -> None:
     folder = make_run(epochs=3)
 
-    def full(path: Path, data: bytes) -> None:
+    def refused(path: Path, data: bytes) -> None:
         if path.name == "epoch-0002.safetensors" and path.parent.name == "predictions":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(number, os.strerror(number), str(path))
         write_bytes(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_bytes", full)
-        assert failed(folder)["error"] == "DiskFull"
+        patch.setattr(checkpoint, "write_bytes", refused)
+        event = failed(folder)
+    assert event["error"] == name
+    assert event["message"].startswith("The disk")
+    assert "[Errno" not in event["message"]
     assert [*epochs(folder)] == [1]
     execute(folder, attempt=2)
     assert [event["first_epoch"] for event in events(folder) if event["type"] == "started"] == [1, 2]
