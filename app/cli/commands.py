@@ -133,15 +133,21 @@ def token() -> None:
 
 @app.command()
 def reindex() -> None:
-    """Rebuild the database from the run folders."""
+    """Rebuild the database from the run folders. A damaged one is set aside first."""
     settings = load_settings()
     client = servers.find_server(settings)
     if client is not None:
         count = client.call("POST", "/reindex")["runs"]
     else:
         from app.server import lock_home, make_state
+        from app.store.database import set_aside_if_damaged
 
         with lock_home(settings):
+            kept = set_aside_if_damaged(settings.database)
+            if kept is not None:
+                typer.echo(
+                    _("The index was damaged, so a new one is made. The old file is now {path}.").format(path=kept)
+                )
             count = make_state(settings).indexer.rebuild()
     typer.echo(ngettext("{count} run indexed.", "{count} runs indexed.", count).format(count=count))
 

@@ -121,6 +121,8 @@ def _check_index(settings: Settings, ids: Sequence[str], *, full: bool) -> Check
             answers = [row[0] for row in index.execute("PRAGMA integrity_check(5)")]
             problems = [] if answers == ["ok"] else [_("SQLite says: {what}.").format(what="; ".join(answers))]
             problems = problems or list(_wrong_rows(settings, index, ids, full=full))
+    except (UnicodeDecodeError, LookupError):  # a name in the schema is damaged
+        problems = [_("Its tables are not those that Runoff makes.")]
     except sqlite3.DatabaseError as error:
         problems = [_("SQLite says: {what}.").format(what=error)]
     advice = _("runoff reindex makes the index again from the run folders.")

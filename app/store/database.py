@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, NullPool, create_engine, event, text
 from sqlmodel import Session
+
+from app.store.tables import Epoch, Run
 
 SCHEMA = "0005"  # the latest revision in app/store/migrations/versions
 _WAL_IS_SAFE_FROM = (3, 51, 3)  # older versions can corrupt a database in WAL mode
@@ -73,3 +76,42 @@ def migrate(engine: Engine) -> None:
     with engine.execution_options(begin="IMMEDIATE").connect() as connection, connection.begin():
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def set_aside_if_damaged(path: Path) -> Path | None:
+    """Rename a database that SQLite can't read as it was written, with its journal, so that a new one can be made.
+
+    Returns the new path, or None if nothing is wrong. No other process may use the database.
+    """
+    if not path.exists() or _is_intact(path):
+        return None
+    kept = path.with_name(f"{path.name}.damaged")
+    for suffix in ("-journal", "-wal", "-shm", ""):
+        file = path.with_name(path.name + suffix)
+        if file.exists():
+            file.replace(kept.with_name(kept.name + suffix))
+    return kept
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether SQLite finds no damage, and the tables of the latest schema have their columns."""
+    try:
+        with closing(sqlite3.connect(path, timeout=30)) as connection:
+            if connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
+                return False
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not tables:  # a new file
+                return True
+            if connection.execute("SELECT version_num FROM alembic_version").fetchone() != (SCHEMA,):
+                return True
+            for model in (Run, Epoch):
+                columns = {row[1] for row in connection.execute(f"PRAGMA table_info({model.__tablename__})")}
+                if columns != set(model.model_fields):
+                    return False
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            raise
+        return False
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
+        return False
+    return True

@@ -103,3 +103,18 @@ def test_a_damaged_id_of_the_home_is_named(folder: RunFolder, home: Path) -> Non
     flip(home / "home.json", 12)
     code, answer = check()
     assert (code, "home.json" in answer) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["test_total", "alembic_version", "ix_run_status", "SQLite format"])
+def test_a_damaged_schema_is_named_and_reindex_makes_a_new_index(folder: RunFolder, home: Path, name: str) -> None:
+    engine = make_engine(home / "runoff.sqlite3")
+    migrate(engine)
+    Indexer(engine, home / "runs").rebuild()
+    whole = (home / "runoff.sqlite3").read_bytes()
+    flip(home / "runoff.sqlite3", whole.index(name.encode()), 7)
+    damaged = (home / "runoff.sqlite3").read_bytes()
+    assert check("--full")[0] == 1
+    result = CliRunner().invoke(app, ["reindex"])
+    assert (result.exit_code, "The index was damaged" in result.output) == (0, True)
+    assert (home / "runoff.sqlite3.damaged").read_bytes() == damaged
+    assert check("--full")[0] == 0
