@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
+from typing import IO
 
 from fastapi import APIRouter, FastAPI
 from starlette.routing import BaseRoute
@@ -42,13 +43,16 @@ PAGES = (
 )
 
 
-def create_app(settings: Settings | None = None, *, train: bool = True) -> FastAPI:
-    """The web application. With ``train`` false nothing is scheduled and no host starts, for tests of pages and API."""
+def create_app(settings: Settings | None = None, *, train: bool = True, lock: IO[bytes] | None = None) -> FastAPI:
+    """The web application. With ``train`` false nothing is scheduled and no host starts, for tests of pages and API.
+
+    ``lock`` is the lock on the home, if the caller has taken it.
+    """
     settings = settings or load_settings()
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        with serving(settings, train=train) as state:
+        with serving(settings, train=train, lock=lock) as state:
             app.state.runoff = state
             yield
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from app.runs.measuring import Measuring
 from app.runs.scheduler import Scheduler
 from app.settings import Settings
 from app.state import Runoff
-from app.store.database import make_engine, migrate
+from app.store.database import open_index
 from trainer.home import home_id
 from trainer.i18n import _
 from trainer.run_folder import write_json
+
+logger = logging.getLogger(__name__)
 
 
 class AlreadyRunning(RuntimeError):
@@ -41,9 +44,10 @@ def lock_home(settings: Settings) -> IO[bytes]:
 
 
 def make_state(settings: Settings) -> Runoff:
-    """The parts of a server on its home, with the database migrated. Nothing runs yet."""
-    engine = make_engine(settings.database)
-    migrate(engine)
+    """The parts of a server on its home, with the database up to date. Nothing runs yet. Raises ``IndexUnusable``."""
+    engine, told = open_index(settings.database)
+    if told:
+        logger.warning(told)
     indexer = Indexer(engine, settings.runs)
     executor = LocalExecutor(settings.home)
     measuring = Measuring(engine, settings.home, executor) if settings.measure else None
@@ -59,9 +63,12 @@ def make_state(settings: Settings) -> Runoff:
 
 
 @contextmanager
-def serving(settings: Settings, *, train: bool) -> Iterator[Runoff]:
-    """The parts of a server at work, and their end. With ``train`` false nothing is scheduled. Raises ``AlreadyRunning``."""
-    lock = lock_home(settings)
+def serving(settings: Settings, *, train: bool, lock: IO[bytes] | None = None) -> Iterator[Runoff]:
+    """The parts of a server at work, and their end. With ``train`` false nothing is scheduled.
+
+    ``lock`` is the lock on the home, if the caller has taken it. Raises ``AlreadyRunning`` and ``IndexUnusable``.
+    """
+    lock = lock or lock_home(settings)
     _remove_leftovers(settings)
     home_id(settings.home)
     state = make_state(settings)

@@ -49,11 +49,12 @@ def check(
 
 def _restore(settings: Settings, runs: list[str], backups: list[Path]) -> None:
     from app.runs.repair import repair
-    from app.store.database import make_engine, migrate
+    from app.store.database import open_index
     from trainer.run_folder import RunFolder
 
-    engine = make_engine(settings.database)
-    migrate(engine)
+    engine, told = open_index(settings.database)
+    if told:
+        typer.echo(told)
     is_damaged = False
     for run_id in runs:
         folder = RunFolder(settings.runs / run_id)

@@ -82,9 +82,16 @@ def serve(
     tempfile.tempdir = str(uploads)  # large uploads are kept next to the data sets, not in a small /tmp
     import uvicorn
 
+    from app.main import create_app
     from app.server import lock_home
+    from app.store.database import open_index
 
-    lock_home(settings).close()
+    lock = lock_home(settings)
+    _engine, told = open_index(settings.database)  # here, where an error is a sentence
+    if told:
+        typer.echo(told)
+    if reload:
+        lock.close()  # the child in which uvicorn serves takes it again
     typer.echo(
         _("Runoff serves {url} from {home}").format(url=f"http://{settings.host}:{settings.port}", home=settings.home)
     )
@@ -93,8 +100,8 @@ def serve(
     if reload:
         os.environ["PYTHONSAFEPATH"] = "1"  # for the child in which uvicorn serves: as -P in python_command
     uvicorn.run(
-        "app.main:create_app",
-        factory=True,
+        "app.main:create_app" if reload else create_app(settings, lock=lock),
+        factory=reload,
         host=settings.host,
         port=settings.port,
         reload=reload,
@@ -133,22 +140,21 @@ def token() -> None:
 
 @app.command()
 def reindex() -> None:
-    """Rebuild the database from the run folders. A damaged one is set aside first."""
+    """Rebuild the database from the run folders. A damaged or a newer one is set aside first."""
     settings = load_settings()
     client = servers.find_server(settings)
     if client is not None:
         count = client.call("POST", "/reindex")["runs"]
     else:
-        from app.server import lock_home, make_state
-        from app.store.database import set_aside_if_damaged
+        from app.runs.indexer import Indexer
+        from app.server import lock_home
+        from app.store.database import open_index
 
         with lock_home(settings):
-            kept = set_aside_if_damaged(settings.database)
-            if kept is not None:
-                typer.echo(
-                    _("The index was damaged, so a new one is made. The old file is now {path}.").format(path=kept)
-                )
-            count = make_state(settings).indexer.rebuild()
+            engine, told = open_index(settings.database, replace_newer=True)
+            if told:
+                typer.echo(told)
+            count = Indexer(engine, settings.runs).rebuild()
     typer.echo(ngettext("{count} run indexed.", "{count} runs indexed.", count).format(count=count))
 
 

@@ -7,10 +7,12 @@ often the server dies. Every status comes from ``app.runs.lifecycle``.
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -18,11 +20,12 @@ from sqlalchemy.exc import OperationalError, StatementError
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from app.runs.ingest import apply, delete_rows, ingest
-from app.store.database import reading, writing
+from app.runs.ingest import Rows, apply_to_rows, delete_rows, epochs_of_run, ingest, rows_of, store
+from app.store.database import open_index, reading, writing
 from app.store.queries import next_version
 from app.store.tables import ACTIVE, Run
 from trainer.event_log import EventLogChanged, read_events
+from trainer.i18n import _
 from trainer.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -30,6 +33,9 @@ _LOOK_AT_ALL_SECONDS = 30.0
 _UNREADY_SECONDS = 600.0  # how long a new folder may lack its run.json: the time that a process needs to start
 _COPYING_SECONDS = 10.0  # how long a copied folder must be without a change before it counts as complete
 _MADE_SECONDS = 5.0  # run.json follows config.json within this time, unless the folder is a copy
+_DISCOVER_SECONDS = 0.5  # how long a tick may read new folders; the rest follows at the next one
+_BATCH = 20  # folders whose rows are stored in one transaction, so that it holds the write lock for a moment only
+_BETWEEN_BATCHES_SECONDS = 0.002
 _COARSE_SECONDS = 1.0  # within it two changes of a folder may have the same time
 
 
@@ -41,9 +47,13 @@ class Indexer:
         self.runs = runs
         self._seen_mtime = 0.0
         self._look_at_all_at = 0.0
+        self._file = self._file_now()
+        self._is_suspect = False
+        self._renewing = threading.Lock()
 
     def tick(self) -> bool:
         """Index what is new; True when anything changed."""
+        self._renew_if_lost()
         has_changed = self.discover()
         with reading(self.engine) as session:
             pending = [run for run in session.exec(self._to_look_at()).all() if self._has_news(run)]
@@ -55,6 +65,35 @@ class Indexer:
                     self.read(session, run.id)
             session.commit()
         return True
+
+    def suspect(self) -> None:
+        """Look at the next tick whether the database is damaged. To be called after an error that says so."""
+        self._is_suspect = True
+
+    def _renew_if_lost(self) -> None:
+        """Make a new database where the old one was damaged, removed or replaced while the server works.
+
+        Its rows are then made from the run folders, as those of new runs are.
+        """
+        path = self.engine.url.database
+        with self._renewing:
+            if not path or (self._file_now() == self._file and not self._is_suspect):
+                return
+            self._is_suspect = False
+            is_another = self._file_now() != self._file
+            engine, told = open_index(Path(path))
+            engine.dispose()
+            if is_another or told:
+                logger.warning(told or _("The index was removed, so a new one is made from the run folders."))
+                self._seen_mtime = 0.0
+            self._file = self._file_now()
+
+    def _file_now(self) -> tuple[int, int] | None:
+        try:
+            stat = Path(self.engine.url.database or "").stat()
+        except OSError:
+            return None
+        return stat.st_dev, stat.st_ino
 
     def _to_look_at(self) -> SelectOfScalar[Run]:
         """The live runs; now and then all, because a command may have continued one that had ended."""
@@ -88,7 +127,7 @@ class Indexer:
             session.expunge(run)
             return ingest(session, folder)
         if chunk.events:
-            apply(session, folder, run, chunk.events)
+            apply_to_rows(session, folder, run, chunk.events)
             run.event_offset, run.event_seq = chunk.offset, chunk.events[-1]["seq"]
             run.version = next_version(session)
             session.add(run)
@@ -111,24 +150,63 @@ class Indexer:
             known = set(session.exec(select(Run.id)).all())
         new = [RunFolder(self.runs / name) for name in sorted(names - known)]
         gone = [name for name in known - names if not (self.runs / name).is_dir()]
-        num_added = self._replace(gone, new) if new or gone else 0
-        if not any(_is_unready(folder) for folder in new) and time.time() - mtime > _COARSE_SECONDS:
+        for run_id in gone:
+            logger.warning("The folder of run %s is gone, so its row is removed.", run_id)
+        self._remove_rows(gone)
+        ready = [folder for folder in new if not _is_unready(folder)]
+        read = list(self._ingest(ready, _DISCOVER_SECONDS))
+        is_complete = len(read) == len(new)
+        if is_complete and time.time() - mtime > _COARSE_SECONDS:
             self._seen_mtime = mtime
-        return bool(num_added or gone)
+        return bool(any(read) or gone)
 
-    def _replace(self, gone: Iterable[str], new: Iterable[RunFolder]) -> int:
-        """Remove the rows of ``gone``, add those of ``new``. Returns how many were added."""
-        num_added = 0
-        with writing(self.engine) as session:
-            for run_id in gone:
-                logger.warning("The folder of run %s is gone, so its row is removed.", run_id)
-                delete_rows(session, run_id)
-            for folder in new:
-                if not _is_unready(folder):
-                    with _isolated(session, folder.id):
-                        num_added += ingest(session, folder) is not None
-            session.commit()
-        return num_added
+    def _remove_rows(self, run_ids: Sequence[str]) -> None:
+        if run_ids:
+            with writing(self.engine) as session:
+                for run_id in run_ids:
+                    delete_rows(session, run_id)
+                session.commit()
+
+    def _ingest(self, folders: Sequence[RunFolder], seconds: float = float("inf")) -> Iterator[bool]:
+        """Read whole folders in short transactions, so that others can write; whether each gave a row.
+
+        Stops after ``seconds``.
+        """
+        deadline = time.monotonic() + seconds
+        for start in range(0, len(folders), _BATCH):
+            if time.monotonic() >= deadline:
+                return
+            batch = folders[start : start + _BATCH]
+            read = self._read_folders(batch)
+            with writing(self.engine) as session:
+                for folder, rows in zip(batch, read, strict=True):
+                    if rows is not None:
+                        with _isolated(session, folder.id):
+                            self._store(session, folder, rows)
+                session.commit()
+            yield from (rows is not None for rows in read)
+            time.sleep(_BETWEEN_BATCHES_SECONDS)
+
+    def _read_folders(self, folders: Sequence[RunFolder]) -> list[Rows | None]:
+        """The rows of folders, read without holding the database's write lock."""
+        with reading(self.engine) as session:
+            ids = [folder.id for folder in folders]
+            before = {run.id: run for run in session.exec(select(Run).where(col(Run.id).in_(ids))).all()}
+            read: list[Rows | None] = []
+            for folder in folders:
+                rows = None
+                with _isolated(session, folder.id):
+                    rows = rows_of(folder, before.get(folder.id), partial(epochs_of_run, session))
+                read.append(rows)
+        return read
+
+    def _store(self, session: Session, folder: RunFolder, rows: Rows) -> None:
+        """Store rows that were read before. A run that was changed or deleted meanwhile is read again."""
+        found = session.exec(select(Run.version).where(Run.id == folder.id)).first()
+        if found != rows.version_before or not folder.path.is_dir():
+            ingest(session, folder)
+        else:
+            store(session, rows)
 
     def _folders(self) -> list[RunFolder]:
         """Every folder that may hold a run. One with a dot in front is being deleted."""
@@ -142,22 +220,19 @@ class Indexer:
 
         What a damaged folder has lost stays as the row knows it. Rows without a folder are removed.
         """
-        with writing(self.engine) as session:
-            version = next_version(session)
-            runs = []
-            for folder in self._folders():
-                with _isolated(session, folder.id):
-                    run = ingest(session, folder)
-                    runs += [run] if run else []
-            for number, run in enumerate(runs):
-                run.version = version + number
-            session.flush()
-            kept = {run.id for run in runs}
-            for run_id in session.exec(select(Run.id)).all():
-                if run_id not in kept:
-                    delete_rows(session, run_id)
-            session.commit()
-        return len(runs)
+        self._is_suspect = True
+        self._renew_if_lost()
+        folders = self._folders()
+        has_rows = list(self._ingest(folders))
+        kept = {folder.id for folder, has_row in zip(folders, has_rows, strict=True) if has_row}
+        with reading(self.engine) as session:
+            known = session.exec(select(Run.id)).all()
+        self._remove_rows([run_id for run_id in known if run_id not in kept and not self._is_new(run_id)])
+        return len(kept)
+
+    def _is_new(self, run_id: str) -> bool:
+        """Whether the row may be of a run that was started while the folders were read."""
+        return not RunFolder(self.runs / run_id).is_empty()
 
 
 def _is_unready(folder: RunFolder) -> bool:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import delete
+from sqlalchemy import delete, insert
 from sqlmodel import Session, col, select
 
 from app.runs import lifecycle
@@ -27,6 +29,7 @@ from trainer.i18n import _
 from trainer.run_folder import RunFolder, read_json
 
 logger = logging.getLogger(__name__)
+Epochs = dict[int, dict[str, Any]]  # number -> the columns of its row
 _RATE_NEEDS_SECONDS = 0.5  # below that a rate of steps is mostly noise
 _STARTED_FIELDS = (
     "num_parameters",
@@ -54,8 +57,8 @@ _LAST_EPOCH_FIELDS = (
 # Events --------------------------------------------------------------------------------------------------------------
 
 
-def apply(session: Session, folder: RunFolder, run: Run, events: Iterable[dict[str, Any]]) -> None:
-    """Update the rows of a run with its next events. Accuracies are counted from the stored predictions."""
+def apply(folder: RunFolder, run: Run, epochs: Epochs, events: Iterable[dict[str, Any]]) -> None:
+    """Update a run and its epochs with the next events. Accuracies are counted from the stored predictions."""
     has_epochs = False
     for event in events:
         run.updated_at = event["time"]
@@ -69,13 +72,24 @@ def apply(session: Session, folder: RunFolder, run: Run, events: Iterable[dict[s
                 run.phase = None
                 _move_to(run, event["step"], event["time"])
             case "epoch":
-                _apply_epoch(session, folder, run, event)
+                epochs[event["epoch"]] = _epoch_of(folder, run, event)
                 has_epochs = True
             case kind if kind in TERMINAL:
                 lifecycle.apply_ended(run, event)
     if has_epochs:
-        session.flush()
-        summarize(session, run)
+        summarize(run, epochs)
+
+
+def apply_to_rows(session: Session, folder: RunFolder, run: Run, events: Iterable[dict[str, Any]]) -> None:
+    """As ``apply``, for a run that is in the index."""
+    known = epochs_of_run(session, run.id)
+    epochs = dict(known)
+    apply(folder, run, epochs, events)
+    for number, values in epochs.items():
+        if values is not known.get(number):
+            session.merge(Epoch(**values))
+    session.add(run)
+    session.flush()
 
 
 def _apply_started(run: Run, event: dict[str, Any]) -> None:
@@ -104,13 +118,13 @@ def _seconds_between(earlier: str, later: str) -> float:
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
 
 
-def _apply_epoch(session: Session, folder: RunFolder, run: Run, event: dict[str, Any]) -> None:
+def _epoch_of(folder: RunFolder, run: Run, event: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {name: event.get(name) for name in _EPOCH_FIELDS}
     values["flops"] = values["flops"] or None  # 0 where the net could not be counted
     values.update(_counted(folder, event))
-    session.merge(Epoch(run_id=run.id, ended_at=event["time"], **values))
     run.fruitless_attempts = 0
     _move_to(run, event["step"], event["time"])
+    return {"run_id": run.id, "ended_at": event["time"], **values}
 
 
 def _counted(folder: RunFolder, event: dict[str, Any]) -> dict[str, Any]:
@@ -131,42 +145,54 @@ def _counted(folder: RunFolder, event: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def summarize(session: Session, run: Run) -> None:
+def summarize(run: Run, by_number: Epochs) -> None:
     """Set the columns of a run that repeat its epochs: last, best and sums."""
-    epochs = session.exec(select(Epoch).where(Epoch.run_id == run.id).order_by(col(Epoch.epoch))).all()
+    epochs = [by_number[number] for number in sorted(by_number)]
     if not epochs:
         return
     last = epochs[-1]
-    best = max(epochs, key=lambda e: (_score(e), -e.epoch))
-    run.epochs_done = last.epoch
+    best = max(epochs, key=lambda values: (_score(values), -values["epoch"]))
+    run.epochs_done = last["epoch"]
     for name in _LAST_EPOCH_FIELDS:
-        setattr(run, name, getattr(last, name))
-    run.best_epoch, run.best_score, run.best_test_accuracy = best.epoch, _score(best), best.test_accuracy
-    run.train_seconds = sum(e.seconds for e in epochs)
-    run.evaluation_seconds = sum(e.evaluation_seconds for e in epochs)
-    images = sum(e.images_per_second * e.seconds for e in epochs)
+        setattr(run, name, last[name])
+    run.best_epoch, run.best_score, run.best_test_accuracy = best["epoch"], _score(best), best["test_accuracy"]
+    run.train_seconds = sum(values["seconds"] for values in epochs)
+    run.evaluation_seconds = sum(values["evaluation_seconds"] for values in epochs)
+    images = sum(values["images_per_second"] * values["seconds"] for values in epochs)
     run.images_per_second = images / run.train_seconds if run.train_seconds else None
-    flops = [e.flops for e in epochs if e.flops is not None]
+    flops = [values["flops"] for values in epochs if values["flops"] is not None]
     run.flops = sum(flops) if len(flops) == len(epochs) else None
-    run.defect = next((_defect(epoch) for epoch in reversed(epochs) if epoch.logged_correct is not None), None)
+    run.defect = next(
+        (_defect(values) for values in reversed(epochs) if values.get("logged_correct") is not None), None
+    )
 
 
-def _score(epoch: Epoch) -> float:
+def _score(values: Mapping[str, Any]) -> float:
     """What the best epoch is chosen by: validation accuracy where there is one, else test accuracy."""
-    return epoch.test_accuracy if epoch.validation_accuracy is None else epoch.validation_accuracy
+    score: float | None = values["validation_accuracy"]
+    return float(values["test_accuracy"]) if score is None else score
 
 
-def _defect(epoch: Epoch) -> dict[str, Any]:
+def _defect(values: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of ``predictions.defect_of``, which makes the sentence in the reader's language."""
     return {
-        "epoch": epoch.epoch,
-        "counted": epoch.test_correct,
-        "num_images": epoch.test_total,
-        "reported": epoch.logged_correct,
+        "epoch": values["epoch"],
+        "counted": values["test_correct"],
+        "num_images": values["test_total"],
+        "reported": values["logged_correct"],
     }
 
 
 # Whole folders -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Rows:
+    """The rows that a run folder gives. ``version_before`` is that of the row that was considered, None without one."""
+
+    run: Run
+    epochs: Epochs
+    version_before: int | None
 
 
 def ingest(session: Session, folder: RunFolder, *, trust_row: bool = True) -> Run | None:
@@ -174,26 +200,47 @@ def ingest(session: Session, folder: RunFolder, *, trust_row: bool = True) -> Ru
 
     With ``trust_row`` what the index knew and a damaged folder has lost stays.
     """
+    before = session.get(Run, folder.id)
+    rows = rows_of(folder, before, partial(epochs_of_run, session), trust_row=trust_row)
+    if rows is None:
+        return None
+    if before is not None:
+        session.expunge(before)
+    store(session, rows)
+    return session.get_one(Run, folder.id)
+
+
+def rows_of(
+    folder: RunFolder,
+    before: Run | None,
+    epochs_before: Callable[[str], Epochs],
+    *,
+    trust_row: bool = True,
+) -> Rows | None:
+    """Read a whole folder without changing the database; ``epochs_before`` is asked if the folder is damaged."""
     if folder.is_empty():
         return None
     log = read_log(folder.events_path)
-    before = session.get(Run, folder.id)
     problems = [*damage_of(folder, log), *(_lost(folder, before, log) if trust_row else [])]
     run = _row_of(folder, before)
-    epochs = _rows_of_epochs(session, run.id) if problems else []
-    if before is not None:
-        session.expunge(before)
-    delete_rows(session, run.id)
-    session.add(run)
-    session.flush()
-    apply(session, folder, run, log.events)
-    if problems:
-        _keep_what_was_known(session, run, before, epochs)
+    epochs: Epochs = {}
+    apply(folder, run, epochs, log.events)
+    if problems and trust_row and before is not None:
+        _keep_what_was_known(run, epochs, before, epochs_before(folder.id))
     if log.last is not None:
         run.event_offset, run.event_seq = log.end, log.last["seq"]
     lifecycle.restore(run, folder, log.last, problems)
-    run.version = next_version(session)
-    return run
+    return Rows(run, epochs, before.version if before is not None else None)
+
+
+def store(session: Session, rows: Rows) -> None:
+    """Replace the rows of a run. Raises ``sqlalchemy.exc.StatementError`` for values that no column takes."""
+    delete_rows(session, rows.run.id)
+    rows.run.version = next_version(session)
+    session.connection().execute(insert(Run), [{name: getattr(rows.run, name) for name in Run.model_fields}])
+    if rows.epochs:
+        values = [{name: epoch.get(name) for name in Epoch.model_fields} for epoch in rows.epochs.values()]
+        session.connection().execute(insert(Epoch), values)
 
 
 def _lost(folder: RunFolder, before: Run | None, log: EventLog) -> list[str]:
@@ -205,21 +252,19 @@ def _lost(folder: RunFolder, before: Run | None, log: EventLog) -> list[str]:
     return [_("events.jsonl has lost lines: it had {n}.").format(n=f"{before.event_seq:,}")] if before.event_seq else []
 
 
-def _rows_of_epochs(session: Session, run_id: str) -> list[dict[str, Any]]:
+def epochs_of_run(session: Session, run_id: str) -> Epochs:
+    """The epochs of a run that the index knows."""
     rows = session.exec(select(Epoch).where(Epoch.run_id == run_id)).all()
-    return [row.model_dump() for row in rows]
+    return {row.epoch: row.model_dump() for row in rows}
 
 
-def _keep_what_was_known(session: Session, run: Run, before: Run | None, epochs: list[dict[str, Any]]) -> None:
-    """Add to the row of a damaged run what was read from its folder before."""
-    session.flush()
-    present = {row.epoch for row in session.exec(select(Epoch).where(Epoch.run_id == run.id)).all()}
-    session.add_all(Epoch(**values) for values in epochs if values["epoch"] not in present)
-    if before is not None:
-        for name in ("started_at", "finished_at", "attempt", "step", "machines", *_STARTED_FIELDS):
-            setattr(run, name, getattr(run, name) or getattr(before, name))
-    session.flush()
-    summarize(session, run)
+def _keep_what_was_known(run: Run, epochs: Epochs, before: Run, epochs_before: Epochs) -> None:
+    """Add to the rows of a damaged run what was read from its folder before."""
+    for number, values in epochs_before.items():
+        epochs.setdefault(number, values)
+    for name in ("started_at", "finished_at", "attempt", "step", "machines", *_STARTED_FIELDS):
+        setattr(run, name, getattr(run, name) or getattr(before, name))
+    summarize(run, epochs)
 
 
 def _row_of(folder: RunFolder, before: Run | None) -> Run:

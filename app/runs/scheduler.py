@@ -16,7 +16,7 @@ from app.runs.indexer import Indexer
 from app.runs.measuring import Measuring
 from app.runs.queue import queued_runs, restart_in, running_runs
 from app.runs.slots import free_device
-from app.store.database import reading, writing
+from app.store.database import is_damage, reading, writing
 from app.store.tables import Run
 from trainer.cores import threads_for
 from trainer.damage import damage_of
@@ -79,8 +79,11 @@ class Scheduler:
         """A failed tick (a full disk, say) is logged and tried again; it never ends the thread."""
         try:
             return work()
-        except Exception:
-            logger.exception("The scheduler will try again.")
+        except Exception as error:
+            if is_damage(error):
+                self.indexer.suspect()
+            else:
+                logger.exception("The scheduler will try again.")
             return True
 
     # its work

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, NullPool, create_engine, event, text
+from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
 from app.store.tables import Epoch, Run
+from trainer.files import now
+from trainer.i18n import _
 
 SCHEMA = "0005"  # the latest revision in app/store/migrations/versions
+BUSY_SECONDS = 30.0  # how long SQLite waits for another program's lock
+_NOT_DAMAGE = {  # SQLite's codes for what is in the way of a database that may be whole
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
 _WAL_IS_SAFE_FROM = (3, 51, 3)  # older versions can corrupt a database in WAL mode
 
 
@@ -21,7 +35,7 @@ def make_engine(path: Path) -> Engine:
     path.parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         f"sqlite:///{path}",
-        connect_args={"timeout": 30, "check_same_thread": False},
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
         poolclass=NullPool,  # opening a connection is cheaper than waiting for one
     )
 
@@ -33,7 +47,7 @@ def make_engine(path: Path) -> Engine:
             "foreign_keys = ON",
             f"journal_mode = {'WAL' if wal else 'DELETE'}",
             f"synchronous = {'FULL' if wal else 'EXTRA'}",
-            "busy_timeout = 30000",
+            f"busy_timeout = {BUSY_SECONDS * 1000:.0f}",
         ):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -78,40 +92,95 @@ def migrate(engine: Engine) -> None:
         command.upgrade(config, "head")
 
 
-def set_aside_if_damaged(path: Path) -> Path | None:
-    """Rename a database that SQLite can't read as it was written, with its journal, so that a new one can be made.
+class IndexUnusable(RuntimeError):
+    """The index can't be used now, for a reason that a new index would not mend; the text says what to do."""
 
-    Returns the new path, or None if nothing is wrong. No other process may use the database.
+
+def open_index(path: Path, *, replace_newer: bool = False) -> tuple[Engine, str]:
+    """The engine of an index of this version, made or brought up to date, and a sentence if the old one was set aside.
+
+    A damaged index is renamed and a new one is made, empty until the run folders are read. A copy is kept of one that is
+    brought up to date. Raises ``IndexUnusable`` for an index of a newer version, unless ``replace_newer`` sets it aside,
+    and where the disk or another program is in the way.
     """
-    if not path.exists() or _is_intact(path):
-        return None
-    kept = path.with_name(f"{path.name}.damaged")
+    try:
+        told = _make_room(path, replace_newer=replace_newer)
+        engine = make_engine(path)
+        migrate(engine)
+    except (sqlite3.OperationalError, OperationalError, OSError) as error:
+        reason = getattr(error, "orig", None) or error
+        message = _("The index {path} can't be used: {reason}. Free some space, or end the program that holds it.")
+        raise IndexUnusable(message.format(path=path, reason=reason)) from None
+    return engine, told
+
+
+def _make_room(path: Path, *, replace_newer: bool) -> str:
+    """Set aside what is no index of this version; copy what will be migrated."""
+    if not path.exists():
+        return ""
+    if not is_intact(path):
+        told = _("The index was damaged, so a new one is made from the run folders. The old file is now {path}.")
+        return told.format(path=_set_aside(path))
+    with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+        revision = _revision(connection)
+        if revision is not None and revision < SCHEMA:
+            copy = path.with_name(f"{path.name}.before-{SCHEMA}")
+            with closing(sqlite3.connect(copy)) as target:
+                connection.backup(target)
+    if revision is None or revision <= SCHEMA:
+        return ""
+    if not replace_newer:
+        message = _(
+            "The index was written by a newer version of Runoff. Update Runoff, or make a new index: runoff reindex"
+        )
+        raise IndexUnusable(message)
+    told = _("The index was written by a newer version of Runoff. A new one is made; the old file is now {path}.")
+    return told.format(path=_set_aside(path))
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a database with its journal, and return its new path. Nothing is replaced."""
+    stamp = now().translate(str.maketrans("", "", "-:."))
+    kept = path.with_name(f"{path.name}.damaged-{stamp}")
     for suffix in ("-journal", "-wal", "-shm", ""):
-        file = path.with_name(path.name + suffix)
-        if file.exists():
-            file.replace(kept.with_name(kept.name + suffix))
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(kept.with_name(kept.name + suffix))
     return kept
 
 
-def _is_intact(path: Path) -> bool:
+def _revision(connection: sqlite3.Connection) -> str | None:
+    """The revision of the schema; None for a new file without tables. Raises ``sqlite3.DatabaseError``."""
+    if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        return None
+    return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+
+
+def is_intact(path: Path) -> bool:
     """Whether SQLite finds no damage, and the tables of the latest schema have their columns."""
+    if not path.is_file():
+        return False
     try:
-        with closing(sqlite3.connect(path, timeout=30)) as connection:
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
             if connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
                 return False
-            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if not tables:  # a new file
-                return True
-            if connection.execute("SELECT version_num FROM alembic_version").fetchone() != (SCHEMA,):
+            if _revision(connection) != SCHEMA:
                 return True
             for model in (Run, Epoch):
                 columns = {row[1] for row in connection.execute(f"PRAGMA table_info({model.__tablename__})")}
                 if columns != set(model.model_fields):
                     return False
     except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_DAMAGE:
             raise
         return False
-    except (sqlite3.DatabaseError, UnicodeDecodeError):
+    except (sqlite3.DatabaseError, UnicodeDecodeError, TypeError):  # TypeError: no row in the table of the version
         return False
     return True
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error of SQLite means that the file is not the index any more: damaged, emptied or replaced."""
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, sqlite3.OperationalError):
+        return "no such table" in str(cause) or "no such column" in str(cause)
+    return isinstance(cause, sqlite3.DatabaseError) and not isinstance(cause, sqlite3.IntegrityError)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from app.errors import Conflict, NotFound, Problem, Refused
+from app.store.database import is_damage
 from app.store.predictions import PredictionsError, PredictionsMissing
 from app.web import templating
 from app.web.frame import Header
@@ -22,13 +23,14 @@ from trainer.config import field_problems
 from trainer.i18n import _
 
 logger = logging.getLogger(__name__)
+_RETRY_SECONDS = "2"
 # All other exceptions reach app.web.security.Guard, which adds its headers to the response.
 HANDLED: tuple[type[Exception], ...] = (
     Problem,
     RequestValidationError,
     HTTPException,
     PredictionsError,
-    OperationalError,
+    DatabaseError,
     OSError,
 )
 
@@ -48,6 +50,9 @@ def handle_problems(app: FastAPI) -> None:
     """Register handlers for the exceptions that routes raise."""
 
     async def handle(request: Request, error: Exception) -> Response:
+        if is_damage(error):
+            app.state.runoff.indexer.suspect()
+            app.state.runoff.scheduler.wake()
         return answer_problem(request.scope, as_problem(error))
 
     for kind in HANDLED:
@@ -69,7 +74,10 @@ def as_problem(error: Exception) -> Problem:
             return NotFound(str(error))
         case PredictionsError():
             return Conflict(str(error))
-        case OperationalError() | OSError():
+        case DatabaseError() if is_damage(error):
+            message = _("The index is damaged or was removed. It is being made again from the run folders.")
+            return Problem(f"{message} {_('Try again in a few seconds.')}", status=503)
+        case DatabaseError() | OSError():
             logger.exception("Storage failed.")
             message = _(
                 "The disk or the database could not be used: {reason}. Free some space or check the server's log."
@@ -83,8 +91,12 @@ def answer_problem(scope: Scope, problem: Problem) -> Response:
     """The problem as JSON for programs and as a page for browsers."""
     if _wants_json(scope):
         body = json.dumps(problem.body())  # ASCII: the sentence may repeat input that UTF-8 can't encode
-        return Response(body, problem.status, media_type="application/problem+json")
-    return render_error(Request(scope), problem.status, problem.title, problem.detail)
+        answer = Response(body, problem.status, media_type="application/problem+json")
+    else:
+        answer = render_error(Request(scope), problem.status, problem.title, problem.detail)
+    if problem.status == 503:
+        answer.headers["retry-after"] = _RETRY_SECONDS
+    return answer
 
 
 def _wants_json(scope: Scope) -> bool:

@@ -157,8 +157,8 @@ def test_rows_and_offset_change_together(index: Indexer, monkeypatch: pytest.Mon
     say(folder, [started(), epoch(1), epoch(2)])
     real = module.summarize
 
-    def fail_once(session: Any, run: Run) -> None:
-        real(session, run)
+    def fail_once(run: Run, epochs: Any) -> None:
+        real(run, epochs)
         if run.epochs_done == 2:
             raise MemoryError
 
