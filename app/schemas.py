@@ -78,6 +78,7 @@ class RunOut(BaseModel):
     flops: float | None  # nominal, of training
     attempt: int
     cancel_requested: bool
+    hanging_since: str | None  # the last sign of life of a running run that seems to hang
     error: RunError | None
     defect: str  # a message if the stored predictions contradict the log of the run, else ""
     warnings: list[str]

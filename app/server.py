@@ -58,7 +58,7 @@ def make_state(settings: Settings) -> Runoff:
         indexer=indexer,
         imports=Imports(settings.home),
         checks=Checks(settings, engine),
-        scheduler=Scheduler(engine, settings.runs, indexer, executor, settings.slots, measuring),
+        scheduler=Scheduler(engine, settings.runs, indexer, executor, settings.slots, measuring, settings.hang_seconds),
     )
 
 

@@ -37,6 +37,11 @@ class Settings(BaseSettings):
     slots: int | None = Field(
         None, ge=1, le=1024, description="How many runs may train at once; default: one per GPU, or one per CPU core."
     )
+    hang_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="End a run that has given no sign of life for so many seconds; it starts again from its last epoch.",
+    )
     measure: bool = Field(
         True, description="Measure, half a minute after the last run, which precision suits the nets that were trained."
     )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 import zlib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,12 @@ from trainer.i18n import _
 
 def now() -> str:
     """The time in UTC, ISO 8601 with milliseconds and Z."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return to_iso(time.time())
+
+
+def to_iso(seconds: float) -> str:
+    """A time in seconds since 1970 as ISO 8601 in UTC with milliseconds and Z."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def sync_folder(path: Path) -> None:

@@ -156,6 +156,10 @@ class RunFolder:
         return self.path / "lock"
 
     @property
+    def heartbeat_path(self) -> Path:
+        return self.path / "heartbeat"
+
+    @property
     def stop_path(self) -> Path:
         return self.path / "stop"
 

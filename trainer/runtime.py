@@ -25,6 +25,7 @@ from trainer.datasets.errors import DatasetDamaged
 from trainer.environment import Environment, apply, kind_of_machine, resolve, resolve_device
 from trainer.events import Cancelled, Epoch, Event, Failed, Finished, Progress, Started, Step
 from trainer.failures import DatasetChanged, DatasetMissing, describe
+from trainer.heartbeat import Heartbeat
 from trainer.home import home
 from trainer.i18n import _, ngettext
 from trainer.image_rules import check_data
@@ -130,6 +131,7 @@ class Attempt:
         self.epochs_done = 0
         self.best_epoch, self.best_accuracy = 0, -1.0
         self.steps_per_epoch, self.num_train = 1, 1
+        self.heartbeat = Heartbeat(folder.heartbeat_path)
 
     def perform(self) -> None:
         """Train, then write the event that says how it ended. Raises ``OSError`` if the event can't be written."""
@@ -165,7 +167,7 @@ class Attempt:
 
     def _work(self, writer: EventWriter, history: History) -> Finished:
         config = self.folder.read_config()
-        self._stop_if_asked()
+        self._between_batches()
         self._prepare_data(config, writer)
         environment = self._environment(config)
         data = loader.load(home(), config, torch.device(environment.device))
@@ -177,10 +179,12 @@ class Attempt:
                         self._finish(event)
                         return event
                     self._handle(event, writer, config, data)
-                self._stop_if_asked()
+                self._between_batches()
         raise AssertionError("the engine ends with Finished")
 
-    def _stop_if_asked(self) -> None:
+    def _between_batches(self) -> None:
+        """Give a sign of life. Raises ``StopRequested`` if a person asked for it."""
+        self.heartbeat.beat()
         if self.folder.stop_requested():
             raise StopRequested
 
@@ -195,14 +199,14 @@ class Attempt:
             for progress in _thinned(worker.prepare(home(), config.dataset)):
                 if progress is not None:
                     writer.write(progress)
-                self._stop_if_asked()
+                self._between_batches()
             dataset = catalogue.get_dataset(home(), config.dataset)
         if dataset.image_shape is None or dataset.num_train is None:
             raise DatasetMissing(
                 _("{dataset} is not on this machine.").format(dataset=dataset.title),
                 _("Import or download it, then resume."),
             )
-        integrity.verify(home(), config.dataset, self._stop_if_asked)
+        integrity.verify(home(), config.dataset, self._between_batches)
         channels, height, width = dataset.image_shape
         check_data(config, image_size=(height, width), num_channels=channels, num_train=dataset.num_train)
 

@@ -25,7 +25,17 @@ from trainer.home import id_paths
 from trainer.i18n import _
 from trainer.run_folder import RunFolder
 
-_NOT_IN_FOLDERS = {"version", "device", "rate_step", "rate_at", "seconds_left", "phase", "updated_at", "queued_at"}
+_NOT_IN_FOLDERS = {
+    "hanging_since",
+    "version",
+    "device",
+    "rate_step",
+    "rate_at",
+    "seconds_left",
+    "phase",
+    "updated_at",
+    "queued_at",
+}
 _SHOWN_COLUMNS = 5
 
 

@@ -129,6 +129,24 @@ def cancel(state: Runoff, run_id: str) -> Run:
     return run
 
 
+def stop_now(state: Runoff, run_id: str) -> Run:
+    """End a running run by force. It keeps its last completed epoch and is cancelled.
+
+    Raises ``Conflict`` for a run that is not running, and ``Problem`` if its process does not end.
+    """
+    folder = state.run_folder(run_id)
+    with writing(state.engine) as session:
+        run = get_run(session, run_id)
+        lifecycle.ask_to_stop(session, folder, run)
+        session.commit()
+    has_ended = state.executor.force_stop(folder, run.attempt)
+    state.scheduler.wake()
+    if not has_ended:
+        message = _("The process of the run can't be ended from here. End it on its machine: it holds {path}.")
+        raise Problem(message.format(path=folder.lock_path), status=503)
+    return run
+
+
 def cancel_sweep(state: Runoff, sweep_id: str) -> int:
     """Cancel every run of a sweep that is queued or running. Returns how many. Raises ``NotFound``."""
     with reading(state.engine) as session:

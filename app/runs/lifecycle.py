@@ -24,6 +24,7 @@ from trainer.run_folder import RunFolder, now
 MAX_FRUITLESS_ATTEMPTS = 3
 _AT_REST: dict[str, Any] = {
     "cancel_requested": False,
+    "hanging_since": None,
     "seconds_left": None,
     "phase": None,
 }  # of a run without a process
@@ -63,12 +64,25 @@ def cancel(session: Session, folder: RunFolder, run: Run) -> None:
         _transition(session, run, "queued", to="cancelled", finished_at=ended_at, cancel_requested=False)
         _record(folder, run, status="cancelled", ended_at=ended_at)
     elif run.status == "running":
-        folder.request_stop()
-        run.cancel_requested, run.version = True, next_version(session)
-        session.add(run)
+        ask_to_stop(session, folder, run)
     else:
         message = _("The run is already {status}; only queued and running runs can be cancelled.")
         raise Conflict(message.format(status=run.status))
+
+
+def ask_to_stop(session: Session, folder: RunFolder, run: Run) -> None:
+    """Note that a running run is to be ended by force, so that it counts as cancelled. Raises ``Conflict``."""
+    if run.status != "running":
+        raise Conflict(_("The run is {status}; only a running run can be stopped.").format(status=run.status))
+    folder.request_stop()
+    run.cancel_requested, run.version = True, next_version(session)
+    session.add(run)
+
+
+def note_silence(session: Session, run: Run, since: str | None) -> None:
+    """Note since when a running run has given no sign of life; None if it does."""
+    run.hanging_since, run.version = since, next_version(session)
+    session.add(run)
 
 
 def resume(session: Session, folder: RunFolder, run: Run) -> None:
@@ -105,6 +119,7 @@ def _requeue(session: Session, folder: RunFolder, run: Run, *sources: str, fruit
 def begin_attempt(session: Session, folder: RunFolder, run: Run, device: str) -> None:
     """A queued run starts its next attempt, on ``device``."""
     folder.clear_stop()
+    folder.heartbeat_path.unlink(missing_ok=True)  # of the attempt before
     _transition(session, run, "queued", to="running", attempt=run.attempt + 1, device=device, cancel_requested=False)
 
 

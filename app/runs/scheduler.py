@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from app.store.tables import Run
 from trainer.cores import threads_for
 from trainer.damage import damage_of
 from trainer.events import TERMINAL
+from trainer.files import to_iso
+from trainer.heartbeat import silent_since
 from trainer.run_folder import RunFolder, iter_valid_events
 
 logger = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ class Scheduler:
         executor: Executor,
         slots: int | None = None,
         measuring: Measuring | None = None,
+        hang_seconds: float | None = None,
     ) -> None:
         self.engine = engine
         self.folder = folder
@@ -45,6 +49,7 @@ class Scheduler:
         self.executor = executor
         self._slots = slots
         self._measuring = measuring
+        self._hang_seconds = hang_seconds
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -96,6 +101,8 @@ class Scheduler:
             with self._isolated(run.id):
                 if not self._folder(run).is_alive():
                     self._handle_vanished(run.id)
+                else:
+                    self._watch(run)
         self._start_queued(queued)
         if self._measuring:
             self._measuring.tick(busy=bool(running or queued))
@@ -125,6 +132,21 @@ class Scheduler:
                 else:
                     lifecycle.end_vanished_attempt(session, folder, run)
             session.commit()
+
+    def _watch(self, run: Run) -> None:
+        """Note since when a run has given no sign of life; end it where ``RUNOFF_HANG_SECONDS`` says so."""
+        folder = self._folder(run)
+        silent = silent_since(folder.heartbeat_path)
+        since = None if silent is None else to_iso(silent)
+        if since != run.hanging_since:
+            with writing(self.engine) as session:
+                found = session.get(Run, run.id)
+                if found is not None and found.status == "running":
+                    lifecycle.note_silence(session, found, since)
+                session.commit()
+        if silent is not None and self._hang_seconds and time.time() - silent > self._hang_seconds:
+            logger.warning("Run %s has given no sign of life since %s, so it is ended.", run.id, since)
+            self.executor.force_stop(folder, run.attempt)
 
     def _start_queued(self, queued: list[Run]) -> None:
         accelerators = self._accelerators(wanted=bool(queued))

@@ -36,7 +36,7 @@ def test_rows_of_the_first_schema_are_kept(tmp_path: Path) -> None:
         session.add(Epoch(**{**required, "run_id": "a", "epoch": 1, "ended_at": ""}))
         session.flush()
         for table, added in (
-            ("run", ("flops", "defect", "imported", "machines")),
+            ("run", ("flops", "defect", "imported", "machines", "hanging_since")),
             ("epoch", ("flops", "logged_correct")),
         ):
             for column in added:
@@ -62,7 +62,10 @@ def test_the_index_of_the_list_is_made_anew(tmp_path: Path) -> None:
         for statement in (
             "DROP INDEX ix_run_list",
             f"CREATE INDEX ix_run_list ON run ({columns})",
-            *(f"ALTER TABLE run DROP COLUMN {column}" for column in ("defect", "imported", "machines")),
+            *(
+                f"ALTER TABLE run DROP COLUMN {column}"
+                for column in ("defect", "imported", "machines", "hanging_since")
+            ),
             "ALTER TABLE epoch DROP COLUMN logged_correct",
             "UPDATE alembic_version SET version_num = '0003'",
         ):

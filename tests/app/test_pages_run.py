@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import re
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from app.store.images import Images
 from app.store.tables import Run
 from tests.app.page_answers import FakeExecutor, give_answers, joined
 from trainer import measurements
-from trainer.run_folder import write_json
+from trainer.run_folder import RunFolder, write_json
 
 Client = Any
 LABELS = [0, 0, 1, 1, 2, 2]
@@ -294,3 +296,27 @@ def test_the_table_of_epochs(site: Client, site_app: FastAPI, add_run: Any) -> N
     assert "Images/s Achieved 60 66.67 0.6000 0.01 5.00 1.00 – 12,000 400 MFLOP/s 59 66.67" in words
     assert " 11 66.67" in words
     assert " 10 66.67" not in words
+
+
+def test_a_silent_run_offers_to_be_stopped(site: Any, add_run: Any, site_app: FastAPI) -> None:
+    since = datetime.fromtimestamp(time.time() - 300, UTC).isoformat().replace("+00:00", "Z")
+    run = add_run("still", "running", None, hanging_since=since)
+    page = joined(site.get(f"/runs/{run.id}").text)
+    assert "No sign of life for 5 min" in page
+    assert f'action="/runs/{run.id}/stop"' in page
+    ended: set[int] = set()
+
+    def force_stop(_folder: RunFolder, attempt: int) -> bool:
+        ended.add(attempt)
+        return True
+
+    site_app.state.runoff.executor.force_stop = force_stop
+    assert site.post(f"/runs/{run.id}/stop").status_code == 303
+    assert ended == {run.attempt}
+    assert site.get(f"/api/v1/runs/{run.id}").json()["cancel_requested"] is True
+
+
+def test_only_a_running_run_can_be_stopped(site: Any, add_run: Any) -> None:
+    run = add_run("done")
+    assert site.post(f"/runs/{run.id}/stop").status_code == 409
+    assert site.get(f"/api/v1/runs/{run.id}").json()["status"] == "finished"

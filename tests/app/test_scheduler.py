@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import multiprocessing
+import os
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -74,6 +76,10 @@ class FakeExecutor:
     def devices(self) -> list[dict[str, Any]]:
         return self.found
 
+    def force_stop(self, folder: RunFolder, attempt: int) -> bool:
+        self.alive.discard(folder.id)
+        return True
+
     def start(self, folder: RunFolder, attempt: int, num_threads: int, device: str | None = None) -> None:
         if self.error:
             raise self.error
@@ -109,8 +115,9 @@ Make = Callable[..., Scheduler]
 def make(engine: Engine, executor: FakeExecutor, tmp_path: Path) -> Make:
     """A scheduler on the same database; a second one is the server after a restart."""
 
-    def make(slots: int | None = None) -> Scheduler:
-        return Scheduler(engine, tmp_path / "runs", Indexer(engine, tmp_path / "runs"), executor, slots)
+    def make(slots: int | None = None, hang_seconds: float | None = None) -> Scheduler:
+        indexer = Indexer(engine, tmp_path / "runs")
+        return Scheduler(engine, tmp_path / "runs", indexer, executor, slots, hang_seconds=hang_seconds)
 
     return make
 
@@ -402,3 +409,39 @@ def test_a_real_lock_tells_life(tmp_path: Path) -> None:
     assert folder.is_alive()
     process.end()
     assert not folder.is_alive()
+
+
+# Hanging -------------------------------------------------------------------------------------------------------------
+
+
+def make_silent(folder: RunFolder, seconds: float) -> None:
+    folder.heartbeat_path.write_text("0.1")
+    os.utime(folder.heartbeat_path, (time.time() - seconds,) * 2)
+
+
+def test_a_silent_run_is_shown_until_it_beats_again(make: Make, tmp_path: Path) -> None:
+    scheduler, folder = make(), new_run(tmp_path / "runs")
+    scheduler.tick()
+    make_silent(folder, 90)
+    scheduler.tick()
+    since = row(scheduler, folder.id).hanging_since
+    assert since is not None
+    assert 80 < time.time() - datetime.fromisoformat(since).timestamp() < 100
+    assert row(scheduler, folder.id).status == "running"
+    make_silent(folder, 1)
+    scheduler.tick()
+    assert row(scheduler, folder.id).hanging_since is None
+
+
+@pytest.mark.parametrize(("hang_seconds", "is_ended"), [(None, False), (300, False), (80, True)])
+def test_a_silent_run_is_ended_only_where_a_setting_says_so(
+    make: Make, tmp_path: Path, hang_seconds: float | None, is_ended: bool
+) -> None:
+    scheduler, folder = make(hang_seconds=hang_seconds), new_run(tmp_path / "runs")
+    scheduler.tick()
+    say(folder, [started(), epoch(1)])
+    make_silent(folder, 90)
+    for _tick in range(4):
+        scheduler.tick()
+    found = row(scheduler, folder.id)
+    assert (found.status, found.attempt) == ("running", 2 if is_ended else 1)

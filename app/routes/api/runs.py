@@ -100,6 +100,12 @@ def cancel_run(state: State, run_id: str) -> RunOut:
     return run_out(commands.cancel(state, run_id))
 
 
+@router.post("/{run_id}/stop", status_code=202)
+def stop_run(state: State, run_id: str) -> RunOut:
+    """End a running run by force, for one that hangs; it keeps its last completed epoch and becomes cancelled."""
+    return run_out(commands.stop_now(state, run_id))
+
+
 @router.post("/{run_id}/resume", status_code=202)
 def resume_run(state: State, run_id: str) -> RunOut:
     """Queue a failed or cancelled run again, from its last checkpoint."""

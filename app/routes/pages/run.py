@@ -91,7 +91,7 @@ def _named(problems: list[FieldProblem]) -> list[FieldProblem]:
 
 @router.post("/runs/{run_id}/{action}")
 def act(
-    state: State, run_id: str, action: Literal["archive", "restore", "cancel", "resume", "repair", "delete"]
+    state: State, run_id: str, action: Literal["archive", "restore", "cancel", "stop", "resume", "repair", "delete"]
 ) -> Response:
     """Do the action of a button, and redirect to the run, or to the list of runs if it was deleted."""
     if action == "delete":
@@ -101,6 +101,8 @@ def act(
         commands.change(state, run_id, RunChange(archived=action == "archive"))
     elif action == "cancel":
         commands.cancel(state, run_id)
+    elif action == "stop":
+        commands.stop_now(state, run_id)
     elif action == "repair":
         state.checks.restore(run_id)
     else:

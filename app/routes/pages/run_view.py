@@ -15,7 +15,7 @@ from app.schemas import AccuracyCost, EpochOut, FileOut, RunOut
 from app.store.images import Images
 from app.store.predictions import Sort
 from app.store.tables import ACTIVE, Run
-from app.words import number, percent, whole_seconds
+from app.words import number, percent, seconds, seconds_since, whole_seconds
 from trainer.i18n import _, ngettext
 
 TILES = Steps(first=45)
@@ -211,6 +211,13 @@ class RunPage(NamesClasses):
     @property
     def can_resume(self) -> bool:
         return self.run.status in ("failed", "cancelled")
+
+    @property
+    def hanging_words(self) -> str:
+        """How long a running run has given no sign of life; empty for one that does."""
+        if self.run.hanging_since is None or self.run.status != "running":
+            return ""
+        return _("No sign of life for {time}.").format(time=seconds(seconds_since(self.run.hanging_since)))
 
     @property
     def machines_words(self) -> str:

@@ -42,6 +42,9 @@ class Executor(Protocol):
         Raises ``ExecutorUnavailable``; of these ``RunNotStarted`` where the process ended at once.
         """
 
+    def force_stop(self, folder: RunFolder, attempt: int) -> bool:
+        """End the process of a run by force; whether it has ended. Returns within seconds."""
+
     def describe(self, config: dict[str, Any], image_shape: list[int], num_classes: int) -> dict[str, Any]:
         """Layers, parameters and multiply-adds of a config, as ``trainer.host.describe`` gives them."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -22,9 +23,12 @@ from app.runs.executors import ExecutorUnavailable, Interrupted, Refused, RunNot
 from trainer import wire
 from trainer.i18n import _
 from trainer.interpreter import python_command
+from trainer.lock_holder import end_holder
 from trainer.run_folder import RunFolder
 
+logger = logging.getLogger(__name__)
 GREETING_SECONDS = 1.0
+UNANSWERED_SECONDS = 5.0  # a host that does not greet within it hangs
 START_SECONDS = 10.0
 QUESTION_SECONDS = 5.0
 MEASURE_SECONDS = 130.0
@@ -138,6 +142,15 @@ class LocalExecutor:
             reason=reason[:200].rstrip("."), path=path
         )
 
+    def _replace_host(self) -> None:
+        """Kill a host that does not even greet, such as a stopped process. Its runs go on without it."""
+        with self._lock:
+            logger.warning("The trainer host does not answer, so it is replaced.")
+            end_holder(wire.lock_path(self._home, self._version))
+            if self._kept is not None:
+                self._kept.close()
+                self._kept = None
+
     def _start_host(self) -> None:
         path = wire.log_path(self._home)
         environment = {name: value for name, value in os.environ.items() if name != "RUNOFF_TOKEN"}
@@ -169,6 +182,10 @@ class LocalExecutor:
         path = folder.path.resolve()
         request = wire.Start(folder=path, attempt=attempt, num_threads=num_threads, device=device)
         self._call(request, START_SECONDS)
+
+    def force_stop(self, folder: RunFolder, attempt: int) -> bool:
+        """Kill the process that holds the run's lock; whether the lock is free. ``attempt`` is the one that runs."""
+        return end_holder(folder.lock_path)
 
     def describe(self, config: dict[str, Any], image_shape: list[int], num_classes: int) -> dict[str, Any]:
         """Layers, parameters and multiply-adds of a config, as ``trainer.host.describe`` gives them.
@@ -252,7 +269,13 @@ class LocalExecutor:
     @contextmanager
     def _connection(self, deadline: float) -> Iterator[socket.socket]:
         """A connection of a call's own, which ``close`` breaks."""
-        connection = _open(self._home, self._path, self._version, deadline)
+        try:
+            connection = _open(
+                self._home, self._path, self._version, min(deadline, time.monotonic() + UNANSWERED_SECONDS)
+            )
+        except TimeoutError:
+            self._replace_host()
+            raise
         try:
             with self._lock:
                 self._calls.add(connection)
