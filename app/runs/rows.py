@@ -26,7 +26,7 @@ FAILURES = {
     "DiskFull": N_("Disk full."),
     "DeviceMissing": N_("Device missing."),
     "PrecisionUnsupported": N_("Precision not supported."),
-    "ProcessVanished": N_("Process ended."),
+    "ProcessVanished": N_("Process ended unexpectedly."),
     "RunDamaged": N_("Damaged."),
     "ImportedUnfinished": N_("Not finished."),
 }
