@@ -17,7 +17,7 @@ from trainer.run_folder import RunFolder
 
 
 class TrainerHost(Protocol):
-    """Answers what needs torch; see ``app.runs.executors.Executor``."""
+    """Handles requests that need torch; see ``app.runs.executors.Executor``."""
 
     def ensure_host(self) -> None: ...
     def ready(self) -> bool: ...

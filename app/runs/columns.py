@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.errors import Refused
-from app.runs.rows import RunRow
+from app.runs.rows import Row, RunRow, members_of
 from app.store.fields import Field, fields, unknown_field
-from app.words import compact, number, percent, value_words
+from app.words import compact, number, percent, seconds, value_words
 from trainer.config import FieldProblem
 from trainer.i18n import N_, _, ngettext
 
@@ -41,7 +41,7 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: a field of a run. templates/macros/runs.html shows some in a way of their own."""
+    """A column of the table: a field of a run. Some have their own macro in templates/macros/runs.html."""
 
     field: Field
 
@@ -73,7 +73,16 @@ class Column:
         """Whether the first click sorts the largest values to the top."""
         return self.field.part == "result" and not self.name.endswith("_loss")
 
-    def text(self, rows: Sequence[RunRow]) -> str:
+    def text(self, row: Row) -> str:
+        """The value of a run, or of the repeats of a group together; empty if there is none."""
+        if self.name == "train_seconds":
+            return seconds(row.train_seconds or None)
+        if self.name == "images_per_second":
+            rate = row.images_per_second or None
+            return number(round(rate, -1) if rate is not None and rate >= 100 else rate)
+        return self._text_of(members_of(row))
+
+    def _text_of(self, rows: Sequence[RunRow]) -> str:
         """The value of one run. Of repeats: their common value, the mean of results, or how many values there are."""
         if self.field.in_config or self.name == "notes":
             rows = rows[:1]  # the same for all repeats, or long

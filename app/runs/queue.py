@@ -1,4 +1,4 @@
-"""The queue: in which order runs start."""
+"""The queue: the order in which runs start, and how long a run waits after its process ended unexpectedly."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from sqlmodel import Session, col, select
 from app.store.tables import Run
 from trainer.i18n import _
 
-RESTART_SECONDS = (0.0, 10.0)  # before a run starts again whose process vanished once, twice without a new epoch
+RESTART_SECONDS = (0.0, 10.0)  # after the first and the second unexpected end of a process without a new epoch
 _ORDER = (col(Run.queued_at), col(Run.created_at), col(Run.seed), col(Run.id))
 
 
 def queued_runs(session: Session) -> list[Run]:
-    """The queued runs, the one that starts next first."""
+    """The queued runs in the order in which they start."""
     return list(session.exec(select(Run).where(Run.status == "queued").order_by(*_ORDER)).all())
 
 
 def queued_ids(session: Session) -> list[str]:
-    """The ids of the queued runs, the one that starts next first."""
+    """The ids of the queued runs in the order in which they start."""
     return list(session.exec(select(Run.id).where(Run.status == "queued").order_by(*_ORDER)).all())
 
 
@@ -29,7 +29,7 @@ def running_runs(session: Session) -> list[Run]:
 
 
 def place_in_queue(session: Session, run: Run) -> int:
-    """1 for the run that starts next, 2 for the one after it; 0 for a run that is not queued."""
+    """The position of a run in the queue: 1 for the run that starts next, 0 for a run that is not queued."""
     if run.status != "queued":
         return 0
     ids = queued_ids(session)
@@ -37,9 +37,10 @@ def place_in_queue(session: Session, run: Run) -> int:
 
 
 def restart_in(run: Run) -> float:
-    """Seconds until a queued run may start again after its process vanished; 0 for any other run.
+    """Seconds until a queued run may start again after its process ended unexpectedly; 0 for any other run.
 
-    What ended its process may last for a while. A clock that was set back does not prolong the wait.
+    The wait is there because the cause, such as a lack of memory, may last for a while. It is over at once if the clock
+    was set back.
     """
     if run.status != "queued" or not run.fruitless_attempts or not run.queued_at:
         return 0.0
@@ -49,8 +50,8 @@ def restart_in(run: Run) -> float:
 
 
 def restart_words(run: Run) -> str:
-    """Why a queued run waits although it may be its turn; empty for any other run."""
+    """Why a queued run waits even if it is first in the queue; empty for any other run."""
     seconds = restart_in(run)
     if not seconds:
         return ""
-    return _("its process ended, starts again in {seconds} s").format(seconds=round(seconds) or 1)
+    return _("its process ended unexpectedly; starts again in {seconds} s").format(seconds=round(seconds) or 1)

@@ -6,30 +6,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from app.runs.failures import Failure, failure_of
 from app.runs.sweeps import without_seed
 from app.schemas import RunProgress
 from app.statistics import t_interval
 from app.store.queries import stored_defect
 from app.store.tables import ENDED, Run
 from app.words import statuses_in_words
-from trainer.i18n import N_, _, ngettext
+from trainer.i18n import _, ngettext
 
 Interval = tuple[float, float]  # of an accuracy: a fraction from 0 to 1
+_LONG_NAME = 28  # characters; the table may cut longer names
 
-FAILURES = {
-    "DatasetMissing": N_("Data set missing."),
-    "DatasetError": N_("Data set missing."),
-    "DatasetChanged": N_("Data set changed."),
-    "DatasetDamaged": N_("Data set damaged."),
-    "NonFiniteLoss": N_("Loss became NaN."),
-    "OutOfMemory": N_("Out of memory."),
-    "DiskFull": N_("Disk full."),
-    "DeviceMissing": N_("Device missing."),
-    "PrecisionUnsupported": N_("Precision not supported."),
-    "ProcessVanished": N_("Process ended."),
-    "RunDamaged": N_("Damaged."),
-    "ImportedUnfinished": N_("Not finished."),
-}
+
+@dataclass(frozen=True)
+class ProgressBar:
+    """The progress bar of a row. ``value`` is None if the progress is unknown."""
+
+    words: str
+    value: float | None
+    max: float = 1
+    left: float | None = None  # seconds until the end, now
+    can_cancel: bool = True
+
+
+@dataclass(frozen=True)
+class BestAccuracy:
+    """The best test accuracy of a row, a fraction, and where it was reached."""
+
+    accuracy: float
+    words: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +69,94 @@ class RunRow:
         return self.run.status in ENDED
 
     @property
+    def css(self) -> str:
+        """The CSS classes of the row."""
+        return ("done" if self.has_ended else "") + (" child" if self.is_child else "")
+
+    @property
+    def link_css(self) -> str:
+        return "strong nowrap" if self.is_child else "strong"
+
+    @property
+    def link_words(self) -> str:
+        """The name, or for a repeat below its group the seed, because the name is in the row of the group."""
+        return _("seed {seed}").format(seed=self.run.seed) if self.is_child else self.name
+
+    @property
+    def link_title(self) -> str | None:
+        """The name if it may be cut, else None."""
+        return self.name if not self.is_child and len(self.name) > _LONG_NAME else None
+
+    @property
+    def tags(self) -> list[str]:
+        return self.run.tags
+
+    @property
+    def sweep(self) -> str | None:
+        return self.run.sweep
+
+    @property
+    def has_marks(self) -> bool:
+        """Whether there is a second line with tags and the like below the name."""
+        return not self.is_child and bool(self.tags or self.sweep or self.run.imported)
+
+    @property
+    def dataset_words(self) -> str:
+        return _dataset_words(self.run)
+
+    @property
+    def bar(self) -> ProgressBar | None:
+        """The progress bar; None if the run is not running."""
+        progress = self.progress
+        if self.run.status != "running" or progress is None:
+            return None
+        if self.run.cancel_requested:
+            return ProgressBar(_("stopping at the next step"), progress.fraction, can_cancel=False)
+        if progress.phase:
+            words = _("downloading") if progress.phase["what"] == "download" else _("preparing the images")
+            total = progress.phase["total"]
+            return ProgressBar(words, progress.phase["done"] if total else None, total or 1)
+        if not progress.step:
+            return ProgressBar(_("starting"), None)
+        words = _("epoch {epoch} of {total}").format(epoch=progress.epoch, total=self.run.epochs)
+        return ProgressBar(words, progress.fraction, left=self.left)
+
+    @property
+    def epochs_words(self) -> str:
+        return _epochs_words(self.run)
+
+    @property
+    def epochs_css(self) -> str:
+        return "muted" if self.run.status == "finished" else "faint"
+
+    @property
+    def is_stopped_early(self) -> bool:
+        return self.run.status == "finished" and self.run.epochs_done < self.run.epochs
+
+    @property
+    def accuracy(self) -> float | None:
+        """Test accuracy after the last epoch."""
+        return self.run.test_accuracy
+
+    accuracy_title = None
+    accuracies = ()
+
+    @property
+    def best(self) -> BestAccuracy | None:
+        """The best test accuracy of all epochs."""
+        if self.run.best_test_accuracy is None:
+            return None
+        return BestAccuracy(self.run.best_test_accuracy, _("ep {epoch}").format(epoch=self.run.best_epoch))
+
+    @property
+    def train_seconds(self) -> float:
+        return self.run.train_seconds
+
+    @property
+    def images_per_second(self) -> float | None:
+        return self.run.images_per_second
+
+    @property
     def defect(self) -> str:
         """A sentence where the stored predictions contradict the log, else ""."""
         return stored_defect(self.run)
@@ -77,16 +171,9 @@ class RunRow:
         return _("none: no epoch was completed")
 
     @property
-    def failure(self) -> tuple[str, str]:
-        """Why a run failed: two or three words, then what happened and what to do."""
-        error = self.run.error or {}
-        title = FAILURES.get(str(error.get("error")), "")
-        sentence = f"{error.get('message', '')} {error.get('advice', '')}".strip()
-        return (_(title), sentence) if title else (_("Failed."), sentence)
-
-    @property
-    def is_missing_dataset(self) -> bool:
-        return (self.run.error or {}).get("error") in ("DatasetMissing", "DatasetError")
+    def failure(self) -> Failure | None:
+        """Why the run failed or is damaged; None for other runs."""
+        return failure_of(self.run)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +185,9 @@ class GroupRow:
     is_open: bool
 
     is_group = True
+    is_child = False
+    nothing_measured = ""
+    losses = ()
 
     @property
     def run(self) -> Run:
@@ -120,6 +210,31 @@ class GroupRow:
         return all(row.has_ended for row in self.members)
 
     @property
+    def css(self) -> str:
+        """The CSS classes of the row."""
+        return "group done" if self.has_ended else "group"
+
+    @property
+    def badge(self) -> tuple[str, str, str]:
+        """Kind, icon and words of the badge in the column of the status."""
+        kind, icon = ("running", "spin") if self.num_running else ("", "copy")
+        return kind, icon, self.repeats
+
+    @property
+    def toggle_icon(self) -> str:
+        """The icon of the button that shows or hides the repeats."""
+        return "down" if self.is_open else "right"
+
+    @property
+    def shown_members(self) -> list[RunRow]:
+        """The repeats that have rows below this one."""
+        return self.members if self.is_open else []
+
+    @property
+    def dataset_words(self) -> str:
+        return _dataset_words(self.run)
+
+    @property
     def seeds(self) -> str:
         """``seeds 0 to 4``, or all of them where some are missing."""
         seeds = sorted({row.run.seed for row in self.members})
@@ -138,6 +253,12 @@ class GroupRow:
         return [tag for tag in self.run.tags if all(tag in row.run.tags for row in self.members)]
 
     @property
+    def sweep(self) -> str | None:
+        """The sweep of all members, None if they are not of one sweep."""
+        sweeps = {row.run.sweep for row in self.members}
+        return sweeps.pop() if len(sweeps) == 1 else None
+
+    @property
     def defects(self) -> str:
         """How many repeats have a defect; "" where none has."""
         count = sum(row.run.defect is not None for row in self.members)
@@ -152,10 +273,12 @@ class GroupRow:
         return sum(row.run.status == "finished" for row in self.members)
 
     @property
-    def fraction(self) -> float:
-        """How much of the group's work is done, 0 to 1."""
+    def bar(self) -> ProgressBar | None:
+        """The progress bar over all repeats; None if none of them is running."""
+        if not self.num_running:
+            return None
         done = sum(1.0 if row.has_ended else row.progress.fraction if row.progress else 0.0 for row in self.members)
-        return done / len(self.members)
+        return ProgressBar(self.states, done / len(self.members))
 
     @property
     def states(self) -> str:
@@ -163,6 +286,15 @@ class GroupRow:
         return (
             "" if self.num_finished == len(self.members) else statuses_in_words(row.run.status for row in self.members)
         )
+
+    @property
+    def epochs_words(self) -> str:
+        """The statuses of the repeats, or the epochs of each if all are finished."""
+        return self.states or _epochs_words(self.run)
+
+    @property
+    def epochs_css(self) -> str:
+        return "faint small" if self.states else "muted"
 
     @cached_property
     def measured(self) -> list[RunRow]:
@@ -179,9 +311,16 @@ class GroupRow:
         return [row.run.test_accuracy for row in self.measured if row.run.test_accuracy is not None]
 
     @property
-    def mean(self) -> float | None:
+    def accuracy(self) -> float | None:
+        """The mean of the test accuracies over seeds."""
         values = self.accuracies
         return sum(values) / len(values) if values else None
+
+    @property
+    def accuracy_title(self) -> str:
+        """What the accuracy is, as a hint."""
+        count = len(self.accuracies)
+        return ngettext("accuracy of {n} seed", "mean of {n} seeds with its 95 % t interval", count).format(n=count)
 
     @cached_property
     def interval(self) -> Interval | None:
@@ -192,10 +331,13 @@ class GroupRow:
         low, high = t_interval(values)
         return max(0.0, low), min(1.0, high)
 
-    @cached_property
-    def best(self) -> Run | None:
-        """The member with the highest accuracy after its last epoch."""
-        return max((row.run for row in self.measured), key=lambda run: run.test_accuracy or 0, default=None)
+    @property
+    def best(self) -> BestAccuracy | None:
+        """The highest accuracy after the last epoch among the repeats."""
+        run = max((row.run for row in self.measured), key=lambda run: run.test_accuracy or 0, default=None)
+        if run is None or run.test_accuracy is None:
+            return None
+        return BestAccuracy(run.test_accuracy, _("seed {seed}").format(seed=run.seed))
 
     @property
     def train_seconds(self) -> float:
@@ -207,15 +349,19 @@ class GroupRow:
         return images / self.train_seconds if images and self.train_seconds else None
 
 
+def _dataset_words(run: Run) -> str:
+    permuted = _("{dataset}, permuted").format(dataset=run.dataset)
+    return permuted if run.config.get("permute_pixels") else run.dataset
+
+
+def _epochs_words(run: Run) -> str:
+    return _("{done} of {total}").format(done=run.epochs_done, total=run.epochs)
+
+
 Row = RunRow | GroupRow
 
 
 # The numbers of a row ------------------------------------------------------------------------------------------------
-
-
-def accuracy_of(row: Row) -> float | None:
-    """Test accuracy of the row: a group's is the mean over its seeds."""
-    return row.mean if isinstance(row, GroupRow) else row.run.test_accuracy
 
 
 def mean_of_known(values: Sequence[float | None]) -> float | None:

@@ -1,4 +1,4 @@
-"""Hands queued runs to the executor while there is room, and notices runs whose process is gone."""
+"""The scheduler starts queued runs when slots are free, and handles runs whose process ended unexpectedly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ _BUSY_SECONDS, _IDLE_SECONDS = 0.2, 1.0
 
 
 class Scheduler:
-    """One thread that indexes, starts and watches runs. ``tick`` is its whole work, which tests call themselves."""
+    """One thread that calls ``tick`` about once a second.
+
+    ``folder`` holds the run folders. ``slots`` is the number of runs at a time, or None for the rule of
+    ``app.runs.slots``. Without ``measuring``, nothing is measured while the server is idle.
+    """
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class Scheduler:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._waits_for = ""
+        self._waits_for = ""  # why the executor can't start runs, as it was last logged
 
     # the thread
     def begin(self) -> None:
@@ -62,7 +66,7 @@ class Scheduler:
         self._thread.start()
 
     def end(self) -> None:
-        """Stop the thread; runs continue."""
+        """Stop the thread. Runs continue."""
         if self._measuring:
             self._measuring.end()
         self._stop.set()
@@ -71,7 +75,7 @@ class Scheduler:
             self._thread.join(timeout=10)
 
     def wake(self) -> None:
-        """Look at the queue now, not at the next tick."""
+        """Start the next tick now."""
         self._wake.set()
 
     def _loop(self) -> None:
@@ -81,7 +85,7 @@ class Scheduler:
             self._wake.clear()
 
     def _guarded(self, work: Callable[[], bool]) -> bool:
-        """A failed tick (a full disk, say) is logged and tried again; it never ends the thread."""
+        """Call ``work``. An error, such as a full disk, is logged; the thread continues and tries again."""
         try:
             return work()
         except Exception as error:
@@ -91,9 +95,12 @@ class Scheduler:
                 logger.exception("The scheduler will try again.")
             return True
 
-    # its work
+    # one tick
     def tick(self) -> bool:
-        """Index, watch, start; measure when idle. True while any run is queued or running."""
+        """Index new events, handle runs whose process has ended, start queued runs, and measure when idle.
+
+        Returns whether any run is queued or running.
+        """
         self.indexer.tick()
         with reading(self.engine) as session:
             running, queued = running_runs(session), queued_runs(session)
@@ -110,23 +117,26 @@ class Scheduler:
 
     @contextmanager
     def _isolated(self, run_id: str) -> Iterator[None]:
-        """What fails with one run (its folder was removed by hand, say) must not keep the others waiting."""
+        """Log an ``OSError`` of one run, for example because its folder was deleted, so that the others are still handled."""
         try:
             yield
         except OSError:
-            logger.exception("Run %s could not be looked after; it is tried again.", run_id)
+            logger.exception("Run %s could not be checked. The scheduler will try again.", run_id)
 
     def _folder(self, run: Run) -> RunFolder:
         return RunFolder(self.folder / run.id)
 
     def _handle_vanished(self, run_id: str) -> None:
-        """The lock is free: read the last events, and if none of them ended the run, its process vanished."""
+        """Handle a run marked as running whose lock is free, so its process has ended.
+
+        Its last events are read first. If none of them ends the run, the process ended unexpectedly.
+        """
         folder = RunFolder(self.folder / run_id)
         problems = damage_of(folder)
         with writing(self.engine) as session:
             run = self.indexer.read(session, run_id)
             if run is not None and run.status == "running":
-                logger.warning("The process of run %s is gone.", run_id)
+                logger.warning("The process of run %s ended unexpectedly.", run_id)
                 if problems:
                     lifecycle.mark_damaged(session, run, problems)
                 else:
@@ -156,15 +166,18 @@ class Scheduler:
             running = running_runs(session)
         for run in queued:
             if restart_in(run) > 0:
-                continue  # its process vanished more than once: others go first
+                continue  # its process ended unexpectedly more than once: other runs go first
             device = free_device(run, running, accelerators, self._slots)
             if device is None or not self._start(run.id, device):
-                return  # first come, first served: no run overtakes the one that waits
+                return  # runs start strictly in order: none overtakes a run that waits
             run.device = device
             running.append(run)
 
     def _accelerators(self, *, wanted: bool) -> list[str] | None:
-        """The devices beside the CPU; None while the executor can't start runs. Prepares it where it is ``wanted``."""
+        """The names of the devices other than the CPU, or None while the executor can't start runs.
+
+        If ``wanted``, the executor is started where it is not ready.
+        """
         try:
             if wanted:
                 self.executor.ensure_host()
@@ -178,9 +191,11 @@ class Scheduler:
         return None if devices is None else [str(d["name"]) for d in devices if d["name"] != "cpu"]
 
     def _start(self, run_id: str, device: str) -> bool:
-        """Start the next attempt of a run. False where the executor can't start any run now."""
+        """Start the next attempt of a run. Returns False if the executor can't start any run now."""
         folder = RunFolder(self.folder / run_id)
-        alive = folder.is_alive()  # started by a command, or by a server that ended before it could record it
+        alive = (
+            folder.is_alive()
+        )  # started from the command line, or by a server that ended before it recorded the start
         if alive and _has_ended(folder):
             return True  # the process of the last attempt is about to exit
         problems = [] if alive else damage_of(folder)
@@ -202,7 +217,7 @@ class Scheduler:
             self.executor.start(folder, run.attempt, threads_for(run.model), device)
             return True
         except RunNotStarted:
-            return True  # an attempt that vanished at once; the next tick handles it
+            return True  # its process ended at once; the next tick handles that
         except ExecutorUnavailable as error:
             logger.warning("Run %s waits: %s", run.id, error)
             with writing(self.engine) as session:
@@ -214,8 +229,8 @@ class Scheduler:
 
 
 def _has_ended(folder: RunFolder) -> bool:
-    """Whether the last event ends an attempt."""
+    """Whether the last event in the log ends an attempt."""
     last = None
-    for last, _end in iter_valid_events(folder.events_path):  # noqa: B007  (wanted after the loop)
+    for last, _end in iter_valid_events(folder.events_path):  # noqa: B007  (used after the loop)
         pass
     return last is not None and last["type"] in TERMINAL

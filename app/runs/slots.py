@@ -1,4 +1,4 @@
-"""How many runs go at once, and on which device a run can start."""
+"""How many runs train at the same time, and on which device a run can start."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from trainer.cores import num_cores, threads_for
 def free_device(run: Run, running: Sequence[Run], accelerators: Sequence[str], slots: int | None) -> str | None:
     """The device on which ``run`` can start now, or None while it must wait.
 
-    There is one run for each accelerator. On the CPU there is one for each core, and a run counts as many as the threads
-    that suit its net. A number of ``slots`` that the operator chose replaces both rules.
+    ``accelerators`` are the names of the GPUs, such as ``cuda:0``. Each takes one run. The CPU has one slot per core, and a
+    run takes as many slots as its net uses threads; a run may always start on an idle CPU. ``slots``, if not None, replaces
+    both rules: at most that many runs train at the same time.
     """
     load = Counter(_device_of(other) for other in running)
     candidates = _devices_for(run.config["device"], accelerators)
@@ -34,7 +35,10 @@ def _device_of(run: Run) -> str:
 
 
 def _devices_for(wish: str, accelerators: Sequence[str]) -> list[str]:
-    """The devices that a config's ``device`` allows, best first; a missing one too, so that the run fails and says so."""
+    """The devices that a config's ``device`` allows, best first.
+
+    A device that this machine does not have is included, so that the run starts and fails with a clear error.
+    """
     if wish == "auto":
         return list(accelerators) or ["cpu"]
     if wish == "cuda":

@@ -1,4 +1,7 @@
-"""What is known of a run's process that ended without a last event, in words: how it ended, and what to do."""
+"""The error of a run whose process ended unexpectedly: how it ended, and what to do.
+
+A process ended unexpectedly if its log has no event that ends the attempt. The error code is ``ProcessVanished``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from trainer.i18n import _
 
 
 def vanished_error(ending: dict[str, Any], count: int) -> dict[str, str]:
-    """The error of a run after ``count`` such attempts. ``ending`` is ``exit-N.json`` of the last one, or empty."""
+    """The error of a run after ``count`` attempts in a row that ended unexpectedly without a new epoch.
+
+    ``ending`` is the content of ``exit-N.json`` of the last attempt, or empty if there is none.
+    """
     message = _("{count} attempts in a row ended without a new epoch; the last process {how}.")
     memory = ending.get("memory") or {}
     sentences = [message.format(count=count, how=_how(ending)), _memory_words(memory)]
@@ -21,6 +27,7 @@ def vanished_error(ending: dict[str, Any], count: int) -> dict[str, str]:
 
 
 def _how(ending: dict[str, Any]) -> str:
+    """How the process ended, as the end of a sentence that begins with "the last process"."""
     number = ending.get("signal")
     if number:
         return _("was ended by {name} (signal {signal})").format(name=_signal_name(number), signal=number)
@@ -37,10 +44,10 @@ def _signal_name(number: int) -> str:
 
 
 def _memory_words(memory: dict[str, Any]) -> str:
-    """How much memory the process took at most, and how much was free when it began."""
+    """How much memory the process used at most, and how much was free when it started; empty if that is not known."""
     if not {"peak_bytes", "total_bytes", "available_bytes_before"} <= memory.keys():
         return ""
-    text = _("It took at most {peak} GB; of the machine's {total} GB, {free} GB were free when it began.")
+    text = _("It used at most {peak} GB; of the machine's {total} GB, {free} GB were free when it started.")
     return text.format(
         peak=f"{memory['peak_bytes'] / 1e9:.1f}",
         total=f"{memory['total_bytes'] / 1e9:.1f}",

@@ -179,7 +179,7 @@ def test_a_missing_checkpoint_or_a_huge_image_is_refused(executor: LocalExecutor
         executor.predict(folder, 1, bytes(wire.MAX_LINE))
 
 
-def test_a_question_that_hangs_is_given_up(executor: LocalExecutor) -> None:
+def test_a_query_that_hangs_is_given_up(executor: LocalExecutor) -> None:
     with pytest.raises(ExecutorUnavailable, match="signal 9"):
         executor.devices()
 

@@ -1,4 +1,4 @@
-"""The scheduler, turned by hand: slots, order, vanished processes, restarts."""
+"""The scheduler, with ``tick`` called by the tests: slots, order, processes that end unexpectedly, restarts."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def test_a_run_that_vanished_twice_waits_and_others_go_first(make: Make, executo
     waiting = row(one, folder.id)
     assert (waiting.status, waiting.fruitless_attempts, len(executor.started)) == ("queued", 2, 2)
     assert 5 < restart_in(waiting) <= RESTART_SECONDS[1]
-    assert restart_words(waiting).startswith("its process ended, starts again in ")
+    assert restart_words(waiting).startswith("its process ended unexpectedly; starts again in ")
     [other] = queue(one, 1)
     one.tick()
     assert executor.started[-1][0] == other.id
@@ -267,7 +267,7 @@ MEMORY = {
 ENDINGS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"signal": 9, "memory": {**MEMORY, "oom_kills": 5}},
-        "SIGKILL (signal 9). It took at most 3.0 GB; of the machine's 16.0 GB, 2.0 GB were free",
+        "SIGKILL (signal 9). It used at most 3.0 GB; of the machine's 16.0 GB, 2.0 GB were free",
         "Memory ran out",
     ),
     ({"signal": 9, "memory": {**MEMORY, "oom_kills": 4}}, "SIGKILL", "Memory did not run out"),

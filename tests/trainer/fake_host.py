@@ -1,7 +1,7 @@
 """A trainer host whose runs are played: ``python fake_host.py --home HOME [--idle-seconds S]``.
 
 What a run does stands in the file ``behaviour`` of its folder; what it found around itself it leaves in ``facts.json``.
-``devices`` and ``measure`` never answer, so that their ends can be tested; ``measure`` leaves its process id in the file
+``devices`` and ``measure`` never respond, so that their ends can be tested; ``measure`` leaves its process id in the file
 ``measuring`` of HOME.
 """
 
@@ -68,7 +68,7 @@ def _measure(home: Path, *arguments: object, **keywords: object) -> dict[str, An
 
 
 class FakeHost(host.Host):
-    """The host itself, but for the questions that hang."""
+    """The host itself, except that queries for devices and measurements hang."""
 
     def _warm_up(self) -> None:
         super()._warm_up()
@@ -84,7 +84,7 @@ def main() -> int:
     parser.add_argument("--idle-seconds", type=float, default=60)
     options = parser.parse_args()
     host.prepare_environment(options.home)
-    host.ANSWER_SECONDS[wire.Devices] = 0.3
+    host.QUERY_SECONDS[wire.Devices] = 0.3
     return FakeHost(options.home, execute=execute, idle_seconds=options.idle_seconds).serve()
 
 

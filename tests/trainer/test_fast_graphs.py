@@ -317,7 +317,7 @@ def test_goes_on_where_nothing_can_be_recorded(
     with caplog.at_level(logging.WARNING, "trainer.fast.graphs"):
         run = epochs(recipe, data, place.environment())
     assert place.num_recorded == 0
-    assert ["goes on without a CUDA graph" in record.message for record in caplog.records] == [True]
+    assert ["continues without a CUDA graph" in record.message for record in caplog.records] == [True]
     monkeypatch.setattr(graphs, "WARM_UP", NEVER)
     assert_same(run, epochs(recipe, data, place.environment()))
 

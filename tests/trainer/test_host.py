@@ -220,7 +220,7 @@ def test_a_missing_folder_is_refused(host: RunningHost) -> None:
         assert client.ask(start(RunFolder(host.home / "nowhere")))["error"]["kind"] == "invalid"
 
 
-def test_a_question_that_hangs_is_ended(host: RunningHost) -> None:
+def test_a_query_that_hangs_is_ended(host: RunningHost) -> None:
     with host.client() as client:
         error = client.ask(wire.Devices())["error"]
     assert error == {"kind": "unavailable", "message": "The process for this request was ended by signal 9."}

@@ -40,7 +40,7 @@ def test_a_small_net_is_measured_and_the_next_run_obeys(
 ) -> None:
     config = make_config(model="fc", batch_size=32, optimizer="adam", learning_rate=0.1)
     key, _matmul = keys(config, tmp_path)
-    monkeypatch.setattr(measure, "HOPELESS", 1e9)  # here bfloat16 may be slow: look at it all the same
+    monkeypatch.setattr(measure, "TOO_SLOW", 1e9)  # here bfloat16 may be slow: look at it all the same
     entry = measure.measure(tmp_path, "precision", key, config, SHAPE, 4, num_threads=1, device="cpu")
     assert entry == measurements.read(tmp_path)["precision"][key]
     assert entry["images_per_second"].keys() == entry["losses"].keys() == {"float32", "bfloat16"}
@@ -57,7 +57,7 @@ def test_the_images_can_be_learned_so_that_losses_tell_something(
 ) -> None:
     momentum = {} if optimizer == "adam" else {"momentum": 0.9}
     config = make_config(model="fc", optimizer=optimizer, learning_rate=100.0, **momentum)
-    [plain] = measure._tried(config, SHAPE, 4, [resolve(config, SHAPE, tmp_path, num_threads=1)], Plan(32, 100))
+    [plain] = measure._train_in_turn(config, SHAPE, 4, [resolve(config, SHAPE, tmp_path, num_threads=1)], Plan(32, 100))
     assert plain.loss is not None
     assert plain.loss < most  # a guess has log(4) = 1.39
 
@@ -67,10 +67,10 @@ def test_precisions_see_the_same_dropout_and_the_same_images(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two candidates in float32, trained in turn, end at the very same loss."""
-    monkeypatch.setattr(measure, "HOPELESS", 1e9)  # whichever the machine lets be slower
+    monkeypatch.setattr(measure, "TOO_SLOW", 1e9)  # whichever the machine lets be slower
     config = make_config(model="vgg16", width=1, optimizer="adam")
     twice = [resolve(config, (3, 32, 32), tmp_path, num_threads=1)] * 2
-    found = measure._tried(config, (3, 32, 32), 4, twice, Plan(4, 6))
+    found = measure._train_in_turn(config, (3, 32, 32), 4, twice, Plan(4, 6))
     assert found[0].loss is not None
     assert found[0].loss == found[1].loss
 
@@ -92,7 +92,7 @@ def test_a_product_that_would_take_too_long_is_left_out(monkeypatch: pytest.Monk
 
 def test_another_machine_is_not_measured_here(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config()
-    with pytest.raises(measure.OtherMachine, match=r"a GPU far away was requested, but it is .*torch"):
+    with pytest.raises(measure.WrongMachine, match=r"a GPU far away was requested, but it is .*torch"):
         measure.measure(tmp_path, "precision", "a GPU far away", config, SHAPE, 4, num_threads=1, device="cpu")
     assert not measurements.path(tmp_path).exists()
 
@@ -156,7 +156,7 @@ def measured(make_config: MakeConfig, tmp_path: Path) -> Callable[[], dict[str, 
     config = make_config(model="fc", batch_size=16)
     plain = resolve(config, SHAPE, tmp_path, num_threads=1)
     environments = [plain, replace(plain, precision="bfloat16")]
-    return lambda: measure.precisions(config, SHAPE, 4, environments)
+    return lambda: measure.compare_precisions(config, SHAPE, 4, environments)
 
 
 def test_the_faster_precision_is_chosen(played: Played, measured: Callable[[], dict[str, Any]]) -> None:
@@ -167,7 +167,9 @@ def test_the_faster_precision_is_chosen(played: Played, measured: Callable[[], d
     assert played.steps.count("float32") == played.steps.count("bfloat16")
 
 
-def test_a_hopeless_precision_costs_a_small_batch_only(played: Played, measured: Callable[[], dict[str, Any]]) -> None:
+def test_a_much_slower_precision_costs_a_small_batch_only(
+    played: Played, measured: Callable[[], dict[str, Any]]
+) -> None:
     played.seconds["bfloat16"] = 2.0
     found = measured()
     assert found["chosen"] == "float32"

@@ -1,8 +1,8 @@
-"""The one door to faster ways of computing what PyTorch's layers compute.
+"""Faster ways to compute what PyTorch's layers compute.
 
 ``ways_of`` chooses the ways for a net on a device. ``speed_up`` and ``speed_up_step`` apply them. A run records its ways
-in ``environment.json`` and keeps them when it resumes, because each way rounds differently. docs/speed.md has the
-measurements behind each choice.
+in ``environment.json`` and uses the same when it resumes, because each way rounds differently. docs/speed.md explains
+each choice, and docs/lab has the measurements.
 """
 
 from __future__ import annotations
@@ -14,29 +14,31 @@ from torch import nn
 
 from trainer.fast import columns, conv3x3, graphs, sequence, winograd
 
-_MOST_FUSED_CHANNELS = 20  # input channels of a 5 x 5 convolution; with 32 PyTorch's own is as fast
+_MOST_FUSED_CHANNELS = 20  # input channels of a 5 x 5 convolution; with 32, PyTorch's convolution is as fast
 
 
 @dataclass(frozen=True)
 class Ways:
-    """How a run computes. The defaults are PyTorch's own layers, one step at a time."""
+    """The ways in which a run computes. The defaults are PyTorch's layers without CUDA graphs."""
 
-    channels_last: bool = False  # memory order of the weights; convolutions take the order of their weights
-    convolution: str = "direct"  # winograd or columns for 3 x 3 kernels, fused for 5 x 5 kernels with pooling and ReLU
-    fused_norm: bool = False  # BatchNorm, pooling and ReLU in one layer
+    channels_last: bool = False  # memory order of the weights; the output of a convolution has the order of its weights
+    convolution: str = (
+        "direct"  # or winograd or columns (3 x 3 kernels), or fused (5 x 5 kernels with pooling and ReLU)
+    )
+    fused_norm: bool = False  # BatchNorm, pooling and ReLU are one layer
     graphs: bool = False  # training steps are replayed from CUDA graphs
 
 
 def ways_of(net: nn.Module, device: str, precision: str) -> Ways:
     """The fastest ways to train a net on a device (cpu, cuda:N or mps) in a precision (float32, bfloat16 or float16)."""
     has_norm = any(isinstance(layer, nn.BatchNorm2d) for layer in net.modules())
-    if device.startswith("cuda"):  # float16 scales its gradients by a value on the GPU, which no graph can follow
+    if device.startswith("cuda"):  # steps with the gradient scaler of float16 are not recorded as graphs
         return Ways(channels_last=has_norm and precision == "bfloat16", graphs=precision != "float16")
     if device != "cpu":
         return Ways()
     convolutions = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
     convolution = _convolution_on_cpu(convolutions, precision)
-    # The fused kernels have a memory order of their own. Else channels last is faster for every net with convolutions.
+    # The fused kernels use another memory order. Otherwise channels last is faster for every net with convolutions.
     channels_last = bool(convolutions) and convolution != "fused"
     return Ways(channels_last=channels_last, convolution=convolution, fused_norm=has_norm)
 
@@ -52,8 +54,8 @@ def _convolution_on_cpu(convolutions: list[nn.Conv2d], precision: str) -> str:
 def speed_up(net: nn.Sequential, ways: Ways) -> nn.Sequential:
     """The net with faster layers. It keeps its parameters and their names, and may share layers with ``net``."""
     net = sequence.pool_before_relu(net)
-    # Numba takes 0.2 s to import, and half a minute to compile these kernels the first time, so only nets that need them
-    # import them.
+    # Importing Numba takes 0.2 s, and compiling these kernels takes half a minute the first time, so they are imported only
+    # for nets that use them.
     if ways.fused_norm:
         from trainer.fast import norm_pool
 
@@ -70,5 +72,5 @@ def speed_up(net: nn.Sequential, ways: Ways) -> nn.Sequential:
 
 
 def speed_up_step(step: graphs.StepFunction, ways: Ways, batch_size: int, device: torch.device) -> graphs.StepFunction:
-    """The training step, replayed from a CUDA graph for batches of ``batch_size`` images where the ways say so."""
+    """The training step. With ``ways.graphs``, it is replayed from a CUDA graph for batches of ``batch_size`` images."""
     return graphs.GraphedStep(step, batch_size, graphs.Recorder(device)) if ways.graphs else step

@@ -1,8 +1,9 @@
-"""3 x 3 convolution on a CPU in bfloat16, as one matrix product.
+"""3 x 3 convolution on a CPU in bfloat16, as one matrix product (im2col).
 
-Each pixel's 3 x 3 neighbours are written side by side as a row, and the convolution is the product of these rows with the
+Each pixel's 3 x 3 neighbours are copied into a row of a matrix, and the convolution is the product of this matrix with the
 filters (Chellapilla, Puri and Simard, "High Performance Convolutional Neural Networks for Document Processing", 2006). A
-CPU with bfloat16 instructions multiplies so fast that an algorithm with fewer multiplications would save little.
+CPU with bfloat16 instructions multiplies so fast that an algorithm with fewer multiplications, such as Winograd's, would
+save little.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from torch import Tensor
 
 
 def convolve(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(images [N, C, H, W], weight [K, C, 3, 3], bias [K]) -> bfloat16 [N, K, H, W] in channels_last order, padding 1."""
+    """Convolve images [N, C, H, W] with weight [K, C, 3, 3], add bias [K], with padding 1.
+
+    The result is bfloat16 [N, K, H, W] in channels_last order.
+    """
     return _Columns.apply(images, weight, bias)  # type: ignore[no-any-return]
 
 
 class _Columns(torch.autograd.Function):
-    """``convolve`` with its gradients. Products add up in float32, and results are rounded, as in PyTorch's autocast.
+    """``convolve`` with its gradients. Sums are float32 and rounded to bfloat16 at the end, as in PyTorch's autocast.
 
-    The gradient of the images is a convolution too, of the outputs' gradient with the filters rotated by 180 degrees.
+    The gradient of the images is a convolution too: of the gradient of the output with the filters rotated by 180 degrees.
     """
 
     @staticmethod

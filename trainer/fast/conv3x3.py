@@ -1,4 +1,4 @@
-"""3 x 3 convolution as matrix products, for layers with enough channels; see ``winograd`` and ``columns``."""
+"""A 3 x 3 convolution layer that uses ``winograd.convolve`` or ``columns.convolve`` where they are faster than PyTorch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from trainer.fast.sequence import Faster, Replacement
 
-_FEWEST_CHANNELS = 128  # with fewer, the work around the products costs what the products save
+_FEWEST_CHANNELS = 128  # input channels; with fewer, preparing the matrices takes as long as the products save
 Convolve = Callable[[Tensor, Tensor, Tensor], Tensor]  # (images [N, C, H, W], weight [K, C, 3, 3], bias [K])
 
 
 class Conv3x3(nn.Conv2d):
-    """``nn.Conv2d`` with kernel 3 and padding 1, computed by ``convolve`` where that is faster than PyTorch."""
+    """``nn.Conv2d`` with kernel 3 and padding 1. Layers with enough channels are computed by ``convolve``."""
 
     def __init__(self, layer: nn.Conv2d, convolve: Convolve) -> None:
         with torch.device("meta"):
@@ -25,13 +25,13 @@ class Conv3x3(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if self.bias is None or self.in_channels < _FEWEST_CHANNELS:
             return super().forward(input)
-        if input.shape[2:] == (1, 1):  # the other weights meet only the zeros around the image
+        if input.shape[2:] == (1, 1):  # all weights but the middle one are multiplied by the padding, which is 0
             return F.linear(input.flatten(1), self.weight[:, :, 1, 1], self.bias)[:, :, None, None]
         return self._convolve(input, self.weight, self.bias)
 
 
 def faster(convolve: Convolve) -> Faster:
-    """For ``sequence.replace``: a ``Conv3x3`` in place of every 3 x 3 convolution with padding 1."""
+    """For ``sequence.replace``: replace every 3 x 3 convolution with padding 1 by a ``Conv3x3``."""
 
     def replacement(layers: Sequence[nn.Module]) -> Replacement | None:
         layer = layers[0]

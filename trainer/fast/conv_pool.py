@@ -1,4 +1,4 @@
-"""5 x 5 convolution, pooling and ReLU as one layer, for nets with few channels on one core of a CPU."""
+"""5 x 5 convolution, max-pooling and ReLU as one layer, for nets with few channels on one core of a CPU."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor, nn
 from trainer.fast import conv_pool_kernels as kernels
 from trainer.fast.sequence import Replacement, halves
 
-_MOST_IMAGES = 64  # that the kernels are given at a time
+_MOST_IMAGES = 64  # per call of a kernel; a larger batch is split
 
 
 class ConvPoolReLU(nn.Conv2d):
-    """``nn.Conv2d`` with kernel 5, then max-pooling by 2, then ReLU, all in float32."""
+    """``nn.Conv2d`` with kernel 5 and no padding, then max-pooling over 2 x 2 windows, then ReLU, all in float32."""
 
     def forward(self, input: Tensor) -> Tensor:
         if len(input) <= _MOST_IMAGES:
-            return self._few(input)
-        return torch.cat([self._few(part) for part in torch.split(input, _MOST_IMAGES)])
+            return self._forward_part(input)
+        return torch.cat([self._forward_part(part) for part in torch.split(input, _MOST_IMAGES)])
 
-    def _few(self, images: Tensor) -> Tensor:
+    def _forward_part(self, images: Tensor) -> Tensor:
         return _ConvPoolReLU.apply(images, self.weight, self.bias)  # type: ignore[no-any-return]
 
 
 class _ConvPoolReLU(torch.autograd.Function):
     """(images [N, C, H, W], weight [K, C, 5, 5], bias [K]) -> [N, K, (H - 4) // 2, (W - 4) // 2], all float32.
 
-    The output lies in memory as [K, P, Q, N], which is the order that the next such layer needs.
+    The memory of the output is in the order [K, height, width, N], which the next such layer needs.
     """
 
     @staticmethod
@@ -57,12 +57,12 @@ class _ConvPoolReLU(torch.autograd.Function):
 
 
 def _batch_last(images: Tensor) -> Tensor:
-    """[N, C, H, W] -> [C, H, W, N]. Written as a matrix, which PyTorch transposes four times as fast."""
+    """[N, C, H, W] -> [C, H, W, N]. Transposed as a matrix, which is four times as fast in PyTorch as ``permute``."""
     return images.flatten(1).t().contiguous().view(*images.shape[1:], len(images))
 
 
 def faster(layers: Sequence[nn.Module]) -> Replacement | None:
-    """For ``sequence.replace``: a ``ConvPoolReLU`` in place of a 5 x 5 convolution, max-pooling by 2 and ReLU."""
+    """For ``sequence.replace``: replace a 5 x 5 convolution, 2 x 2 max-pooling and ReLU by a ``ConvPoolReLU``."""
     if len(layers) < 3:
         return None
     convolution, pool, relu = layers[:3]

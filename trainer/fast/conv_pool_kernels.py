@@ -1,12 +1,12 @@
-"""5 x 5 convolution, pooling by 2 and ReLU in one pass on one core, compiled by Numba for the CPU at hand.
+"""5 x 5 convolution, 2 x 2 max-pooling and ReLU in one pass on one core, compiled by Numba for the CPU of this machine.
 
-PyTorch's convolution reaches a quarter of a core's rate where layers have 3 to 16 channels, as in ``cnn`` and ``lenet``:
-too few for a vector of channels or for a matrix product. Here a vector holds the same pixel of several images. Arrays are
-[C, H, W, N] with the batch last, so a row of pixels of all images is one piece of memory, a pixel's right neighbour lies N
-numbers later, and every loop runs along that memory whatever the number of channels. Two filters are done at a time, so
-that each pixel is loaded once for both. Results depend on the input only.
+PyTorch's convolution reaches only a quarter of a core's peak rate for layers with 3 to 16 channels, as in ``cnn`` and
+``lenet``, which is too few to fill a vector with channels or to use a matrix product. Here a vector holds the same pixel of
+several images. Arrays are [C, H, W, N], with the images of the batch (N) last. So a row of pixels of all images is
+contiguous in memory, a pixel's right neighbour is N numbers later, and the innermost loops are long whatever the number of
+channels. Two filters are computed at a time, so that each pixel is loaded once for both. Results depend on the input only.
 
-All arrays are float32 and contiguous.
+All arrays are float32 and contiguous. Below, N is also called ``count``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ _IMAGES, _MATRICES, _VECTOR = "float32[:, :, :, ::1]", "float32[:, :, ::1]", "fl
 
 @compiled(inline=True)
 def _convolve(out_a: Floats, out_b: Floats, pixels: Floats, filter_a: Floats, filter_b: Floats, count: int) -> None:
-    """Add a row of pixels, weighted by a row of five weights of filter a, to a row of outputs; likewise for filter b."""
+    """Convolve a row of pixels with a row of 5 weights of each of two filters, a and b, and add to a row of outputs each.
+
+    Rows are flattened: ``out_a`` and ``out_b`` are [width * N], ``pixels`` is [at least (width + 4) * N].
+    """
     a0, a1, a2, a3, a4 = filter_a[0], filter_a[1], filter_a[2], filter_a[3], filter_a[4]
     b0, b1, b2, b3, b4 = filter_b[0], filter_b[1], filter_b[2], filter_b[3], filter_b[4]
     length = len(out_a)
@@ -35,7 +38,10 @@ def _convolve(out_a: Floats, out_b: Floats, pixels: Floats, filter_a: Floats, fi
 
 @compiled(inline=True)
 def _products(grad_a: Floats, grad_b: Floats, pixels: Floats, count: int, length: int, sums: Floats) -> None:
-    """``sums`` [2, 5]: for filters a and b, the products of each weight's pixels and gradients, added up over a row."""
+    """Set ``sums`` [2, 5] to the gradients of a row of 5 weights of two filters, a and b, from one row of the image.
+
+    ``grad_a`` and ``grad_b`` [length] are the gradients of the convolution's outputs, ``pixels`` its inputs.
+    """
     a0 = a1 = a2 = a3 = a4 = b0 = b1 = b2 = b3 = b4 = ZERO
     x0, x1, x2 = pixels[:length], pixels[count : count + length], pixels[2 * count : 2 * count + length]
     x3, x4 = pixels[3 * count : 3 * count + length], pixels[4 * count : 4 * count + length]
@@ -59,7 +65,10 @@ def _products(grad_a: Floats, grad_b: Floats, pixels: Floats, count: int, length
 def _spread(
     pixels: Floats, grad_a: Floats, grad_b: Floats, filter_a: Floats, filter_b: Floats, count: int, length: int
 ) -> None:
-    """Add to the gradient of a row of pixels its part from a row of gradients of filters a and b, zeros at both ends."""
+    """Add to ``pixels`` [length], the gradient of a row of pixels, the part from a row of outputs of two filters, a and b.
+
+    ``grad_a`` and ``grad_b`` are the gradients of the outputs, with a border of 4 zeros for each image at both ends.
+    """
     a0, a1, a2, a3, a4 = filter_a[4], filter_a[3], filter_a[2], filter_a[1], filter_a[0]
     b0, b1, b2, b3, b4 = filter_b[4], filter_b[3], filter_b[2], filter_b[1], filter_b[0]
     p0, p1, p2 = grad_a[:length], grad_a[count : count + length], grad_a[2 * count : 2 * count + length]
@@ -73,7 +82,11 @@ def _spread(
 
 @compiled(inline=True)
 def _pool(upper: Floats, lower: Floats, output: Floats, place: Floats) -> None:
-    """The largest pixel of each window of 2 x 2 and its place, then ReLU. Places are float32 so that one vector holds them."""
+    """Max-pooling over 2 x 2 windows, then ReLU: set ``output`` and ``place``, both [N].
+
+    ``upper`` and ``lower`` are two rows from the window on. ``place`` is 1 to 4 for the largest pixel in reading order, or
+    0 where ReLU gives 0. It is float32, so that it fits the same vectors as the pixels.
+    """
     count = len(output)
     x0, x1, x2, x3 = upper[:count], upper[count : 2 * count], lower[:count], lower[count : 2 * count]
     p0, p1, p2, p3 = np.float32(1), np.float32(2), np.float32(3), np.float32(4)
@@ -85,7 +98,10 @@ def _pool(upper: Floats, lower: Floats, output: Floats, place: Floats) -> None:
 
 @compiled(inline=True)
 def _unpool(upper: Floats, lower: Floats, gradient: Floats, place: Floats) -> np.float32:
-    """Write gradients to the pixels that they belong to and 0 to the others; the sum of the gradients that passed ReLU."""
+    """The gradient of ``_pool``: write each of ``gradient`` [N] to the pixel at its ``place``, and 0 to the other three.
+
+    Returns the sum of the gradients that pass ReLU.
+    """
     count = len(gradient)
     x0, x1, x2, x3 = upper[:count], upper[count : 2 * count], lower[:count], lower[count : 2 * count]
     total = ZERO
@@ -101,11 +117,11 @@ def _unpool(upper: Floats, lower: Floats, gradient: Floats, place: Floats) -> np
 
 @compiled(f"void({_IMAGES}, {_IMAGES}, {_VECTOR}, {_IMAGES}, {_IMAGES}, {_MATRICES})")
 def forward(images: Floats, weight: Floats, bias: Floats, output: Floats, place: Floats, rows: Floats) -> None:
-    """Fill ``output`` and ``place``, both [K, P, Q, N] with P = (H - 4) // 2 and Q = (W - 4) // 2.
+    """Set ``output`` and ``place``, both [K, P, Q, N] with P = (H - 4) // 2 and Q = (W - 4) // 2.
 
-    ``images`` is [C, H, W, N], ``weight`` [K, C, 5, 5], ``bias`` [K]. ``place`` says from which of its four pixels an
-    output comes: 1 to 4 in reading order, the first of equal ones, or 0 where ReLU made it 0. ``rows`` [2, 2, 2 Q N] is
-    scratch memory: two lines of pixels for each of two filters.
+    ``images`` is [C, H, W, N], ``weight`` [K, C, 5, 5], ``bias`` [K]. ``place`` says which of the four pixels of its window
+    an output comes from: 1 to 4 in reading order, the first of equal ones, or 0 where ReLU made it 0. ``rows``
+    [2, 2, 2 Q N] is scratch memory: two rows of pixels for each of two filters.
     """
     channels, _height, _width, count = images.shape
     filters, height, width, _count = output.shape
@@ -138,10 +154,10 @@ def backward(
     bias_gradient: Floats,
     rows: Floats,
 ) -> None:
-    """Add the gradients of a sum to ``image_gradient``, ``weight_gradient`` and ``bias_gradient``.
+    """Add gradients to ``image_gradient`` [C, H, W, N], ``weight_gradient`` [K, C, 5, 5] and ``bias_gradient`` [K].
 
-    An empty ``image_gradient`` is not computed. ``gradient`` is that of the output, [K, P, Q, N], and ``place`` is that of
-    ``forward``. ``rows`` [2, 2, (2 Q + 8) N] is scratch memory full of zeros.
+    If ``image_gradient`` is empty, it is not computed. ``gradient`` [K, P, Q, N] is that of the output, and ``place`` is
+    what ``forward`` set. ``rows`` [2, 2, (2 Q + 8) N] is scratch memory that must be 0.
     """
     channels, _height, _width, count = images.shape
     filters, height, width, _count = gradient.shape

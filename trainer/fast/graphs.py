@@ -1,8 +1,9 @@
-"""CUDA graphs: a training step recorded once and then replayed, so that the CPU starts one thing per step, not a hundred.
+"""CUDA graphs: a training step is recorded once and then replayed.
 
-A graph holds kernels with the addresses that they read and write, so everything else about a step must be the same every
-time: the shape of the batch, and what Python decides on the way. Nothing is saved and put back. The first steps of a shape
-run as usual, recording runs nothing, and each replay is the next step. The step itself is the engine's.
+The CPU then launches one graph per step in place of about a hundred kernels. A graph holds kernels and the addresses that
+they read and write. Everything else must be the same in every step: the shape of the batch, and every decision that Python
+makes. The first steps with a shape run as usual. Recording computes nothing, so no state has to be saved and restored, and
+each replay is one training step.
 """
 
 from __future__ import annotations
@@ -15,31 +16,31 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # steps of a shape before it is recorded: they allocate what stays, such as momentum, and choose algorithms
+WARM_UP = 3  # steps with a shape before it is recorded: they allocate momentum and other state, and choose algorithms
 Result = tuple[Tensor, Tensor]
 StepFunction = Callable[[Tensor, Tensor], Result]  # (images, labels) -> (loss, predicted classes)
 _log = logging.getLogger(__name__)
 
 
 class NotRecorded(RuntimeError):
-    """A step can't be recorded. It may still run as usual."""
+    """The step can't be recorded. It may still run as usual."""
 
 
 class Replay(Protocol):
     """A recorded step."""
 
     def replay(self) -> None:
-        """Start it once more; returns before the GPU has finished."""
+        """Run the step again. Returns before the GPU has finished."""
 
 
 class GraphedStep:
-    """A step that is replayed from a graph for full batches. The result is valid until the next call.
+    """A training step that is replayed from a graph for full batches. Its result is valid until the next call.
 
-    The short last batch of an epoch runs as usual: it comes too seldom to be worth a graph. One graph is kept, because
-    sizes of images change between epochs and none comes back.
+    The shorter last batch of an epoch runs as usual, because one step per epoch is not worth a graph. Only one graph is
+    kept: with ``progressive_size`` the size of the images changes between epochs, and an earlier size never returns.
 
-    The warm-up reads its batches from the same place as the graph. The address decides which algorithm a matrix product
-    uses, and a resumed run must compute the same bits as an uninterrupted one.
+    The warm-up steps read their batches from the same memory as the graph, because the address affects which algorithm is
+    chosen for a matrix product, and a resumed run must compute the same bits as an uninterrupted one.
     """
 
     def __init__(self, step: StepFunction, batch_size: int, recorder: Recorder) -> None:
@@ -47,8 +48,8 @@ class GraphedStep:
         self._inputs: Result | None = None
         self._graph: Replay | None = None
         self._result: Result | None = None
-        self._steps_of_shape = 0  # before the recording
-        self._gave_up = False
+        self._steps_of_shape = 0  # warm-up steps so far
+        self._gave_up = False  # after a recording that failed
 
     def __call__(self, images: Tensor, labels: Tensor) -> Result:
         if self._gave_up or len(labels) != self._batch_size:
@@ -76,20 +77,20 @@ class GraphedStep:
             self._graph, self._result = self._recorder.record(self._step_on_inputs)
         except NotRecorded as error:
             self._gave_up = True
-            _log.warning("Training goes on without a CUDA graph, more slowly: %s", error)
+            _log.warning("Training continues without a CUDA graph, more slowly: %s", error)
 
 
 class Recorder:
-    """Records on a separate CUDA stream, because nothing else may happen on the stream during a recording.
+    """Records on a separate CUDA stream, because nothing else may run on a stream while it is recorded.
 
-    Steps before a recording run on that stream too, so that what PyTorch and cuBLAS keep for each stream exists by then.
+    The warm-up steps run on that stream too, so that PyTorch and cuBLAS have allocated what they keep for each stream.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def run(self, call: Callable[[], Result]) -> Result:
-        """Run ``call`` on the stream, after all earlier and before all later work of the device's usual stream."""
+        """Run ``call`` on the separate stream, after all earlier and before all later work of the current stream."""
         usual = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(usual)
         with torch.cuda.stream(self._stream):
@@ -98,9 +99,10 @@ class Recorder:
         return result
 
     def record(self, call: Callable[[], Result]) -> tuple[Replay, Result]:
-        """Record ``call`` without running it: the graph, and the tensors into which each replay writes its result.
+        """Record ``call`` without running it. Returns the graph, and the tensors to which each replay writes its result.
 
-        Raises ``NotRecorded`` if it can't be recorded. Other threads may go on meanwhile: one of them reads images ahead.
+        Other threads may use the GPU at the same time, such as the one that reads images ahead. Raises ``NotRecorded`` if
+        ``call`` can't be recorded, and ``torch.OutOfMemoryError``.
         """
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
@@ -117,9 +119,9 @@ class Recorder:
         return graph, result
 
     def _clean_up(self, pool: Any) -> None:
-        """End the failed recording for memory and dropout, which PyTorch before 2.14 leaves in the middle of it.
+        """End a failed recording in the memory allocator and the random generator. PyTorch before 2.14 does not do this.
 
-        Raises the error of the GPU, if it has one.
+        Raises the error of the GPU, if there was one.
         """
         torch.cuda.synchronize(self._device)
         index = self._stream.device_index

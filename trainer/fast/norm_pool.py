@@ -1,4 +1,4 @@
-"""BatchNorm with the max-pooling and the ReLU that follow it as one layer on a CPU; see ``norm_pool_kernels``."""
+"""BatchNorm, max-pooling and ReLU as one layer on a CPU. The arithmetic is in ``norm_pool_kernels``."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from trainer.fast import norm_pool_kernels as kernels
 from trainer.fast.sequence import Replacement, halves
 
-_PIECES = 8  # of a batch, shared by the threads; their sums are added in order, whatever the number of threads
-_SMALL = 1 << 17  # pixels times channels; below, one thread alone is faster
+_PIECES = 8  # of a batch, divided among the threads; sums of pieces are added in order, whatever the number of threads
+_SMALL = 1 << 17  # values in a batch below which a single thread is faster
 Array = NDArray[Any]
 
 
 class NormPoolReLU(nn.BatchNorm2d):
-    """``nn.BatchNorm2d``, then max-pooling by 2 unless ``pooling`` is None, then ReLU.
+    """``nn.BatchNorm2d``, then max-pooling over 2 x 2 windows unless ``pooling`` is None, then ReLU.
 
-    ``pooling`` is "down" or "up", which is how half of an odd side is rounded. Images [N, C, H, W] in float32 or bfloat16
-    become [N, C, P, Q] in the same dtype. Parameters, running statistics and their names are those of BatchNorm. There is
-    no backward pass in evaluation mode. PyTorch raises ``ValueError`` for one value per channel, which has no deviation;
-    this layer returns ReLU(bias) and leaves the running statistics as they are.
+    ``pooling`` is "down" or "up": how half of an odd height or width is rounded. Images are float32 or bfloat16
+    [N, C, H, W], and outputs [N, C, P, Q] in the same dtype. Parameters, running statistics and their names are those of
+    BatchNorm. There is no backward pass in evaluation mode. If there is only one value per channel, which has no variance,
+    PyTorch raises ``ValueError``; this layer returns ReLU(bias) and does not change the running statistics.
     """
 
     def __init__(self, norm: nn.BatchNorm2d, pooling: str | None) -> None:
@@ -57,7 +57,10 @@ class NormPoolReLU(nn.BatchNorm2d):
 
 
 class _NormPoolReLU(torch.autograd.Function):
-    """(images, weight [C], bias [C], eps, pooling) -> (output, mean [C], variance [C]) over the batch."""
+    """(images [N, C, H, W], weight [C], bias [C], eps, pooling) -> (output [N, C, P, Q], mean [C], variance [C]).
+
+    Mean and variance are those of the batch, float32, and have no gradients. The variance is not corrected for bias.
+    """
 
     @staticmethod
     def forward(
@@ -85,8 +88,8 @@ class _NormPoolReLU(torch.autograd.Function):
         sums = _sums(kernels.pool_sums if ctx.pooling else kernels.sums, *arrays, *affine)
         bias_gradient, product = torch.from_numpy(sums)
         weight_gradient = product * inverse
-        # Ioffe and Szegedy, "Batch Normalization", 2015, section 3: the gradient that passes ReLU, less its mean and less
-        # its part along the normalized pixels.
+        # Ioffe and Szegedy, "Batch Normalization", 2015, section 3: from the gradient that passes ReLU, its mean and its
+        # projection onto the normalized pixels are subtracted.
         count = pixels.numel() // len(scale)
         slope, offset = -scale * inverse * weight_gradient / count, -scale * bias_gradient / count
         factors = [values.numpy() for values in (scale, slope.float(), offset.float())]
@@ -96,13 +99,13 @@ class _NormPoolReLU(torch.autograd.Function):
 
 
 def _affine(weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """BatchNorm as pixel * scale + shift: float32 [C] each."""
+    """BatchNorm as pixel * scale + shift. Returns scale and shift, both float32 [C]."""
     scale = weight.detach().double() / (variance.double() + eps).sqrt()
     return scale.float(), (bias.detach().double() - mean.double() * scale).float()
 
 
 def _normalized(pixels: Tensor, scale: Tensor, shift: Tensor, pooling: str | None) -> Tensor:
-    """[N, H, W, C] -> [N, C, P, Q], channels last: scaled, shifted, pooled, and not below 0."""
+    """Scale and shift pixels [N, H, W, C], then pool and apply ReLU. Returns [N, C, P, Q] in channels_last order."""
     count, height, width, channels = pixels.shape
     up = 1 if pooling == "up" else 0
     sides = ((height + up) // 2, (width + up) // 2) if pooling else (height, width)
@@ -117,7 +120,7 @@ def _normalized(pixels: Tensor, scale: Tensor, shift: Tensor, pooling: str | Non
 
 
 def _sums(kernel: Callable[..., None], *arrays: Array) -> Array:
-    """What a kernel sums over a batch: float64 [2, C]."""
+    """Call a kernel that sums over a batch. Returns the sums, float64 [2, C]."""
     sums = np.zeros((_PIECES, 2, arrays[0].shape[-1]))
     _in_pieces(kernel, *arrays, sums=sums)
     total: Array = sums.sum(0)
@@ -127,7 +130,8 @@ def _sums(kernel: Callable[..., None], *arrays: Array) -> Array:
 def _in_pieces(kernel: Callable[..., None], *arrays: Array, sums: Array | None = None) -> None:
     """Call a kernel for each piece of a batch, on as many threads as PyTorch uses.
 
-    Arrays of one dimension are per channel, the others per image or per row of channels. Each piece has its own of ``sums``.
+    Arrays with one dimension are per channel and passed whole. The others are split along their first dimension, images or
+    rows. ``sums``, if given, is [pieces, 2, C], and each piece adds to its own entry.
     """
     count, threads = len(arrays[0]), torch.get_num_threads()
     if arrays[0].size < _SMALL:
@@ -157,7 +161,7 @@ os.register_at_fork(after_in_child=_pool.cache_clear)  # threads of the parent d
 
 
 def _array(tensor: Tensor) -> Array:
-    """The memory of a tensor as an array; bfloat16 as uint16."""
+    """A tensor as an array that shares its memory. NumPy has no bfloat16, so its bits become uint16."""
     array: Array = tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
     return array
 
@@ -168,7 +172,7 @@ def _channels_last(images: Tensor) -> Tensor:
 
 
 def faster(layers: Sequence[nn.Module]) -> Replacement | None:
-    """For ``sequence.replace``: a ``NormPoolReLU`` in place of BatchNorm, max-pooling by 2 if there is any, and ReLU."""
+    """For ``sequence.replace``: replace BatchNorm, 2 x 2 max-pooling if there is any, and ReLU by a ``NormPoolReLU``."""
     norm, rest = layers[0], layers[1:]
     if not isinstance(norm, nn.BatchNorm2d):
         return None

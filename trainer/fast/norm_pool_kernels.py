@@ -1,14 +1,15 @@
-"""BatchNorm, max-pooling by 2 and ReLU in as few passes over memory as they need, compiled by Numba.
+"""BatchNorm, 2 x 2 max-pooling and ReLU in as few passes over memory as possible, compiled by Numba.
 
-PyTorch does the three one after the other. Each reads and writes all pixels and keeps its input for the backward pass, and
-pooling keeps the place of every largest pixel as an int64. Here one pass forward reads the pixels and writes a quarter of
-them. The passes backward read the same pixels and find the largest ones again. Nothing else is kept.
+PyTorch computes the three one after the other. Each reads and writes all pixels and keeps its input for the backward pass,
+and pooling also keeps an int64 index for each output. Here, after the pass that computes mean and variance, one forward
+pass reads the pixels and writes the output, which is a quarter as large. The backward passes read the pixels again and
+recompute which one is the largest in each window, so nothing else is kept.
 
-Pixels are [N, H, W, C], channels last, in float32 or as the bits of bfloat16 in uint16; the arithmetic is float32. Windows
-are 2 x 2 pixels. Where a side is odd and the output rounds up, the missing pixel is its neighbour once more, which does not
-change the largest one. Where it rounds down, the last row or column is in no window. A kernel takes some of a batch's
-images, so that several threads share the work. Its sums are float64 and those of its images only, so they do not depend on
-the number of threads.
+Pixels are [N, H, W, C], channels last, in float32, or in bfloat16 with its bits stored as uint16. The arithmetic is
+float32. If a side is odd and the output is rounded up, a missing pixel of a window is replaced by its neighbour, which does
+not change the maximum. If the output is rounded down, the last row or column is in no window. A kernel is called with some
+of the images of a batch, so that several threads can share the work. Its sums are float64 and are over these images only,
+so they do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from trainer.fast.kernels import ZERO, compiled, first_largest
 Pixels = NDArray[np.float32] | NDArray[np.uint16]
 Floats = NDArray[np.float32]
 Sums = NDArray[np.float64]
-_HALF = np.uint32(16)  # bits
-_ROWS_AT_ONCE = 64  # whose sums are float32
+_HALF = np.uint32(16)  # bits of a bfloat16, which is the upper half of a float32
+_ROWS_AT_ONCE = 64  # rows that are summed in float32 before their sum is added in float64
 
 
 def _value(pixel: Any) -> np.float32:
-    """A pixel as float32. The bits of a bfloat16 are the first 16 of the same number as float32; the others are 0."""
+    """A pixel as float32. A bfloat16 has the same upper 16 bits as the equal float32, whose lower 16 bits are 0."""
     raise NotImplementedError("compiled only")
 
 
@@ -43,9 +44,9 @@ def _value_of(pixel: Any) -> Callable[[Any], Any]:
 
 
 def _pixel(value: np.float32, like: Any) -> Any:
-    """A float32 as a pixel of the type of ``like``: rounded to the nearest bfloat16, of two to the one with an even last bit.
+    """A float32 as a pixel of the type of ``like``. For bfloat16 it is rounded to the nearest, ties to even.
 
-    NaN stays NaN unless all of its 16 last bits are set, which arithmetic does not produce.
+    NaN stays NaN, except for those whose lower 16 bits are all set, which arithmetic does not produce.
     """
     raise NotImplementedError("compiled only")
 
@@ -64,7 +65,10 @@ def _pixel_of(value: Any, like: Any) -> Callable[[Any, Any], Any]:
 
 
 def _for_both(signature: str) -> list[str]:
-    """The signature for float32 and for bfloat16. P is pixels [N, H, W, C], R rows [n, C], F floats [C], S sums [2, C]."""
+    """Numba's signatures for float32 and bfloat16. One letter per argument, for its shape.
+
+    P is pixels [N, H, W, C], R is pixels as rows [n, C], F is float32 [C], S is float64 [2, C].
+    """
     signatures = []
     for dtype in ("float32", "uint16"):
         kinds = {"P": f"{dtype}[:, :, :, ::1]", "R": f"{dtype}[:, ::1]", "F": "float32[::1]", "S": "float64[:, ::1]"}
@@ -74,9 +78,10 @@ def _for_both(signature: str) -> list[str]:
 
 @compiled(_for_both("RFS"))
 def moments(rows: Pixels, origin: Floats, sums: Sums) -> None:
-    """Add to ``sums`` [2, C]: for each channel the sum of rows - origin, and the sum of its square; rows [n, C].
+    """Add to ``sums`` [2, C], for each channel, the sum of rows - origin and the sum of its square.
 
-    An origin near the mean keeps the digits of the variance where the mean is much larger than the deviation.
+    ``rows`` is [n, C], ``origin`` [C]. An origin near the mean avoids the loss of digits of the variance where the mean is
+    much larger than the standard deviation.
     """
     count, channels = rows.shape
     part = np.empty((2, channels), np.float32)
@@ -103,7 +108,7 @@ def moments(rows: Pixels, origin: Floats, sums: Sums) -> None:
 
 @compiled(_for_both("RFFR"))
 def forward(rows: Pixels, scale: Floats, shift: Floats, output: Pixels) -> None:
-    """BatchNorm and ReLU: output = max(rows * scale + shift, 0); rows and output [n, C]."""
+    """BatchNorm and ReLU: output = max(rows * scale + shift, 0). ``rows`` and ``output`` are [n, C]."""
     for row in range(len(rows)):
         pixels, out = rows[row], output[row]
         for c in range(len(scale)):
@@ -113,10 +118,10 @@ def forward(rows: Pixels, scale: Floats, shift: Floats, output: Pixels) -> None:
 
 @compiled(_for_both("RRFFFS"))
 def sums(rows: Pixels, gradient: Pixels, scale: Floats, shift: Floats, mean: Floats, result: Sums) -> None:
-    """Add to ``result`` [2, C]: for each channel the sum of the gradient that passes ReLU, and of it times (rows - mean).
+    """Add to ``result`` [2, C], for each channel, the sum of g and the sum of g * (rows - mean).
 
-    ``gradient`` is that of the output; rows and gradient [n, C]. Loads do not depend on conditions, or the compiler would
-    use no vectors for bfloat16.
+    Here g is the part of ``gradient``, the gradient of the output, that passes ReLU. ``rows`` and ``gradient`` are [n, C].
+    All values are loaded unconditionally, because the compiler would otherwise not vectorize the loop for bfloat16.
     """
     channels = len(scale)
     part = np.empty((2, channels), np.float32)
@@ -147,7 +152,11 @@ def backward(
     offset: Floats,
     result: Pixels,
 ) -> None:
-    """The gradient of rows: result = factor * (gradient that passes ReLU) + slope * (rows - mean) + offset; all [n, C]."""
+    """The gradient of the pixels: result = factor * g + slope * (rows - mean) + offset.
+
+    Here g is the part of ``gradient``, the gradient of the output, that passes ReLU. ``rows``, ``gradient`` and ``result``
+    are [n, C], the others [C].
+    """
     for row in range(len(rows)):
         pixels, g, out = rows[row], gradient[row], result[row]
         for c in range(len(scale)):
@@ -158,13 +167,13 @@ def backward(
 
 @compiled(inline=True)
 def _larger(a: np.float32, b: np.float32) -> np.float32:
-    """The larger of two numbers; NaN where one of them is NaN, which ``max`` may drop."""
+    """The larger of two numbers, or NaN if one of them is NaN. ``max`` may return the other number instead."""
     return b if b > a or b != b else a
 
 
 @compiled(inline=True)
 def _window(images: Any, n: int, p: int, q: int) -> Any:
-    """The four pixels [C] of a window in reading order; for a missing one, its neighbour."""
+    """The four pixels of a window, [C] each, in reading order. A missing pixel is replaced by its neighbour."""
     y0, y1 = 2 * p, min(2 * p + 1, images.shape[1] - 1)
     x0, x1 = 2 * q, min(2 * q + 1, images.shape[2] - 1)
     return images[n, y0, x0], images[n, y0, x1], images[n, y1, x0], images[n, y1, x1]
@@ -172,7 +181,10 @@ def _window(images: Any, n: int, p: int, q: int) -> Any:
 
 @compiled(_for_both("PFFP"))
 def pool_forward(images: Pixels, scale: Floats, shift: Floats, output: Pixels) -> None:
-    """BatchNorm, pooling and ReLU: the largest images * scale + shift of each window, not below 0; output [N, P, Q, C]."""
+    """BatchNorm, pooling and ReLU: output = the maximum of images * scale + shift over each window, and at least 0.
+
+    ``images`` is [N, H, W, C], ``output`` [N, P, Q, C].
+    """
     count, _height, _width, channels = images.shape
     for n in range(count):
         for p in range(output.shape[1]):
@@ -189,7 +201,11 @@ def pool_forward(images: Pixels, scale: Floats, shift: Floats, output: Pixels) -
 
 @compiled(_for_both("PPFFFS"))
 def pool_sums(images: Pixels, gradient: Pixels, scale: Floats, shift: Floats, mean: Floats, result: Sums) -> None:
-    """Like ``sums``, for images with pooling: a gradient [N, P, Q, C] belongs to the first largest pixel of its window."""
+    """Add to ``result`` [2, C] what ``sums`` adds, for a layer with pooling.
+
+    ``images`` is [N, H, W, C]. Each value of ``gradient`` [N, P, Q, C] belongs to the largest pixel of its window, the
+    first of equal ones.
+    """
     count, _height, _width, channels = images.shape
     part = np.empty((2, channels), np.float32)
     first, second = part[0], part[1]
@@ -224,7 +240,11 @@ def _spread(
     offset: Floats,
     result: Any,
 ) -> None:
-    """The gradient of one pixel [C]: that of its window where the pixel's place is the largest one's, and BatchNorm's part."""
+    """Set ``result`` [C] to the gradient of one pixel of a window.
+
+    ``gradient`` [C] is that of the window's output. It passes to the pixel where ``place`` [C], the position of the largest
+    pixel, is ``own_place``. The terms with ``slope`` and ``offset`` come from the batch's mean and variance.
+    """
     for c in range(len(mean)):
         passed = factor[c] * _value(gradient[c])
         passed = passed if place[c] == own_place else ZERO
@@ -243,9 +263,10 @@ def pool_backward(
     offset: Floats,
     result: Pixels,
 ) -> None:
-    """Like ``backward``, for images with pooling: a gradient [N, P, Q, C] belongs to the first largest pixel of its window.
+    """Set ``result`` [N, H, W, C] to what ``backward`` computes, for a layer with pooling.
 
-    Each loop over channels writes to one array. With four, too many arrays might overlap for the compiler to use vectors.
+    Each value of ``gradient`` [N, P, Q, C] belongs to the largest pixel of its window, the first of equal ones. Each loop
+    over channels writes to a single array, because with four the compiler would not vectorize: too many might overlap.
     """
     count, height, width, channels = images.shape
     rows, columns = gradient.shape[1], gradient.shape[2]
@@ -262,7 +283,7 @@ def pool_backward(
                     largest, largest_place = first_largest(z0, z1, z2, z3, p0, p1, p2, p3)
                     place[i] = ZERO if largest <= ZERO else largest_place
                 g, terms = gradient[n, p, q], (mean, factor, slope, offset)
-                # From the last to the first: a missing pixel is its neighbour, whose own result must be written last.
+                # In reverse order: a missing pixel shares the memory of its neighbour, whose result must be written last.
                 r0, r1, r2, r3 = _window(result, n, p, q)
                 _spread(d, g, place, p3, *terms, r3)
                 _spread(c, g, place, p2, *terms, r2)

@@ -1,4 +1,4 @@
-"""Changes to the order and the kind of layers in an ``nn.Sequential``. Parameters and their names stay."""
+"""Replace and reorder layers of an ``nn.Sequential``. Parameters and their names do not change."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ Faster = Callable[[Sequence[nn.Module]], Replacement | None]
 
 
 def replace(net: nn.Sequential, faster: Faster) -> nn.Sequential:
-    """A net in which single layers stand for several, each under the name of the first layer that it replaces.
+    """The net with some layers replaced, each by a layer that may do the work of several.
 
-    ``faster`` is given the rest of the layers at each position. It returns None to keep the first of them.
+    ``faster`` is called at each position with the rest of the layers. It returns a layer and how many it replaces, or None
+    to keep the first one. A new layer has the name of the first layer that it replaces.
     """
     names, layers = zip(*net.named_children(), strict=True)
     result: OrderedDict[str, nn.Module] = OrderedDict()
@@ -28,9 +29,9 @@ def replace(net: nn.Sequential, faster: Faster) -> nn.Sequential:
 
 
 def pool_before_relu(net: nn.Sequential) -> nn.Sequential:
-    """A net in which max-pooling comes before ReLU where it came right after it, so that ReLU has a quarter of the work.
+    """The net with each ReLU moved behind the max-pooling that follows it, where it has a quarter of the work.
 
-    Outputs and gradients are the same bits in either order. Where the largest pixel of a window is not above 0, the
+    Outputs and gradients are bit for bit the same in both orders: if the largest pixel of a window is not above 0, the
     output is 0 and no gradient passes.
     """
     layers = list(net.named_children())

@@ -2,13 +2,13 @@
 
 The algorithm is F(m x m, 3 x 3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015. A tile of
 (m + 2) x (m + 2) input pixels gives m x m outputs with (m + 2)^2 multiplications in place of 9 m^2: 4 times fewer for
-m = 4, 3.24 for m = 3, 2.25 for m = 2. PyTorch's own convolution already runs near the rate of the CPU's matrix product,
-so only fewer multiplications can be faster. Results differ from a convolution's by rounding, by about 1e-5 of the largest
-output for m = 4 and 1e-6 for m = 2 and 3, and are the same on every call.
+m = 4, 3.24 times for m = 3, 2.25 times for m = 2. PyTorch's convolution already multiplies about as fast as the CPU can,
+so it can only be beaten with fewer multiplications. Results differ from a direct convolution by rounding errors, about
+1e-5 of the largest output for m = 4 and 1e-6 for m = 2 and 3. They are the same on every call.
 
-With d a tile, g a filter and Y the outputs of the tile: Y = A' [sum over channels of (G g G') * (B' d B)] A. At each of
-the (m + 2)^2 places of the bracket the sum over channels is a matrix product. The transforms are matrix products too, of
-flattened tiles with Kronecker products.
+With a tile d, a filter g and the outputs Y of the tile: Y = A' [sum over channels of (G g G') * (B' d B)] A, where * is
+element by element and ' is the transpose. At each of the (m + 2)^2 positions in the bracket, the sum over channels is a
+matrix product. The transforms are matrix products too: a flattened tile is multiplied by a Kronecker product.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# B', G and A' of F(m, 3). Those of m = 2 and 4 are from section 4 of the paper. That of m = 3 follows by the same
+# B', G and A' of F(m, 3). Those for m = 2 and 4 are from section 4 of the paper. Those for m = 3 follow by the same
 # construction (Toom and Cook) from the points 0, 1, -1, 2 and infinity.
 _MATRICES = {
     2: (
@@ -56,7 +56,10 @@ _MATRICES = {
 
 
 def convolve(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(images [N, C, H, W], weight [K, C, 3, 3], bias [K]), all float32 -> [N, K, H, W] in channels_last order, padding 1."""
+    """Convolve images [N, C, H, W] with weight [K, C, 3, 3], add bias [K], with padding 1; all are float32.
+
+    The result is [N, K, H, W] in channels_last order.
+    """
     height, width = images.shape[2:]
     m = min((4, 3, 2), key=lambda m: _multiplications(height, width, m))
     filled = F.pad(images, (0, -width % m, 0, -height % m)) if height % m or width % m else images
@@ -65,13 +68,16 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _multiplications(height: int, width: int, m: int) -> int:
-    """Multiplications of all tiles that cover an image, for each pair of an input and an output channel."""
+    """Multiplications for the tiles that cover an image, per pair of an input and an output channel."""
     return -(-height // m) * -(-width // m) * (m + 2) ** 2
 
 
 @cache
 def _transforms(m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Input, filter and output transform of flattened tiles: [t * t, t * t], [t * t, 9], [m * m, t * t] with t = m + 2."""
+    """The transforms of flattened input tiles, filters and output tiles.
+
+    With t = m + 2 their shapes are [t * t, t * t], [t * t, 9] and [m * m, t * t].
+    """
     matrices = [torch.tensor(matrix, dtype=torch.float32) for matrix in _MATRICES[m]]
     input_transform, filter_transform, output_transform = (torch.kron(matrix, matrix) for matrix in matrices)
     return input_transform, filter_transform, output_transform
@@ -79,7 +85,10 @@ def _transforms(m: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @cache
 def _inner(m: int) -> Tensor:
-    """The input transform [t * t, m * m] of a tile that holds a whole image: the border is 0, so its columns are left out."""
+    """The input transform [t * t, m * m] for images of m x m pixels, with t = m + 2.
+
+    Such an image is a single tile with a border of zeros, so the columns for the border are left out.
+    """
     t = m + 2
     return _transforms(m)[0].view(t * t, t, t)[:, 1:-1, 1:-1].reshape(t * t, m * m).contiguous()
 
@@ -94,7 +103,7 @@ class _Winograd(torch.autograd.Function):
         tiles = _transformed_input(images.permute(0, 2, 3, 1), m)
         matrices = (filter_transform @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(-1, filters, channels)
         products = torch.bmm(tiles, matrices.transpose(1, 2))
-        products[m + 3] += bias  # this place enters every output of the tile with weight 1
+        products[m + 3] += bias  # position (1, 1) of the tile has weight 1 in every output
         output = _untiled((output_transform @ products.flatten(1)).view(m, m, -1), images.shape, filters, m)
         ctx.save_for_backward(tiles, matrices)
         ctx.m, ctx.shape = m, images.shape
@@ -122,7 +131,7 @@ def _tiled(pixels: Tensor, m: int) -> Tensor:
 
 
 def _untiled(pixels: Tensor, shape: torch.Size, channels: int, m: int) -> Tensor:
-    """[m, m, N, H / m, W / m, C], flattened in any way, -> [N, H, W, C]; ``shape`` is [N, any, H, W]."""
+    """[m, m, N, H / m, W / m, C] in any flattened shape -> [N, H, W, C]. ``shape`` is that of the images, [N, _, H, W]."""
     count, _channels, height, width = shape
     rows, columns = height // m, width // m
     tiles = pixels.view(m, m, count, rows, columns, channels)
@@ -130,7 +139,10 @@ def _untiled(pixels: Tensor, shape: torch.Size, channels: int, m: int) -> Tensor
 
 
 def _transformed_input(pixels: Tensor, m: int) -> Tensor:
-    """[N, H, W, C] -> [t * t, number of tiles, C]: tiles of t x t pixels that overlap by 2, with zeros around the image."""
+    """[N, H, W, C] -> [t * t, number of tiles, C]: transformed tiles of t x t pixels, with t = m + 2.
+
+    Neighbouring tiles overlap by 2 pixels, and there are zeros around the image.
+    """
     count, height, width, channels = pixels.shape
     if height == width == m:
         return (_inner(m) @ _tiled(pixels, m).reshape(m * m, -1)).view(-1, count, channels)
@@ -144,7 +156,10 @@ def _transformed_input(pixels: Tensor, m: int) -> Tensor:
 
 
 def _input_gradient(tiles: Tensor, shape: torch.Size, m: int) -> Tensor:
-    """[t * t, number of tiles, C] -> [N, H, W, C]: ``_transformed_input`` transposed, so overlaps of tiles add up."""
+    """[t * t, number of tiles, C] -> [N, H, W, C]: the transpose of ``_transformed_input``, so overlapping tiles add up.
+
+    ``shape`` is that of the images, [N, C, H, W].
+    """
     count, channels, height, width = shape
     if height == width == m:
         return _untiled((_inner(m).T @ tiles.flatten(1)).view(m, m, -1), shape, channels, m)

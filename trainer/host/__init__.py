@@ -1,1 +1,1 @@
-"""The trainer host: a warm process that forks a child for each run."""
+"""The trainer host: a process that has PyTorch loaded and starts a child process for each run."""

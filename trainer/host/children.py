@@ -1,4 +1,4 @@
-"""The host's list of its children: what each was asked, what it has written, who waits for it, and how it ended."""
+"""The host's child processes: the request of each, its output, the clients that wait for it, and how it ended."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from trainer.host.connections import Connection
 from trainer.host.forking import LOCKED, Child
 from trainer.host.memory import read_memory
 
-_PEAK_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of ru_maxrss
+_PEAK_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
 
 
 @dataclass(eq=False)
-class Work:
-    """A child at work."""
+class Job:
+    """A child process and the request that it handles."""
 
     request: wire.Request
     pid: int
-    pipe: int | None  # None once closed
-    deadline: float | None  # monotonic; None for a run
+    pipe: int | None  # file descriptor; None once closed
+    deadline: float | None  # when the child is killed, by the monotonic clock; None for a run
     output: bytearray = field(default_factory=bytearray)
-    waiting: list[tuple[Connection, int]] = field(default_factory=list)  # with the id of the request
+    waiting: list[tuple[Connection, int]] = field(default_factory=list)  # clients, each with the id of its request
     is_interrupted: bool = False
     memory_before: dict[str, int] = field(default_factory=read_memory)
-    peak_bytes: int = 0  # known at its end
+    peak_bytes: int = 0  # most resident memory; known once the child has ended
 
     @property
     def is_run(self) -> bool:
@@ -42,92 +42,99 @@ class Work:
 
     @property
     def has_lock(self) -> bool:
-        """Whether a run's process has said that it holds the run's lock."""
+        """Whether the process of a run has reported that it holds the lock of the run folder."""
         return LOCKED in self.output
 
     def interrupt(self) -> None:
-        """End a measurement at once."""
+        """Kill the child and remember that it was interrupted."""
         self.is_interrupted = True
         os.kill(self.pid, signal.SIGKILL)
 
 
 class Children:
-    """All children at work. ``on_output`` is called when one has written, ``on_end`` with its wait status at its end."""
+    """All child processes that are running.
+
+    ``on_output`` is called when a child has written to its pipe, and ``on_end`` with its wait status when it has ended.
+    """
 
     def __init__(
         self,
         selector: selectors.BaseSelector,
-        on_output: Callable[[Work], None],
-        on_end: Callable[[Work, int], None],
+        on_output: Callable[[Job], None],
+        on_end: Callable[[Job, int], None],
     ) -> None:
         self._selector = selector
         self._on_output = on_output
         self._on_end = on_end
-        self._works: dict[int, Work] = {}
+        self._jobs: dict[int, Job] = {}
 
     def __len__(self) -> int:
-        return len(self._works)
+        return len(self._jobs)
 
     @property
-    def runs(self) -> list[Work]:
-        return [work for work in self._works.values() if work.is_run]
+    def runs(self) -> list[Job]:
+        return [job for job in self._jobs.values() if job.is_run]
 
     @property
-    def questions(self) -> list[Work]:
-        return [work for work in self._works.values() if not work.is_run]
+    def queries(self) -> list[Job]:
+        """The children that handle any request other than ``wire.Start``."""
+        return [job for job in self._jobs.values() if not job.is_run]
 
-    def add(self, request: wire.Request, started: Child, deadline: float | None) -> Work:
-        """Look after a child that was just started; past ``deadline`` it is killed."""
-        work = Work(request, started.pid, started.pipe, deadline)
-        self._works[work.pid] = work
-        self._selector.register(started.pipe, selectors.EVENT_READ, lambda _events: self._read(work))
-        return work
+    def add(self, request: wire.Request, started: Child, deadline: float | None) -> Job:
+        """Watch a child that was just started. ``deadline`` (monotonic) is when it is killed; None for never."""
+        job = Job(request, started.pid, started.pipe, deadline)
+        self._jobs[job.pid] = job
+        self._selector.register(started.pipe, selectors.EVENT_READ, lambda _events: self._read(job))
+        return job
 
     def interrupt_measurements(self) -> None:
-        """Nothing is measured beside a run: it would slow the run, and the figures would be wrong."""
-        for work in self._works.values():
-            if work.is_measurement:
-                work.interrupt()
+        """Stop all measurements, because a run is about to start.
+
+        A measurement beside a run would slow the run, and its numbers would be wrong.
+        """
+        for job in self._jobs.values():
+            if job.is_measurement:
+                job.interrupt()
 
     def reap(self) -> None:
-        """Notice children that ended; end those that take too long, and measurements that nobody waits for."""
-        for work in [*self._works.values()]:
-            pid, status, usage = os.wait4(work.pid, os.WNOHANG)
+        """Handle children that have ended. Kill those past their deadline and measurements that no client waits for."""
+        for job in [*self._jobs.values()]:
+            pid, status, usage = os.wait4(job.pid, os.WNOHANG)
             if pid:
-                work.peak_bytes = usage.ru_maxrss * _PEAK_UNIT
-                self._end(work, status)
-            elif work.deadline is not None and time.monotonic() > work.deadline:
-                os.kill(work.pid, signal.SIGKILL)
-                work.deadline = None
-            elif work.is_measurement and not any(connection.is_open for connection, _id in work.waiting):
-                work.interrupt()
+                job.peak_bytes = usage.ru_maxrss * _PEAK_UNIT
+                self._end(job, status)
+            elif job.deadline is not None and time.monotonic() > job.deadline:
+                os.kill(job.pid, signal.SIGKILL)
+                job.deadline = None
+            elif job.is_measurement and not any(connection.is_open for connection, _id in job.waiting):
+                job.interrupt()
 
     def close(self) -> None:
-        """Close all pipes, at the host's end and in a forked child. The selector is not told."""
-        for work in self._works.values():
-            if work.pipe is not None:
-                os.close(work.pipe)
+        """Close all pipes without unregistering them: for a host that exits, and for a forked child."""
+        for job in self._jobs.values():
+            if job.pipe is not None:
+                os.close(job.pipe)
 
-    def _read(self, work: Work) -> None:
-        while work.pipe is not None:
+    def _read(self, job: Job) -> None:
+        while job.pipe is not None:
             try:
-                data = os.read(work.pipe, 65_536)
+                data = os.read(job.pipe, 65_536)
             except BlockingIOError:
                 break
             if not data:
-                self._close_pipe(work)
-            work.output += data
-        self._on_output(work)
+                self._close_pipe(job)
+            job.output += data
+        self._on_output(job)
 
-    def _close_pipe(self, work: Work) -> None:
-        assert work.pipe is not None
-        self._selector.unregister(work.pipe)
-        os.close(work.pipe)
-        work.pipe = None
+    def _close_pipe(self, job: Job) -> None:
+        assert job.pipe is not None
+        self._selector.unregister(job.pipe)
+        os.close(job.pipe)
+        job.pipe = None
 
-    def _end(self, work: Work, status: int) -> None:
-        self._read(work)
-        if work.pipe is not None:  # a process that the child started still has it
-            self._close_pipe(work)
-        del self._works[work.pid]
-        self._on_end(work, status)
+    def _end(self, job: Job, status: int) -> None:
+        self._read(job)
+        if job.pipe is not None:  # still open in a process that the child started
+            self._close_pipe(job)
+        del self._jobs[job.pid]
+        self._on_end(job, status)

@@ -1,4 +1,4 @@
-"""The host's socket and its clients: lines come in, messages go out, and no client can hold up the others."""
+"""The host's socket and its clients. Nothing here blocks, so a slow client does not delay the others."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from typing import Any
 from trainer import wire
 
 MAX_UNSENT = 4 * 2**20  # bytes that a client may leave unread before it is dropped
-_RECEIVE = 2**18
+_RECEIVE = 2**18  # most bytes per read
 
 
 @dataclass(eq=False)
 class Connection:
-    """A client's socket, the beginning of its next line, and what it has not read yet."""
+    """A client's socket with its buffers."""
 
     socket: socket.socket
-    inbox: bytearray = field(default_factory=bytearray)
-    outbox: bytearray = field(default_factory=bytearray)
+    inbox: bytearray = field(default_factory=bytearray)  # received, not yet a complete line
+    outbox: bytearray = field(default_factory=bytearray)  # not yet sent
     is_open: bool = True
 
 
 class Connections:
-    """Listens, greets each client, and passes each of its lines to ``handle``. The selector's data are the callbacks."""
+    """The listening socket and its clients.
+
+    Each client is sent ``greeting``, and each line that it sends is passed to ``handle``. The ``data`` of a selector key
+    is the callback for its socket.
+    """
 
     def __init__(
         self,
@@ -45,7 +49,7 @@ class Connections:
         return len(self._open)
 
     def listen(self, path: Path) -> None:
-        """Listen at ``path``, which only this user can reach."""
+        """Listen on a Unix socket at ``path`` that only this user can open."""
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         mask = os.umask(0o177)
         try:
@@ -57,14 +61,14 @@ class Connections:
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def close(self) -> None:
-        """Close all sockets, at the host's end and in a forked child. The selector is not told."""
+        """Close all sockets without unregistering them: for a host that exits, and for a forked child."""
         if self._listener is not None:
             self._listener.close()
         for connection in self._open:
             connection.socket.close()
 
     def send(self, connection: Connection, message: dict[str, Any]) -> None:
-        """Send a message as soon as the client reads; a client that is gone gets none."""
+        """Queue a message and send as much as the client accepts. Nothing happens if the client has disconnected."""
         if connection.is_open:
             connection.outbox += wire.encode(message)
             self._flush(connection)
@@ -73,7 +77,7 @@ class Connections:
         assert self._listener is not None
         try:
             client, _address = self._listener.accept()
-        except OSError:  # the client left again, or no file descriptor is free
+        except OSError:  # the client has disconnected, or no file descriptor is free
             return
         if not wire.peer_is_this_user(client):
             client.close()

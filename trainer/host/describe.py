@@ -1,6 +1,7 @@
 """The layers of a configuration's net, and the devices of this machine.
 
-Both need PyTorch to compute, so only a child of the host may ask for them (see ``trainer.host.forking``).
+Both run PyTorch code, which the host itself must not do, so only a child of the host calls them (see
+``trainer.host.loop``).
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from trainer.models import Shape
 
 
 def describe(config: RunConfig, image_shape: Shape, num_classes: int) -> dict[str, Any]:
-    """Layers, parameters and multiply-adds of a configuration's net for images of ``image_shape``."""
+    """Describe a configuration's net for images of ``image_shape`` (channels, height, width).
+
+    ``padded_shape`` is the shape to which images below ``smallest_image`` pixels a side are padded, or None.
+    ``layers`` is a list of ``trainer.layers.Layer`` as dictionaries; ``multiply_adds`` is for one image.
+    """
     table = layers.table(config, image_shape, num_classes)
     smallest = MODELS[config.model].smallest_image
     height, width = (max(side, smallest) for side in image_shape[1:])
@@ -38,9 +43,10 @@ def describe(config: RunConfig, image_shape: Shape, num_classes: int) -> dict[st
 
 
 def devices() -> list[dict[str, Any]]:
-    """What runs can compute on, the CPU first: ``name`` as in ``RunConfig.device``, ``title``, and what is known of it.
+    """The devices that runs can use, the CPU first.
 
-    ``memory_total`` and ``memory_free`` are bytes of a GPU, None where they are not known.
+    Each has a ``name`` as in ``RunConfig.device``, a ``title`` to show, and ``memory_total`` and ``memory_free`` in bytes,
+    which are None for the CPU and where they are not known.
     """
     gpus = [_nvidia_gpu(index) for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():

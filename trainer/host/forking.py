@@ -1,8 +1,8 @@
-"""The host's children: how a process is started for a request, and what it does there.
+"""Start a child process for a request, and handle the request in it.
 
-On Linux a child is forked from the host, which has torch imported but ran no kernel; where fork is not safe it is
-spawned and imports torch itself. Either way it speaks through a pipe: a run sends one byte when it holds its lock,
-a question sends its answer as JSON.
+On Linux a child is forked from the host, which has imported torch but has run no kernel. Where fork is not safe, a child
+is spawned and imports torch itself. Either way it writes to a pipe: the process of a run writes one byte when it holds
+the lock of the run folder, and any other child writes its response as JSON.
 """
 
 from __future__ import annotations
@@ -22,32 +22,35 @@ from trainer.interpreter import python_command
 from trainer.run_folder import RunFolder
 from trainer.wire import Describe, Devices, Measure, Predict, Request, Start, error, parse_request
 
-LOCKED = b"L"
-OOM_SCORE = 500  # of at most 1,000: the kernel takes a run before the host and the server
-QUESTION_SECONDS = 60  # a question's process ends itself after so long, even if the host is gone
-MEASURE_SECONDS = 120  # likewise
-NICENESS = 10  # of a measurement, so that pages are answered as ever
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)  # what the host handles
+LOCKED = b"L"  # written by the process of a run once it holds the lock
+OOM_SCORE = 500  # of at most 1,000: out of memory, the kernel kills a run before the host and the server
+QUERY_SECONDS = 60  # after which the child of a query ends itself, even if the host has exited
+MEASURE_SECONDS = 120  # after which the child of a measurement does
+NICENESS = 10  # of a measurement, so that the server stays responsive
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)  # those that the host handles
 
 Execute = Callable[
     ..., int
-]  # (folder, attempt, *, num_threads, on_locked, device) -> exit status, as trainer.runtime.execute
+]  # (folder, attempt, *, num_threads, on_locked, device) -> exit status, like trainer.runtime.execute
 
 
 @dataclass(frozen=True)
 class Child:
-    """A started process and the end of the pipe on which it speaks."""
+    """A process that was started."""
 
     pid: int
-    pipe: int  # file descriptor, non-blocking
+    pipe: int  # file descriptor from which its output is read, non-blocking
 
 
 def fork(request: Request, execute: Execute, close_inherited: Callable[[], None]) -> Child:
-    """Start a child for ``request`` by fork. ``close_inherited`` closes there what belongs to the host."""
+    """Fork a child for ``request``. The child calls ``close_inherited`` to close the host's sockets and pipes.
+
+    Raises ``OSError`` if no process or file descriptor is free.
+    """
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # none may reach the host's handlers in the child
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # or the child could run the host's handlers
     try:
         pid = os.fork()
         if pid == 0:
@@ -63,7 +66,10 @@ def fork(request: Request, execute: Execute, close_inherited: Callable[[], None]
 
 
 def spawn(request: Request) -> Child:
-    """Start a child for ``request`` in a new interpreter; the request is its standard input."""
+    """Start a child for ``request`` in a new interpreter, which reads the request from its standard input.
+
+    Raises ``OSError`` if no process or file descriptor is free.
+    """
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)
     try:
@@ -83,7 +89,10 @@ def spawn(request: Request) -> Child:
 
 
 def _in_child(request: Request, execute: Execute, pipe: int, prepare: list[Callable[[], None]]) -> NoReturn:
-    """The life of a child: a session of its own, nothing of the host's, the work, and out without cleaning up."""
+    """Handle ``request`` in a new session and exit, without the interpreter's cleanup.
+
+    The host's signal handlers are removed, and the steps of ``prepare`` are called first.
+    """
     code = 1
     try:
         os.setsid()
@@ -104,15 +113,15 @@ def _in_child(request: Request, execute: Execute, pipe: int, prepare: list[Calla
 
 
 def perform(request: Request, execute: Execute, pipe: int) -> int:
-    """Do what ``request`` asks, speaking on ``pipe``; the exit status."""
+    """Handle ``request``, write the result to ``pipe``, and return the exit status."""
     if isinstance(request, Start):
         return _run(request, execute, pipe)
     if isinstance(request, Measure):
         os.nice(NICENESS)
         _score_for_oom(2 * OOM_SCORE)
-    signal.alarm(MEASURE_SECONDS if isinstance(request, Measure) else QUESTION_SECONDS)
+    signal.alarm(MEASURE_SECONDS if isinstance(request, Measure) else QUERY_SECONDS)
     with os.fdopen(pipe, "wb") as file:
-        file.write(json.dumps(answer(request)).encode())
+        file.write(json.dumps(respond(request)).encode())
     return 0
 
 
@@ -128,7 +137,7 @@ def _run(request: Start, execute: Execute, pipe: int) -> int:
     _score_for_oom(OOM_SCORE)
 
     def on_locked() -> None:
-        with contextlib.suppress(OSError):  # the host may be gone: the run does not need it
+        with contextlib.suppress(OSError):  # the host may have exited; the run continues without it
             os.write(pipe, LOCKED)
         os.close(pipe)
 
@@ -136,7 +145,7 @@ def _run(request: Start, execute: Execute, pipe: int) -> int:
 
 
 def _score_for_oom(score: int) -> None:
-    """How soon the kernel takes this process when memory runs out, 0 to 1,000."""
+    """Set how soon the kernel kills this process when memory runs out: 0 to 1,000, the highest first."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write(str(score))
 
@@ -146,8 +155,8 @@ def _write_lines_at_once() -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
-def answer(request: Request) -> dict[str, Any]:
-    """The answer to a question: ``{"result"}``, or ``{"error"}`` where what was asked can't be answered."""
+def respond(request: Request) -> dict[str, Any]:
+    """The response to any request other than ``Start``: ``{"result"}``, or ``{"error"}`` if the request is not valid."""
     from trainer.config import parse_config
     from trainer.failures import RunError
     from trainer.home import home
@@ -183,7 +192,7 @@ def answer(request: Request) -> dict[str, Any]:
 
 
 def main() -> NoReturn:
-    """A spawned child: the pipe's descriptor is the argument, the request the standard input."""
+    """Run a spawned child. The file descriptor of its pipe is the argument, and its standard input the request."""
     from trainer import runtime
 
     request = parse_request(sys.stdin.buffer.read())

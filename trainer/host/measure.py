@@ -1,8 +1,8 @@
-"""Measuring this machine: which precision trains a net fastest, and how fast it multiplies matrices.
+"""Measure this machine: which precision trains a net fastest, and how fast it multiplies matrices.
 
-Takes seconds and all cores that a run would take, so only a child of the host does it, while no run is on. What is
-measured is the engine itself on made-up images: ``engine.train`` of each precision, a few steps of one in turn with a
-few of the other.
+A measurement takes seconds and as many cores as a run, so only a child of the host makes it, while no run is active. To
+compare precisions, ``engine.train`` trains on synthetic images in each of them, a few steps at a time in turn, so that a
+slow moment of the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from trainer.measurements import Section
 from trainer.precision import choose
 from trainer.progress import Stopwatch
 
-BUDGET_SECONDS = 10.0  # of steps that are timed; the first look at each precision comes on top
+BUDGET_SECONDS = 10.0  # for the timed steps of all precisions; a short probe of each comes before them
 MOST_STEPS, LEAST_STEPS = 200, 3
-NUM_BLOCKS = 5  # steps are timed in so many blocks, after a first one that is not
-PROBE_IMAGES = 8  # of a batch that tells whether a precision is hopeless
-HOPELESS = 3.0  # a precision that needs so many times float32's seconds is not looked at any longer
+NUM_BLOCKS = 5  # that are timed, after a first block that is not
+PROBE_IMAGES = 8  # batch size of the probe, which sorts out precisions that are too slow
+TOO_SLOW = 3.0  # a precision that takes more than this many times as long as float32 is dropped
 MATMUL_SIZES = (1024, 2048, 4096)
 MATMUL_REPEATS = 5
 LONGEST_PRODUCT_SECONDS = 5.0
-_MOST_IMAGES = 2048
+_MOST_IMAGES = 2048  # different synthetic images; longer epochs repeat them
 Shape = tuple[int, int, int]
 
 
-class OtherMachine(ValueError):
-    """A measurement is asked for that this machine or this PyTorch can't give."""
+class WrongMachine(ValueError):
+    """The requested measurement is for another machine or another version of PyTorch."""
 
 
 def measure(
@@ -59,44 +59,45 @@ def measure(
     num_threads: int,
     device: str,
 ) -> dict[str, Any]:
-    """Measure what ``key`` names, record it in ``home`` and return what stands there now.
+    """Make the measurement that ``key`` of a section names, record it in ``home`` and return the recorded entry.
 
-    For ``matmul`` the config names the precision. Raises ``OtherMachine`` where the key is not one of this machine,
-    ``DeviceMissing`` or ``PrecisionUnsupported``, and what PyTorch raises.
+    ``image_shape`` is (channels, height, width). For the section ``matmul``, ``config.precision`` is the precision of the
+    matrices. Raises ``WrongMachine`` if the key does not belong to this machine, ``DeviceMissing``,
+    ``PrecisionUnsupported``, and any error of PyTorch.
     """
     environments = _environments(config, image_shape, home, num_threads, device)
     plain = asdict(environments[0])
-    own = measurements.matmul_key(plain)
+    actual = measurements.matmul_key(plain)
     if section == "precision":
-        own = measurements.precision_key(config, image_shape, plain)
-    if own != key:
-        raise OtherMachine(
-            _("This can't be measured on this machine: {wanted} was requested, but it is {own}.").format(
-                wanted=key, own=own
+        actual = measurements.precision_key(config, image_shape, plain)
+    if actual != key:
+        raise WrongMachine(
+            _("This can't be measured on this machine: {wanted} was requested, but it is {actual}.").format(
+                wanted=key, actual=actual
             )
         )
     apply(environments[0])
     if section == "matmul":
         return measurements.record(home, section, key, matmul_peak(environments[0]))
-    return measurements.record(home, section, key, precisions(config, image_shape, num_classes, environments))
+    return measurements.record(home, section, key, compare_precisions(config, image_shape, num_classes, environments))
 
 
 def _environments(
     config: RunConfig, image_shape: Shape, home: Path, num_threads: int, device: str
 ) -> list[Environment]:
-    """What a run of the config would obey in its precision, or for ``auto`` in each that the device knows."""
+    """The environment of a run of this config. For ``auto``, one for each precision that is worth trying, float32 first."""
     wanted: list[str] = [config.precision]
     if config.precision == "auto":
         wanted = ["float32", *_mixed(device)]
     found = []
     for precision in wanted:
-        one = config.model_copy(update={"precision": precision, "device": device})
-        found.append(resolve(one, image_shape, home, num_threads=num_threads))
+        explicit = config.model_copy(update={"precision": precision, "device": device})
+        found.append(resolve(explicit, image_shape, home, num_threads=num_threads))
     return found
 
 
 def _mixed(device: str) -> list[str]:
-    """The mixed precisions that are worth a try."""
+    """The mixed precisions that are worth trying on a device."""
     if device.startswith("cuda"):
         try:
             check_precision("bfloat16", device)
@@ -111,16 +112,17 @@ def _mixed(device: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is trained: the same for every precision."""
+    """The batch size and the number of steps to train, the same for every precision."""
 
     batch_size: int
     num_steps: int
 
     @classmethod
     def make(cls, batch_size: int, seconds_per_image: float) -> Plan:
-        """As many steps as the budget allows; ``seconds_per_image`` is of all precisions together.
+        """As many steps as ``BUDGET_SECONDS`` allows, within bounds.
 
-        Where not even the fewest steps fit, the batch is smaller than the run's.
+        ``seconds_per_image`` is the sum over all precisions. If not even ``LEAST_STEPS`` steps fit, the batch is made
+        smaller.
         """
         while batch_size > PROBE_IMAGES and LEAST_STEPS * batch_size * seconds_per_image > BUDGET_SECONDS:
             batch_size = max(PROBE_IMAGES, batch_size // 2)
@@ -128,32 +130,33 @@ class Plan:
         return cls(batch_size, max(LEAST_STEPS, min(MOST_STEPS, steps)))
 
     def blocks(self) -> list[int]:
-        """The steps in blocks, nearly equal ones, of at least one step."""
+        """The number of steps in each block: nearly equal, at least 1."""
         count = min(NUM_BLOCKS + 1, self.num_steps)
         ends = [self.num_steps * number // count for number in range(count + 1)]
         return [end - begin for begin, end in itertools.pairwise(ends)]
 
 
-def precisions(
+def compare_precisions(
     config: RunConfig, image_shape: Shape, num_classes: int, environments: Sequence[Environment]
 ) -> dict[str, Any]:
-    """Train in each precision, float32 first: ``chosen``, and by precision ``images_per_second`` and ``losses``.
+    """Train in each environment's precision, float32 first, and choose one by speed and loss.
 
-    A loss is the mean over the same steps from the same weights. A precision that is hopelessly slow has a rate from a
-    small batch and no loss; one that raises has neither. Raises what float32 raises.
+    Returns ``chosen`` and, by precision, ``images_per_second`` and ``losses``. A loss is the mean over the same steps from
+    the same weights. A precision that is too slow has a rate from the probe and no loss, and one that raises an error has
+    neither. Raises the error of float32, if it raises one.
     """
     probe = Plan(min(PROBE_IMAGES, config.batch_size), 2)
-    candidates = _tried(config, image_shape, num_classes, environments, probe)
+    candidates = _train_in_turn(config, image_shape, num_classes, environments, probe)
     rates = {candidate.environment.precision: candidate.images_per_second() for candidate in candidates}
     promising = [
         candidate.environment
         for candidate in candidates
         if candidate.environment.precision == "float32"
-        or rates[candidate.environment.precision] * HOPELESS > rates["float32"]
+        or rates[candidate.environment.precision] * TOO_SLOW > rates["float32"]
     ]
     plan = Plan.make(config.batch_size, sum(1 / rates[environment.precision] for environment in promising))
     losses = {}
-    for candidate in _tried(config, image_shape, num_classes, promising, plan):
+    for candidate in _train_in_turn(config, image_shape, num_classes, promising, plan):
         rates[candidate.environment.precision] = candidate.images_per_second()
         if candidate.loss is not None:
             losses[candidate.environment.precision] = candidate.loss
@@ -164,16 +167,16 @@ def precisions(
     }
 
 
-def _tried(
+def _train_in_turn(
     config: RunConfig, image_shape: Shape, num_classes: int, environments: Sequence[Environment], plan: Plan
 ) -> list[Candidate]:
-    """One candidate an environment, trained in turn; without those that raised."""
+    """Train one candidate per environment, one block of steps at a time in turn. Omits those that raised an error."""
     recipe = _recipe(config, plan)
-    data = made_up_images(recipe, image_shape, num_classes, plan, torch.device(environments[0].device))
+    data = synthetic_images(recipe, image_shape, num_classes, plan, torch.device(environments[0].device))
     candidates = [Candidate(recipe, data, environment) for environment in environments]
     for number, steps in enumerate(plan.blocks()):
         for candidate in [*candidates]:
-            if candidate is not candidates[0] and candidate.is_hopeless(candidates[0]):
+            if candidate is not candidates[0] and candidate.is_too_slow(candidates[0]):
                 continue
             try:
                 candidate.train(steps, is_warm=number > 0)
@@ -182,13 +185,13 @@ def _tried(
                     raise
                 candidates.remove(candidate)
     for candidate in candidates:
-        if candidate is candidates[0] or not candidate.is_hopeless(candidates[0]):
+        if candidate is candidates[0] or not candidate.is_too_slow(candidates[0]):
             candidate.finish()
     return candidates
 
 
 def _recipe(config: RunConfig, plan: Plan) -> RunConfig:
-    """The config without what is no part of a step or would let the loss go astray within a few steps."""
+    """The config without what is not part of a step, and without what makes the loss of a few steps unstable."""
     return config.model_copy(
         update={
             "batch_size": plan.batch_size,
@@ -208,8 +211,11 @@ def _recipe(config: RunConfig, plan: Plan) -> RunConfig:
     )
 
 
-def made_up_images(config: RunConfig, image_shape: Shape, num_classes: int, plan: Plan, device: torch.device) -> Data:
-    """Images with a coarse pattern of their class under noise, always the same; an epoch of them is the plan's steps."""
+def synthetic_images(config: RunConfig, image_shape: Shape, num_classes: int, plan: Plan, device: torch.device) -> Data:
+    """The same synthetic images on every call: a coarse pattern for each class, with noise.
+
+    ``image_shape`` is (channels, height, width). An epoch has as many steps as the plan.
+    """
     random = np.random.default_rng(0)
     height, width = image_shape[1:]
     patterns = random.integers(0, 256, (num_classes, image_shape[0], 4, 4), dtype=np.uint8)
@@ -232,7 +238,7 @@ def made_up_images(config: RunConfig, image_shape: Shape, num_classes: int, plan
 
 
 class Candidate:
-    """One precision at work: the engine's generator, turned step by step, with the random state that it left."""
+    """Training in one precision, advanced step by step. Keeps its random state while other candidates train."""
 
     def __init__(self, config: RunConfig, data: Data, environment: Environment) -> None:
         self.environment = environment
@@ -241,11 +247,11 @@ class Candidate:
         self._events = engine.train(config, data, environment)
         self._random = _random_state(self._device)
         self._has_begun = False
-        self._warm: list[float] = []  # seconds a step, one entry a block
-        self._cold: list[float] = []
+        self._warm: list[float] = []  # seconds per step, one entry per block
+        self._cold: list[float] = []  # the same for the first block, which includes the start-up
 
     def train(self, num_steps: int, *, is_warm: bool) -> None:
-        """The next steps; ``is_warm`` tells whether their time counts."""
+        """Train the next steps. Their time counts only if ``is_warm``, unless no other is known."""
         _set_random_state(self._device, self._random)
         if not self._has_begun:
             next(self._events)
@@ -257,24 +263,24 @@ class Candidate:
         self._random = _random_state(self._device)
 
     def finish(self) -> None:
-        """End the epoch, which tells the mean loss over its steps; it stays None where it was not finite."""
+        """End the epoch and set ``loss`` to the mean over its steps, or leave it None if that is not finite."""
         with contextlib.suppress(NonFiniteLoss):
             for event in self._events:
                 if isinstance(event, Epoch):
                     self.loss = event.train_loss if math.isfinite(event.train_loss) else None
 
-    def is_hopeless(self, plain: Candidate) -> bool:
-        """Whether it is so much slower than ``plain`` that more steps would be wasted."""
+    def is_too_slow(self, plain: Candidate) -> bool:
+        """Whether it takes more than ``TOO_SLOW`` times as long as ``plain``, the candidate in float32."""
         mine, other = self._seconds_per_step(), plain._seconds_per_step()
-        return mine is not None and other is not None and mine > HOPELESS * other
+        return mine is not None and other is not None and mine > TOO_SLOW * other
 
     def images_per_second(self) -> float:
         seconds = self._seconds_per_step()
-        assert seconds is not None, "trained"
+        assert seconds is not None, "train was not called"
         return self._batch_size / seconds
 
     def _seconds_per_step(self) -> float | None:
-        """The median over the warm blocks, or what there is."""
+        """The median over the warm blocks, or the cold one if there are none yet; None before any."""
         known = self._warm or self._cold
         return statistics.median(known) if known else None
 
@@ -299,9 +305,10 @@ def _set_random_state(device: torch.device, state: Tensor) -> None:
 
 
 def matmul_peak(environment: Environment, sizes: Sequence[int] = MATMUL_SIZES) -> dict[str, Any]:
-    """The best rate of a square matrix product: ``gflops`` (2 n^3 operations each) and its ``size``.
+    """The best rate of a square matrix product: ``gflops``, in GFLOP/s, and the ``size`` that reaches it.
 
-    Sizes are taken in turn, each several times. One that would take too long by the rate of the smaller ones is left out.
+    A product of size n counts as 2 n^3 operations. Each size is timed several times, in turn with the others. A size is
+    skipped if the rate of the smaller ones predicts more than ``LONGEST_PRODUCT_SECONDS``.
     """
     device, dtype = torch.device(environment.device), environment.autocast_dtype or torch.float32
     fastest: dict[int, float] = {}
@@ -321,11 +328,12 @@ def matmul_peak(environment: Environment, sizes: Sequence[int] = MATMUL_SIZES) -
 
 
 def _rate(size: int, seconds: float) -> float:
-    """GFLOP/s of a product of that size."""
+    """GFLOP/s of a product of size x size matrices in ``seconds``."""
     return 2 * size**3 / seconds / 1e9
 
 
 def _seconds(size: int, gflops: float) -> float:
+    """Seconds of a product of size x size matrices at ``gflops`` GFLOP/s."""
     return 2 * size**3 / gflops / 1e9
 
 

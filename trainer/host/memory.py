@@ -1,4 +1,4 @@
-"""How much memory the machine has, and how often the kernel ended a process because there was none left."""
+"""How much memory the machine has, and how often the kernel has killed a process because memory ran out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
-_OOM_COUNTERS = [  # of the container (cgroup 2, then 1), then of the whole machine
+_OOM_COUNTERS = [  # the first that can be read counts: the container's (cgroup 2, then 1), then the machine's
     Path("/sys/fs/cgroup/memory.events"),
     Path("/sys/fs/cgroup/memory/memory.oom_control"),
     Path("/proc/vmstat"),
@@ -14,7 +14,7 @@ _OOM_COUNTERS = [  # of the container (cgroup 2, then 1), then of the whole mach
 
 
 def read_memory() -> dict[str, int]:
-    """``total_bytes``, ``available_bytes`` and the counter ``oom_kills``; without what can't be read on this system."""
+    """``total_bytes`` and ``available_bytes`` of the machine and the counter ``oom_kills``, as far as they can be read."""
     found = {
         "total_bytes": _number(_MEMINFO, "MemTotal:", 1024),
         "available_bytes": _number(_MEMINFO, "MemAvailable:", 1024),

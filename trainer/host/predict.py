@@ -1,4 +1,4 @@
-"""Predict an image of the user with a trained net, in the same steps as a test image, on the CPU."""
+"""Predict the class of an uploaded image with a trained net, on the CPU, in the same way as for a test image."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from trainer.run_folder import RunFolder
 
 
 def predict(folder: RunFolder, epoch: int, image: bytes) -> dict[str, Any]:
-    """Ask the checkpoint of ``epoch`` about an image file; another size is resized and cropped in the middle.
+    """Predict an image file with the checkpoint of ``epoch``. An image of another size is resized and center-cropped.
 
-    The answer has ``probabilities`` (one a class), ``predicted`` (the index of the highest) and ``class_names``.
-    Raises ``ValueError`` where the bytes are no image or the checkpoint is damaged, ``FileNotFoundError`` where
-    checkpoint or data set are not there.
+    Returns ``probabilities`` (one per class, 0 to 1), ``predicted`` (the index of the highest) and ``class_names``.
+    Raises ``ValueError`` if the bytes are not an image or the checkpoint is damaged, and ``FileNotFoundError`` if the
+    checkpoint or the data set is missing.
     """
     environment = _environment(folder)
     config = folder.read_config()
@@ -41,8 +41,8 @@ def predict(folder: RunFolder, epoch: int, image: bytes) -> dict[str, Any]:
     net = models.build(config, data.image_shape, data.num_classes)
     net.load_state_dict(checkpoint.load_model(folder, epoch))
     torch.set_num_threads(1)
-    answers = evaluate(net, torch.tensor(pixels)[None], torch.zeros(1, dtype=torch.int64), data, config, environment)
-    probabilities = _result(answers).log_probabilities[0].exp().tolist()
+    batches = evaluate(net, torch.tensor(pixels)[None], torch.zeros(1, dtype=torch.int64), data, config, environment)
+    probabilities = _result(batches).log_probabilities[0].exp().tolist()
     return {
         "probabilities": probabilities,
         "predicted": max(range(len(probabilities)), key=probabilities.__getitem__),
@@ -51,7 +51,7 @@ def predict(folder: RunFolder, epoch: int, image: bytes) -> dict[str, Any]:
 
 
 def _environment(folder: RunFolder) -> Environment:
-    """The run's environment moved to the CPU; a GPU's number format is not copied there."""
+    """The run's environment on the CPU. A run that was trained on a GPU predicts in float32."""
     stored = folder.read_environment()
     if stored is None:
         raise FileNotFoundError(_("The run has not started, so there is no net for a prediction."))
@@ -59,10 +59,11 @@ def _environment(folder: RunFolder) -> Environment:
     return environment if environment.device == "cpu" else replace(environment, device="cpu", precision="float32")
 
 
-def _result(answers: Generator[None, None, Evaluation]) -> Evaluation:
+def _result(batches: Generator[None, None, Evaluation]) -> Evaluation:
+    """Run a generator to its end and return its value."""
     while True:
         try:
-            next(answers)
+            next(batches)
         except StopIteration as end:
             evaluation: Evaluation = end.value
             return evaluation

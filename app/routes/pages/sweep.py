@@ -16,7 +16,7 @@ from app.draw.svg import ResponsiveDrawing
 from app.routes.pages.sweep_view import DEFAULT_SORT, FactorPlot, SweepPage, SweepQuery, text_in_address
 from app.runs import commands, sweeps
 from app.runs.plan import default_name
-from app.runs.rows import Row, accuracy_of, members_of, seconds_of, validation_of
+from app.runs.rows import Row, members_of, seconds_of, validation_of
 from app.runs.sweeps import Factor
 from app.state import Runoff
 from app.store import queries
@@ -114,7 +114,7 @@ def _sorted(rows: list[Row], sort: str, factors: Sequence[Factor]) -> list[Row]:
     by_field = {factor.field: factor for factor in factors}
     name = sort.removeprefix("-")
     keys: dict[str, Callable[[Row], float | None]] = {
-        "accuracy": accuracy_of,
+        "accuracy": lambda row: row.accuracy,
         "seconds": seconds_of,
         "validation": validation_of,
         "status": lambda row: min(STATUSES.index(one.run.status) for one in members_of(row)),

@@ -1,7 +1,8 @@
-"""The executor of this machine: talks to the trainer host over its socket, and starts one if none responds.
+"""The executor for this machine. It sends requests to the trainer host over a socket, and starts a host if there is none.
 
-One connection is kept so that the host stays and its end is noticed; each call has a connection of its own, so calls
-from several threads do not wait for each other and a late answer can't be taken for another's. Never imports torch.
+One connection stays open: it keeps the host from exiting, and shows when the host has ended. Each call opens a separate
+connection, so calls from several threads do not wait for each other and a late response can't reach the wrong call. This
+module never imports torch.
 """
 
 from __future__ import annotations
@@ -30,22 +31,25 @@ logger = logging.getLogger(__name__)
 GREETING_SECONDS = 1.0
 UNANSWERED_SECONDS = 5.0  # a host that does not greet within it hangs
 START_SECONDS = 10.0
-QUESTION_SECONDS = 5.0
+QUERY_SECONDS = 5.0
 MEASURE_SECONDS = 130.0
 LARGEST_IMAGE = 10 * 10**6  # bytes
-STEADY_SECONDS = 60.0  # a host that lived as long did not "die at once"
-LONGEST_PAUSE_SECONDS = 60.0
-_LARGEST_LOG = 2**20  # bytes of host.log before the next host begins a new one
+STEADY_SECONDS = 60.0  # a host that ran for so long resets the count of hosts that ended early
+LONGEST_PAUSE_SECONDS = 60.0  # between the end of a host and the start of the next
+_LARGEST_LOG = 2**20  # bytes; a host.log above this size is overwritten by the next host
 
 
 class LocalExecutor:
-    """Starts runs on this machine through a host of this code's version under ``home``."""
+    """Starts runs on this machine, through the host of the folder ``home`` that runs this version of the code.
+
+    ``command`` replaces ``python -m trainer.host`` as the command that starts a host.
+    """
 
     def __init__(self, home: Path, *, command: list[str] | None = None) -> None:
         self._home = home.resolve()
         self._command = command or python_command("trainer.host")
         self._lock = threading.Lock()
-        self._kept: socket.socket | None = None
+        self._kept: socket.socket | None = None  # the connection that stays open
         self._calls: set[socket.socket] = set()  # connections that wait for a response
         self._greeted_at = 0.0
         self._process: subprocess.Popen[bytes] | None = None
@@ -56,9 +60,10 @@ class LocalExecutor:
     # The host ------------------------------------------------------------------------------------------------------
 
     def ensure_host(self) -> None:
-        """Connect to the host, or start one where none is; does not wait until it is ready.
+        """Connect to the host, or start one if there is none, without waiting until it is ready.
 
-        Raises ``ExecutorUnavailable`` with the host's last words while hosts die at once and the pause is not over.
+        After hosts that ended soon after their start there is a pause before the next one. During this pause it raises
+        ``ExecutorUnavailable`` with the last line of the host's log.
         """
         with self._lock:
             if self._is_connected():
@@ -71,12 +76,12 @@ class LocalExecutor:
             self._start_host()
 
     def ready(self) -> bool:
-        """Whether the host has greeted and is still there."""
+        """Whether the host has sent its greeting and is still connected."""
         with self._lock:
             return self._is_connected() or self._connect(wire.code_version())
 
     def _is_connected(self) -> bool:
-        """Whether the kept connection is open; a closed one is noticed here, and counted as a death."""
+        """Whether the connection to the host is open. If the host has closed it, this counts as an end of the host."""
         if self._kept is None:
             return False
         try:
@@ -104,11 +109,11 @@ class LocalExecutor:
         return True
 
     def _is_starting(self, version: str) -> bool:
-        """Whether a host of this or another server is starting. One that died before its greeting is counted."""
+        """Whether a host is starting, from this server or another. Counts a host that ended before its greeting."""
         if self._process is not None:
             if self._process.poll() is None:
                 return True
-            died = self._process.returncode != 0  # 0: another was faster
+            died = self._process.returncode != 0  # 0: it found that there already is a host
             self._process = None
             if died:
                 self._note_death(None)
@@ -122,7 +127,11 @@ class LocalExecutor:
         return False
 
     def _note_death(self, lived_seconds: float | None) -> None:
-        """Set the pause before the next start: none after a host that had served, then 1, 2, 4, ... seconds."""
+        """Set the pause before the next start: 1, 2, 4, ... seconds, longer with each host that ended early.
+
+        ``lived_seconds`` counts from the greeting, None if there was none. There is no pause after the first end of a host
+        that had sent its greeting.
+        """
         if lived_seconds is not None and lived_seconds >= STEADY_SECONDS:
             self._num_deaths = 0
         self._num_deaths += 1
@@ -174,10 +183,10 @@ class LocalExecutor:
     # Calls ---------------------------------------------------------------------------------------------------------
 
     def start(self, folder: RunFolder, attempt: int, num_threads: int, device: str | None = None) -> None:
-        """Start a run; returns when its process holds the run's lock. Asking again for a run that runs does no harm.
+        """Start a run and return when its process holds the lock. For a run that is already running, return at once.
 
-        ``device`` is what ``auto`` means for this run, such as the GPU of its slot. Raises ``ExecutorUnavailable``
-        (of these ``RunNotStarted`` where the process ended before that).
+        ``device`` is the device for a run whose configuration says ``auto``, such as the GPU of its slot. Raises
+        ``RunNotStarted`` if the process ends before it holds the lock, and ``ExecutorUnavailable``.
         """
         path = folder.path.resolve()
         request = wire.Start(folder=path, attempt=attempt, num_threads=num_threads, device=device)
@@ -188,17 +197,18 @@ class LocalExecutor:
         return end_holder(folder.lock_path)
 
     def describe(self, config: dict[str, Any], image_shape: list[int], num_classes: int) -> dict[str, Any]:
-        """Layers, parameters and multiply-adds of a config, as ``trainer.host.describe`` gives them.
+        """Layers, parameters and multiply-adds of a config, as ``trainer.host.describe.describe`` returns them.
 
-        Raises ``ExecutorUnavailable``, and ``Refused`` for a config that is not valid.
+        ``image_shape`` is [channels, height, width]. Raises ``Refused`` for an invalid config, and
+        ``ExecutorUnavailable``.
         """
         request = wire.Describe(config=config, image_shape=image_shape, num_classes=num_classes)
-        result: dict[str, Any] = self._call(request, QUESTION_SECONDS)
+        result: dict[str, Any] = self._call(request, QUERY_SECONDS)
         return result
 
     def devices(self) -> list[dict[str, Any]]:
-        """What runs can compute on, with the memory that is free now. Raises ``ExecutorUnavailable``."""
-        devices: list[dict[str, Any]] = self._call(wire.Devices(), QUESTION_SECONDS)
+        """The devices that runs can use, the CPU first, with the memory that is free now. Raises ``ExecutorUnavailable``."""
+        devices: list[dict[str, Any]] = self._call(wire.Devices(), QUERY_SECONDS)
         self._devices = devices
         return list(devices)
 
@@ -211,20 +221,27 @@ class LocalExecutor:
         if len(image_png) > LARGEST_IMAGE:
             raise Refused(_("The image is too large. Choose one below 10 MB."))
         request = wire.Predict.from_bytes(folder.path.resolve(), epoch, image_png)
-        result: dict[str, Any] = self._call(request, QUESTION_SECONDS)
+        result: dict[str, Any] = self._call(request, QUERY_SECONDS)
         return result
 
     def measure(self, request: wire.Measure) -> dict[str, Any]:
-        """Measure and record; waits for it. Raises ``ExecutorUnavailable`` (``Interrupted`` for a run), ``Refused``."""
+        """Make a measurement, record it and return the entry. Takes up to two minutes.
+
+        Raises ``Interrupted`` if a run is active or starts, ``Refused`` for what can't be measured on this machine, and
+        ``ExecutorUnavailable``.
+        """
         result: dict[str, Any] = self._call(request, MEASURE_SECONDS)
         return result
 
     def end_host(self, patience_seconds: float = 15.0) -> bool:
-        """End this home's host now rather than after its idle minute, unless runs go on; whether none is left."""
+        """Ask the host to exit now instead of after its idle minute. It refuses while runs are active.
+
+        Returns whether there is no host any more, after waiting at most ``patience_seconds`` for that.
+        """
         deadline = time.monotonic() + patience_seconds
         while time.monotonic() < deadline:
             if self.ready():
-                ending = self._call(wire.End(), QUESTION_SECONDS)["ending"]
+                ending = self._call(wire.End(), QUERY_SECONDS)["ending"]
                 self.close()
                 if not ending:
                     return False
@@ -236,11 +253,11 @@ class LocalExecutor:
         return False
 
     def close(self) -> None:
-        """Close all connections. Runs continue; the host exits once it has been without runs and connections for a while."""
+        """Close all connections. Runs continue, and the host exits a minute after the last run and connection."""
         with self._lock:
             for call in self._calls:
                 with suppress(OSError):
-                    call.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads, which closes it
+                    call.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads from it; that thread closes it
             if self._kept is not None:
                 self._kept.close()
                 self._kept = None
@@ -254,7 +271,7 @@ class LocalExecutor:
             with self._connection(deadline) as connection:
                 connection.settimeout(_left(deadline))
                 connection.sendall(request.model_dump_json().encode() + b"\n")
-                answer = _read(connection, deadline)
+                response = _read(connection, deadline)
         except TimeoutError as problem:
             raise ExecutorUnavailable(
                 _("The trainer did not respond in time; try again in a few seconds.")
@@ -262,13 +279,13 @@ class LocalExecutor:
         except (OSError, ValueError) as problem:
             message = _("The connection to the trainer was lost; try again in a few seconds.")
             raise ExecutorUnavailable(message) from problem
-        if "error" in answer:
-            raise _problem(answer["error"])
-        return answer["result"]
+        if "error" in response:
+            raise _problem(response["error"])
+        return response["result"]
 
     @contextmanager
     def _connection(self, deadline: float) -> Iterator[socket.socket]:
-        """A connection of a call's own, which ``close`` breaks."""
+        """A connection for one call. ``close`` interrupts it."""
         try:
             connection = _open(
                 self._home, self._path, self._version, min(deadline, time.monotonic() + UNANSWERED_SECONDS)
@@ -303,7 +320,7 @@ def _left(deadline: float) -> float:
 
 
 def _read(connection: socket.socket, deadline: float) -> dict[str, Any]:
-    """One message. Raises ``OSError`` (``TimeoutError``) or ``ValueError``."""
+    """Read one message. Raises ``TimeoutError`` after the deadline, another ``OSError``, or ``ValueError``."""
     data = bytearray()
     while not data.endswith(b"\n"):
         connection.settimeout(_left(deadline))
@@ -318,7 +335,7 @@ def _read(connection: socket.socket, deadline: float) -> dict[str, Any]:
 
 
 def _open(home: Path, path: Path, version: str, deadline: float) -> socket.socket:
-    """A connection whose greeting was the right one. Raises ``OSError`` or ``ValueError``."""
+    """Connect to the host at ``path`` and check its greeting. Raises ``OSError`` or ``ValueError``."""
     wire.check_socket_folder(home, path)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -329,7 +346,7 @@ def _open(home: Path, path: Path, version: str, deadline: float) -> socket.socke
             wire.PROTOCOL,
             version,
         ):
-            raise ValueError("another program or version answers")
+            raise ValueError("the socket belongs to another program or version")
     except BaseException:
         connection.close()
         raise
