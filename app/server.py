@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from app.datasets import Imports
+from app.runs import starting, trash
 from app.runs.checking import Checks
 from app.runs.executors.local import LocalExecutor
 from app.runs.indexer import Indexer
@@ -97,11 +98,14 @@ def settle_memory() -> None:
 
 
 def _remove_leftovers(settings: Settings) -> None:
-    """Remove what a killed server left unfinished: uploads, and runs that were being deleted."""
+    """Complete what a killed server left unfinished, or remove it: sweeps, uploads, deletions."""
     settings.runs.mkdir(parents=True, exist_ok=True)
     for path in [settings.home / "uploads", *settings.runs.glob(".deleted-*")]:
         shutil.rmtree(path, ignore_errors=True)
     (settings.home / "uploads").mkdir(exist_ok=True)
+    starting.complete(settings.home)
+    for path in trash.purge(settings.home):
+        logger.warning("The deleted run %s was removed after %s days.", path.name, trash.DAYS_KEPT)
 
 
 def _reachable_host(host: str) -> str:

@@ -6,15 +6,17 @@ What must survive the database goes into the run's folder first.
 from __future__ import annotations
 
 import contextlib
-import secrets
-import shutil
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
+from sqlalchemy.exc import DatabaseError
+from sqlmodel import Session
+
 from app.errors import Conflict, NotFound, Problem
-from app.runs import lifecycle, sweeps
+from app.runs import lifecycle, starting, sweeps, trash
 from app.runs.ingest import ingest
 from app.runs.plan import Plan, PlannedRun, plan
 from app.schemas import RunChange, SweepIn
@@ -26,6 +28,7 @@ from trainer.config import group_hash
 from trainer.i18n import _
 from trainer.run_folder import RunFolder, new_id, now
 
+logger = logging.getLogger(__name__)
 _TICK_SECONDS = 0.0002  # a fraction of the millisecond in which times are written
 
 
@@ -58,19 +61,21 @@ def _create(state: Runoff, planned: Plan, runs: Sequence[PlannedRun], sweep: str
     finds only some runs of a sweep.
     """
     folders: list[RunFolder] = []
+    name = sweep or new_id()
     try:
         for run in runs:
             folders.append(RunFolder.claim(state.settings.runs, run.config))
         with writing(state.engine) as session:
             session.connection()
+            announced = []
             for folder, run, created_at in zip(folders, runs, _increasing_times(), strict=False):
-                labels = {"name": run.name, "tags": planned.tags, "notes": planned.notes}
-                folder.announce(sweep=sweep, warnings=run.warnings, created_at=created_at, **labels)
+                labels = {"name": run.name, "tags": planned.tags, "notes": planned.notes, "warnings": run.warnings}
+                announced.append((folder, {**labels, "sweep": sweep, "created_at": created_at}))
+            starting.announce(state.settings.home, name, announced)
             rows = [row for folder in folders if (row := ingest(session, folder))]
             session.commit()
     except BaseException as error:
-        for folder in folders:
-            shutil.rmtree(folder.path, ignore_errors=True)
+        starting.take_back(state.settings.home, name, folders)
         if not isinstance(error, OSError):
             raise
         message = _("The run could not be written: {reason}. Free some space in {home} and try again.")
@@ -124,7 +129,7 @@ def cancel(state: Runoff, run_id: str) -> Run:
     with writing(state.engine) as session:
         run = get_run(session, run_id)
         lifecycle.cancel(session, state.run_folder(run_id), run)
-        session.commit()
+        _commit(state, session, run_id)
     state.scheduler.wake()
     return run
 
@@ -166,7 +171,7 @@ def resume(state: Runoff, run_id: str) -> Run:
     with writing(state.engine) as session:
         run = get_run(session, run_id)
         lifecycle.resume(session, state.run_folder(run_id), run)
-        session.commit()
+        _commit(state, session, run_id)
     state.scheduler.wake()
     return run
 
@@ -193,21 +198,47 @@ def change(state: Runoff, run_id: str, wanted: RunChange) -> Run:
             setattr(run, name, value)
         run.version = next_version(session)
         session.add(run)
-        session.commit()
+        _commit(state, session, run_id)
     return run
 
 
 def delete(state: Runoff, run_id: str) -> None:
-    """Delete a run with its folder. Raises ``Conflict`` while it is running."""
+    """Move a run to the trash, where it is kept for 30 days. Raises ``Conflict`` while it is running."""
     folder = state.run_folder(run_id)
     with writing(state.engine) as session:
         run = get_run(session, run_id)
         if run.status == "running":
             raise Conflict(_("The run is running. Cancel it first, then delete it."))
-        renamed = folder.path.with_name(f".deleted-{run_id}-{secrets.token_hex(4)}")
         session.delete(run)
         session.flush()
         if folder.path.exists():
-            folder.path.rename(renamed)
+            trash.put(folder)
+        _commit(state, session, run_id)
+
+
+def restore(state: Runoff, run_id: str) -> Run:
+    """Take a deleted run back from the trash. One that was queued waits again. Raises ``NotFound`` or ``Conflict``."""
+    with writing(state.engine) as session:
+        session.connection()
+        folder = trash.take_back(state.settings.home, run_id)
+        run = ingest(session, folder)
+        if run is None:
+            raise NotFound(_("The folder of run {id} is empty.").format(id=run_id[:40]))
+        _commit(state, session, run_id)
+    state.scheduler.wake()
+    return run
+
+
+def _commit(state: Runoff, session: Session, run_id: str) -> None:
+    """Commit a change that the run's folder has already.
+
+    It is final, so it is not refused where the index can't follow: the row is made again from the folder later.
+    """
+    session.flush()
+    session.expunge_all()  # the caller shows the run, whatever comes of the commit
+    try:
         session.commit()
-    shutil.rmtree(renamed, ignore_errors=True)
+    except DatabaseError as error:
+        logger.warning("The index can't follow a change of run %s yet: %s", run_id, error.orig)
+        session.rollback()
+        state.indexer.read_again(run_id)

@@ -50,10 +50,12 @@ class Indexer:
         self._file = self._file_now()
         self._is_suspect = False
         self._renewing = threading.Lock()
+        self._again: set[str] = set()
 
     def tick(self) -> bool:
         """Index what is new; True when anything changed."""
         self._renew_if_lost()
+        self._read_those_again()
         has_changed = self.discover()
         with reading(self.engine) as session:
             pending = [run for run in session.exec(self._to_look_at()).all() if self._has_news(run)]
@@ -69,6 +71,19 @@ class Indexer:
     def suspect(self) -> None:
         """Look at the next tick whether the database is damaged. To be called after an error that says so."""
         self._is_suspect = True
+
+    def read_again(self, run_id: str) -> None:
+        """Make the row of a run again from its folder at the next tick, or remove it where there is no folder."""
+        self._again.add(run_id)
+
+    def _read_those_again(self) -> None:
+        for run_id in list(self._again):
+            folder = RunFolder(self.runs / run_id)
+            if folder.path.is_dir():
+                list(self._ingest([folder]))
+            else:
+                self._remove_rows([run_id])
+            self._again.discard(run_id)
 
     def _renew_if_lost(self) -> None:
         """Make a new database where the old one was damaged, removed or replaced while the server works.

@@ -90,8 +90,14 @@ def change_run(state: State, run_id: str, wanted: RunChange) -> RunOut:
 
 @router.delete("/{run_id}", status_code=204)
 def delete_run(state: State, run_id: str) -> None:
-    """Delete a run with all its files; a running one must be cancelled first."""
+    """Move a run to the trash, where it is kept for 30 days; a running one must be cancelled first."""
     commands.delete(state, run_id)
+
+
+@router.post("/{run_id}/restore")
+def restore_run(state: State, run_id: str) -> RunOut:
+    """Take a deleted run back from the trash."""
+    return run_out(commands.restore(state, run_id))
 
 
 @router.post("/{run_id}/cancel", status_code=202)

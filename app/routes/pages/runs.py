@@ -129,11 +129,21 @@ def act(
         return RedirectResponse("/runs", 303)
     message = _DONE[action](len(done)).format(n=len(done), tag=tag.strip())
     undo = {"archive": "restore", "restore": "archive"}.get(action)
-    return templating.toast(
-        _ICONS[action],
-        f"{message} {_rest(problems)}".strip(),
-        undo=("/runs/selected", {"action": undo, "run": done}) if undo else None,
-    )
+    undo_by = ("/runs/selected", {"action": undo, "run": done}) if undo else None
+    if action == "delete":
+        undo_by = ("/runs/deleted", {"run": done})
+    return templating.toast(_ICONS[action], f"{message} {_rest(problems)}".strip(), undo=undo_by)
+
+
+@router.post("/runs/deleted")
+def restore_deleted(request: Request, state: State, run: Annotated[list[str], Form()]) -> Response:
+    """Take deleted runs back from the trash, and respond with a toast."""
+    for run_id in run:
+        commands.restore(state, run_id)
+    if "HX-Request" not in request.headers:
+        return RedirectResponse("/runs", 303)
+    message = ngettext("{n} run restored", "{n} runs restored", len(run)).format(n=len(run))
+    return templating.toast("again", message)
 
 
 def _find(state: Runoff, run_id: str) -> Run:

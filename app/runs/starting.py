@@ -1,0 +1,60 @@
+"""The runs of a sweep begin together or not at all, also if the server is killed in between.
+
+Their run.json files can't be written in one step. So all are noted in one file first; a server that starts completes
+what an earlier one has noted.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.files import DamagedFile, read_sealed, write_sealed
+from trainer.run_folder import RunFolder
+
+Announced = tuple[RunFolder, Mapping[str, Any]]  # a claimed folder, and the labels of its run.json
+_CLAIM_SECONDS = 600.0  # how old a folder without run.json is that nobody will complete
+
+
+def announce(home: Path, name: str, runs: Sequence[Announced]) -> None:
+    """Make the claimed folders runs, all of them or none."""
+    note = _notes(home) / f"{name}.json"
+    if len(runs) > 1:
+        note.parent.mkdir(exist_ok=True)
+        write_sealed(note, {"runs": [{"folder": folder.id, **labels} for folder, labels in runs]})
+    for folder, labels in runs:
+        folder.announce(**labels)
+    note.unlink(missing_ok=True)
+
+
+def take_back(home: Path, name: str, folders: Sequence[RunFolder]) -> None:
+    """Remove the folders of runs that could not all be announced."""
+    (_notes(home) / f"{name}.json").unlink(missing_ok=True)
+    for folder in folders:
+        shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def complete(home: Path) -> None:
+    """Announce what a killed server had noted, and remove folders that were claimed long ago and never announced."""
+    for note in sorted(_notes(home).glob("*.json")):
+        try:
+            runs = (read_sealed(note) or {}).get("runs", [])
+        except DamagedFile:
+            runs = []
+        for labels in runs:
+            folder = RunFolder(home / "runs" / labels.pop("folder"))
+            if folder.config_path.exists() and folder.is_empty():
+                folder.announce(**labels)
+        note.unlink(missing_ok=True)
+    for path in (home / "runs").glob("[!.]*"):
+        folder = RunFolder(path)
+        is_old = path.is_dir() and time.time() - path.stat().st_mtime > _CLAIM_SECONDS
+        if is_old and folder.is_empty() and {item.name for item in path.iterdir()} <= {"config.json"}:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _notes(home: Path) -> Path:
+    return home / "starting"

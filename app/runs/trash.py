@@ -1,0 +1,54 @@
+"""Deleted runs: their folders lie in ``trash`` for 30 days, so that a deletion can be undone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from app.errors import Conflict, NotFound
+from trainer.files import sync_folder
+from trainer.i18n import _
+from trainer.run_folder import RunFolder
+
+DAYS_KEPT = 30
+_DAY_SECONDS = 24 * 3600
+
+
+def put(folder: RunFolder) -> None:
+    """Move a run folder to the trash, in one step that a loss of power can't cut in half."""
+    target = _path(folder.home, folder.id)
+    target.parent.mkdir(exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)  # an earlier run of this id
+    folder.path.rename(target)
+    os.utime(target)  # when it was deleted
+    for parent in (target.parent, folder.path.parent):
+        sync_folder(parent)
+
+
+def take_back(home: Path, run_id: str) -> RunFolder:
+    """Move a run folder back. Raises ``NotFound`` for one that is not in the trash, ``Conflict`` for an id in use."""
+    source, folder = _path(home, run_id), RunFolder(home / "runs" / run_id)
+    if run_id.startswith(".") or not source.is_dir():
+        message = _("There is no deleted run {id}. Deleted runs are kept for {days} days.")
+        raise NotFound(message.format(id=run_id[:40], days=DAYS_KEPT))
+    if folder.path.exists():
+        raise Conflict(_("There is a run {id} already.").format(id=run_id))
+    source.rename(folder.path)
+    for parent in (source.parent, folder.path.parent):
+        sync_folder(parent)
+    return folder
+
+
+def purge(home: Path) -> Iterator[Path]:
+    """Remove what was deleted 30 days ago or earlier."""
+    for path in sorted((home / "trash").glob("*")):
+        if time.time() - path.stat().st_mtime > DAYS_KEPT * _DAY_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+            yield path
+
+
+def _path(home: Path, run_id: str) -> Path:
+    return home / "trash" / run_id
