@@ -77,6 +77,7 @@ class RunOut(BaseModel):
     images: int | None  # training images seen
     flops: float | None  # nominal, of training
     attempt: int
+    queue_reason: str  # why a queued run waits: disk, slot, host, or "" before it is known
     cancel_requested: bool
     hanging_since: str | None  # the last sign of life of a running run that seems to hang
     error: RunError | None

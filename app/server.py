@@ -59,7 +59,9 @@ def make_state(settings: Settings) -> Runoff:
         indexer=indexer,
         imports=Imports(settings.home),
         checks=Checks(settings, engine),
-        scheduler=Scheduler(engine, settings.runs, indexer, executor, settings.slots, measuring, settings.hang_seconds),
+        scheduler=Scheduler(
+            engine, settings.runs, indexer, executor, settings.slots, measuring, settings.hang_seconds, settings.reserve
+        ),
     )
 
 

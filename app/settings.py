@@ -42,6 +42,9 @@ class Settings(BaseSettings):
         gt=0,
         description="End a run that has given no sign of life for so many seconds; it starts again from its last epoch.",
     )
+    reserve_mb: int = Field(
+        500, ge=0, description="Megabytes of the disk that are kept free: with less, no run is started."
+    )
     measure: bool = Field(
         True, description="Measure, half a minute after the last run, which precision suits the nets that were trained."
     )
@@ -50,6 +53,11 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().resolve() if path else None
+
+    @property
+    def reserve(self) -> int:
+        """Bytes of the disk that are kept free."""
+        return self.reserve_mb * 10**6
 
     @property
     def runs(self) -> Path:

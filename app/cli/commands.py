@@ -81,7 +81,9 @@ def serve(
     uploads.mkdir(parents=True, exist_ok=True)
     tempfile.tempdir = str(uploads)  # large uploads are kept next to the data sets, not in a small /tmp
     import uvicorn
+    from uvicorn.config import LOGGING_CONFIG
 
+    from app.logs import uvicorn_config
     from app.main import create_app
     from app.server import lock_home
     from app.store.database import open_index
@@ -106,6 +108,7 @@ def serve(
         port=settings.port,
         reload=reload,
         log_level="warning",
+        log_config=uvicorn_config(LOGGING_CONFIG),
         reload_dirs=_watched() if reload else None,
         timeout_graceful_shutdown=2,
         timeout_keep_alive=30,

@@ -33,6 +33,7 @@ _NOT_IN_FOLDERS = {
     "rate_at",
     "seconds_left",
     "phase",
+    "queue_reason",
     "updated_at",
     "queued_at",
 }

@@ -25,6 +25,7 @@ MAX_FRUITLESS_ATTEMPTS = 3
 _AT_REST: dict[str, Any] = {
     "cancel_requested": False,
     "hanging_since": None,
+    "queue_reason": "",
     "seconds_left": None,
     "phase": None,
 }  # of a run without a process
@@ -120,7 +121,19 @@ def begin_attempt(session: Session, folder: RunFolder, run: Run, device: str) ->
     """A queued run starts its next attempt, on ``device``."""
     folder.clear_stop()
     folder.heartbeat_path.unlink(missing_ok=True)  # of the attempt before
-    _transition(session, run, "queued", to="running", attempt=run.attempt + 1, device=device, cancel_requested=False)
+    _transition(session, run, "queued", to="running", attempt=run.attempt + 1, device=device, **_AT_REST)
+
+
+def note_queue_reason(session: Session, reason: str) -> None:
+    """Note why the queued runs wait: ``disk``, ``slot`` or ``host``."""
+    waiting = (col(Run.status) == "queued") & (col(Run.queue_reason) != reason)
+    values = {"queue_reason": reason, "version": next_version(session)}
+    session.connection().execute(update(Run).where(waiting).values(**values))
+
+
+def requeue_after_full_disk(session: Session, folder: RunFolder, run: Run) -> None:
+    """There is space again: a run that failed for lack of it continues from its last epoch."""
+    _requeue(session, folder, run, "failed", fruitless_attempts=0)
 
 
 def take_back_attempt(session: Session, folder: RunFolder, run: Run) -> None:

@@ -28,6 +28,11 @@ def running_runs(session: Session) -> list[Run]:
     return list(session.exec(select(Run).where(Run.status == "running")).all())
 
 
+def failed_runs(session: Session) -> list[Run]:
+    """The failed runs, in no particular order."""
+    return list(session.exec(select(Run).where(Run.status == "failed")).all())
+
+
 def place_in_queue(session: Session, run: Run) -> int:
     """The position of a run in the queue: 1 for the run that starts next, 0 for a run that is not queued."""
     if run.status != "queued":

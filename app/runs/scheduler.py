@@ -15,7 +15,8 @@ from app.runs import lifecycle
 from app.runs.executors import Executor, ExecutorUnavailable, RunNotStarted
 from app.runs.indexer import Indexer
 from app.runs.measuring import Measuring
-from app.runs.queue import queued_runs, restart_in, running_runs
+from app.runs.queue import failed_runs, queued_runs, restart_in, running_runs
+from app.runs.room import Room
 from app.runs.slots import free_device
 from app.store.database import is_damage, reading, writing
 from app.store.tables import Run
@@ -46,6 +47,7 @@ class Scheduler:
         slots: int | None = None,
         measuring: Measuring | None = None,
         hang_seconds: float | None = None,
+        reserve: int = 0,
     ) -> None:
         self.engine = engine
         self.folder = folder
@@ -54,6 +56,8 @@ class Scheduler:
         self._slots = slots
         self._measuring = measuring
         self._hang_seconds = hang_seconds
+        self._reserve = reserve  # bytes
+        self._lacked_room = True  # an earlier server may have
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -159,19 +163,48 @@ class Scheduler:
             self.executor.force_stop(folder, run.attempt)
 
     def _start_queued(self, queued: list[Run]) -> None:
+        room = Room.of(self.folder.parent, self._reserve)
+        if room.is_ample and self._lacked_room:
+            self._resume_after_full_disk()
+        self._lacked_room = room.is_short or (self._lacked_room and not room.is_ample)
         accelerators = self._accelerators(wanted=bool(queued))
-        if accelerators is None or not queued:
+        if not queued:
+            return
+        if accelerators is None:
+            self._note_queue_reason("host", queued)
+            return
+        if room.is_short:
+            self._note_queue_reason("disk", queued)
             return
         with reading(self.engine) as session:
             running = running_runs(session)
-        for run in queued:
+        for number, run in enumerate(queued):
             if restart_in(run) > 0:
                 continue  # its process ended unexpectedly more than once: other runs go first
             device = free_device(run, running, accelerators, self._slots)
             if device is None or not self._start(run.id, device):
+                self._note_queue_reason("slot" if device is None else "host", queued[number:])
                 return  # runs start strictly in order: none overtakes a run that waits
             run.device = device
             running.append(run)
+
+    def _note_queue_reason(self, reason: str, waiting: list[Run]) -> None:
+        if any(run.queue_reason != reason for run in waiting):
+            with writing(self.engine) as session:
+                lifecycle.note_queue_reason(session, reason)
+                session.commit()
+
+    def _resume_after_full_disk(self) -> None:
+        """Queue the runs again that failed because the disk was full."""
+        with reading(self.engine) as session:
+            failed = [run for run in failed_runs(session) if (run.error or {}).get("error") == "DiskFull"]
+        for run in failed:
+            logger.warning("There is space on the disk again, so run %s continues.", run.id)
+            with self._isolated(run.id), writing(self.engine) as session:
+                found = session.get(Run, run.id)
+                if found is not None and found.status == "failed" and not found.imported:
+                    lifecycle.requeue_after_full_disk(session, self._folder(run), found)
+                session.commit()
 
     def _accelerators(self, *, wanted: bool) -> list[str] | None:
         """The names of the devices other than the CPU, or None while the executor can't start runs.

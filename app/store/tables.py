@@ -49,6 +49,7 @@ class Run(SQLModel, table=True):
 
     attempt: int = 0
     fruitless_attempts: int = 0  # in a row, that ended unexpectedly without a new epoch
+    queue_reason: str = ""  # why a queued run waits: disk, slot or host
     cancel_requested: bool = False
     hanging_since: str | None = None  # the last sign of life of a run that seems to hang
     error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))  # {error, message, advice}

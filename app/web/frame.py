@@ -8,9 +8,11 @@ from typing import cast
 
 from fastapi import Request
 
+from app.runs.room import Room
 from app.state import Runoff
 from app.store import queries
 from app.store.database import reading
+from trainer.i18n import _
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Header:
     num_queued: int = 0
     device: str = ""
     known: bool = False  # False on an error page, which must not touch the database
+    problem: str = ""  # what keeps the server from its work, as a sentence
 
 
 def header_of(request: Request) -> Header:
@@ -36,7 +39,15 @@ def header_from(state: Runoff, counts: Mapping[str, int]) -> Header:
 
     A second connection could wait for a writer that waits for the first one.
     """
-    return Header(counts["running"], counts["queued"], device_title(state), known=True)
+    return Header(counts["running"], counts["queued"], device_title(state), known=True, problem=problem_of(state))
+
+
+def problem_of(state: Runoff) -> str:
+    """What keeps the server from its work, as a sentence; empty if nothing does."""
+    try:
+        return Room.of(state.settings.home, state.settings.reserve).sentence
+    except OSError as error:
+        return _("{home} can't be used: {reason}.").format(home=state.settings.home, reason=error.strerror)
 
 
 def device_title(state: Runoff) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hmac
+import shutil
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
+from pydantic import BaseModel
 
 from app.web import templating
 from app.web.deps import State
-from app.web.frame import Header
+from app.web.frame import Header, problem_of
 from app.web.security import COOKIE
 from trainer.i18n import _
 
@@ -19,10 +21,32 @@ router = APIRouter()
 _YEAR_SECONDS = 365 * 24 * 3600
 
 
+class SystemOut(BaseModel):
+    """``status`` is ok or degraded; ``problems`` are sentences. Sizes are in bytes."""
+
+    status: str
+    problems: list[str]
+    disk_free: int
+    disk_reserve: int
+
+
 @router.get("/healthz", tags=["system"])
-def healthz() -> dict[str, str]:
-    """Health check: whether the server responds. Needs no token and gives no details."""
-    return {"status": "ok"}
+def healthz(state: State) -> dict[str, str]:
+    """Health check: ``ok``, or ``degraded`` if runs can't start. Needs no token and gives no details."""
+    return {"status": "degraded" if problem_of(state) else "ok"}
+
+
+@router.get("/api/v1/system", tags=["system"])
+def system(state: State) -> SystemOut:
+    """What keeps the server from its work: the reasons why it is degraded."""
+    problem = problem_of(state)
+    usage = shutil.disk_usage(state.settings.home)
+    return SystemOut(
+        status="degraded" if problem else "ok",
+        problems=[problem] if problem else [],
+        disk_free=usage.free,
+        disk_reserve=state.settings.reserve,
+    )
 
 
 @router.post("/api/v1/reindex", tags=["system"])

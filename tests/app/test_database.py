@@ -36,7 +36,7 @@ def test_rows_of_the_first_schema_are_kept(tmp_path: Path) -> None:
         session.add(Epoch(**{**required, "run_id": "a", "epoch": 1, "ended_at": ""}))
         session.flush()
         for table, added in (
-            ("run", ("flops", "defect", "imported", "machines", "hanging_since")),
+            ("run", ("flops", "defect", "imported", "machines", "hanging_since", "queue_reason")),
             ("epoch", ("flops", "logged_correct")),
         ):
             for column in added:
@@ -64,7 +64,7 @@ def test_the_index_of_the_list_is_made_anew(tmp_path: Path) -> None:
             f"CREATE INDEX ix_run_list ON run ({columns})",
             *(
                 f"ALTER TABLE run DROP COLUMN {column}"
-                for column in ("defect", "imported", "machines", "hanging_since")
+                for column in ("defect", "imported", "machines", "hanging_since", "queue_reason")
             ),
             "ALTER TABLE epoch DROP COLUMN logged_correct",
             "UPDATE alembic_version SET version_num = '0003'",

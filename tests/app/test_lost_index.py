@@ -165,6 +165,7 @@ def test_a_copy_is_made_before_a_migration(home: Path) -> None:
         "ALTER TABLE run DROP COLUMN imported",
         "ALTER TABLE run DROP COLUMN machines",
         "ALTER TABLE run DROP COLUMN hanging_since",
+        "ALTER TABLE run DROP COLUMN queue_reason",
         "UPDATE alembic_version SET version_num = '0004'",
     )
     engine, told = open_index(path)

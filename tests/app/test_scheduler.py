@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from app.store.database import reading, writing
 from app.store.tables import Run
 from tests.app.run_folders import epoch, finish, new_run, say, started
 from trainer import cores
+from trainer.events import Failed
 from trainer.run_folder import RunFolder
 from trainer.wire import Measure
 
@@ -115,9 +117,8 @@ Make = Callable[..., Scheduler]
 def make(engine: Engine, executor: FakeExecutor, tmp_path: Path) -> Make:
     """A scheduler on the same database; a second one is the server after a restart."""
 
-    def make(slots: int | None = None, hang_seconds: float | None = None) -> Scheduler:
-        indexer = Indexer(engine, tmp_path / "runs")
-        return Scheduler(engine, tmp_path / "runs", indexer, executor, slots, hang_seconds=hang_seconds)
+    def make(slots: int | None = None, **options: Any) -> Scheduler:
+        return Scheduler(engine, tmp_path / "runs", Indexer(engine, tmp_path / "runs"), executor, slots, **options)
 
     return make
 
@@ -445,3 +446,69 @@ def test_a_silent_run_is_ended_only_where_a_setting_says_so(
         scheduler.tick()
     found = row(scheduler, folder.id)
     assert (found.status, found.attempt) == ("running", 2 if is_ended else 1)
+
+
+# A full disk ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+    """The free bytes of the disk, as its only item."""
+    bytes_free = [10**9]
+    (tmp_path / "runs").mkdir(exist_ok=True)
+    monkeypatch.setattr("app.runs.room.shutil.disk_usage", lambda _path: SimpleNamespace(free=bytes_free[0]))
+    return bytes_free
+
+
+def test_nothing_starts_below_the_reserve(make: Make, tmp_path: Path, executor: FakeExecutor, free: list[int]) -> None:
+    scheduler, folder = make(reserve=5 * 10**8), new_run(tmp_path / "runs")
+    free[0] = 4 * 10**8
+    scheduler.tick()
+    assert (row(scheduler, folder.id).status, row(scheduler, folder.id).queue_reason) == ("queued", "disk")
+    assert executor.started == []
+    free[0] = 10**9
+    scheduler.tick()
+    assert (row(scheduler, folder.id).status, row(scheduler, folder.id).queue_reason) == ("running", "")
+
+
+def test_runs_that_lacked_space_continue_when_there_is_some(
+    make: Make, tmp_path: Path, executor: FakeExecutor, free: list[int]
+) -> None:
+    scheduler, folder, other = make(reserve=5 * 10**8), new_run(tmp_path / "runs"), new_run(tmp_path / "runs", seed=1)
+    scheduler.tick()
+    free[0] = 10**6
+    say(folder, [started(), epoch(1), Failed("DiskFull", "The disk is full.", "Free some space.")])
+    say(other, [started(), Failed("NonFiniteLoss", "The loss is NaN.", "Lower the rate.")])
+    executor.alive.clear()
+    for _tick in range(3):
+        scheduler.tick()
+        assert row(scheduler, folder.id).status == "failed"
+    free[0] = 55 * 10**7  # more than the reserve, but not enough to begin again
+    scheduler.tick()
+    assert row(scheduler, folder.id).status == "failed"
+    free[0] = 10**9
+    scheduler.tick()
+    scheduler.tick()
+    assert (row(scheduler, folder.id).status, row(scheduler, folder.id).attempt) == ("running", 2)
+    assert row(scheduler, other.id).status == "failed"
+
+
+def test_a_run_that_fails_again_for_lack_of_space_is_not_tried_for_ever(
+    make: Make, tmp_path: Path, executor: FakeExecutor, free: list[int]
+) -> None:
+    """A quota may be used up while the disk has space."""
+    scheduler, folder = make(reserve=5 * 10**8), new_run(tmp_path / "runs")
+    scheduler.tick()
+    say(folder, [started(), Failed("DiskFull", "The disk is full.", "Free some space.")])
+    executor.alive.clear()
+    for _tick in range(5):
+        scheduler.tick()
+    assert (row(scheduler, folder.id).status, row(scheduler, folder.id).attempt) == ("failed", 1)
+
+
+def test_a_run_that_waits_for_a_slot_says_so(make: Make, tmp_path: Path, free: list[int]) -> None:
+    scheduler = make(slots=1)
+    first, second = new_run(tmp_path / "runs"), new_run(tmp_path / "runs", seed=1)
+    scheduler.tick()
+    reasons = {row(scheduler, folder.id).status: row(scheduler, folder.id).queue_reason for folder in (first, second)}
+    assert reasons == {"running": "", "queued": "slot"}

@@ -104,7 +104,8 @@ def _in_child(request: Request, execute: Execute, pipe: int, prepare: list[Calla
             step()
         code = perform(request, execute, pipe)
     except BaseException:
-        traceback.print_exc()
+        with contextlib.suppress(OSError, ValueError):
+            traceback.print_exc()
     finally:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()

@@ -300,8 +300,10 @@ def _how_it_ended(who: str, wait_status: int) -> str:
 
 
 def _log(line: str) -> None:
-    sys.stderr.write(f"{now()} {line}\n")
-    sys.stderr.flush()
+    """Write a line to the host's log. A full disk loses it, but ends no host."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{now()} {line}\n")
+        sys.stderr.flush()
 
 
 def prepare_environment(home: Path) -> None:

@@ -237,6 +237,10 @@ class RunPage(NamesClasses):
             return _("Its process ended unexpectedly. It starts again in {seconds} s.").format(
                 seconds=number(round(seconds) or 1)
             )
+        if self.run.queue_reason == "disk":
+            return _("It waits because the disk has too little free space.")
+        if self.run.queue_reason == "host":
+            return _("It waits for the trainer, which is starting.")
         if self.place_in_queue <= 1:
             return _("First in the queue.")
         return _("Number {n} in the queue.").format(n=number(self.place_in_queue))

@@ -1,4 +1,4 @@
-"""Which runs are imported, on which kinds of machine the attempts of a run ran, and since when a run seems to hang."""
+"""Imported runs, kinds of machine of a run's attempts, since when a run seems to hang, and why a queued one waits."""
 
 from __future__ import annotations
 
@@ -11,5 +11,6 @@ down_revision = "0004"
 
 def upgrade() -> None:
     op.add_column("run", sa.Column("imported", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column("run", sa.Column("queue_reason", sa.String(), nullable=False, server_default=""))
     op.add_column("run", sa.Column("hanging_since", sa.String(), nullable=True))
     op.add_column("run", sa.Column("machines", sa.JSON(), nullable=False, server_default="[]"))
