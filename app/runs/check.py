@@ -131,13 +131,24 @@ def _check_index(settings: Settings, ids: Sequence[str], *, full: bool) -> Check
             index.row_factory = sqlite3.Row
             answers = [row[0] for row in index.execute("PRAGMA integrity_check(5)")]
             problems = [] if answers == ["ok"] else [_("SQLite says: {what}.").format(what="; ".join(answers))]
-            problems = problems or list(_wrong_rows(settings, index, ids, full=full))
+            problems = problems or [*_unreadable_rows(index), *_wrong_rows(settings, index, ids, full=full)]
     except (UnicodeDecodeError, LookupError):  # a name in the schema is damaged
         problems = [_("Its tables are not those that Runoff makes.")]
     except sqlite3.DatabaseError as error:
         problems = [_("SQLite says: {what}.").format(what=error)]
     advice = _("runoff reindex makes the index again from the run folders.")
     return Checked(path.name, problems, advice=advice if problems else "")
+
+
+def _unreadable_rows(index: sqlite3.Connection) -> Iterator[str]:
+    """Texts that are no UTF-8, which SQLite itself does not check. Pages can't show such a row."""
+    for table in ("run", "epoch"):
+        try:
+            for _row in index.execute(f"SELECT * FROM {table}"):
+                pass
+        except sqlite3.OperationalError as error:
+            yield _("SQLite says: {what}.").format(what=error)
+            return
 
 
 def _wrong_rows(settings: Settings, index: sqlite3.Connection, ids: Sequence[str], *, full: bool) -> Iterator[str]:

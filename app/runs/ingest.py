@@ -244,10 +244,17 @@ def store(session: Session, rows: Rows) -> None:
 
 
 def _lost(folder: RunFolder, before: Run | None, log: EventLog) -> list[str]:
-    """What the index has read before that the log does not say any more. A manifest proves that nothing is missing."""
+    """What the index has read before that the log does not say any more. A manifest proves that nothing is missing.
+
+    A power cut may take the latest lines of steps, which are not synced one by one: that is no damage. Starts, epochs
+    and ends are synced.
+    """
     if before is None or log.damage or (log.last is not None and log.last["seq"] >= before.event_seq):
         return []
     if log.has_end and folder.manifest_path.exists():
+        return []
+    has_started = bool(log.events) or before.started_at is None
+    if has_started and before.finished_at is None and before.epochs_done <= max(log.epochs, default=0):
         return []
     return [_("events.jsonl has lost lines: it had {n}.").format(n=f"{before.event_seq:,}")] if before.event_seq else []
 

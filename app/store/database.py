@@ -169,6 +169,8 @@ def is_intact(path: Path) -> bool:
                 columns = {row[1] for row in connection.execute(f"PRAGMA table_info({model.__tablename__})")}
                 if columns != set(model.model_fields):
                     return False
+                for _row in connection.execute(f"SELECT * FROM {model.__tablename__}"):
+                    pass  # SQLite itself does not check that texts are UTF-8
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_DAMAGE:
             raise

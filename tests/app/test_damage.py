@@ -17,6 +17,7 @@ from app.store.tables import Epoch, Run
 from tests.app.run_folders import FAILED, epoch, finish, lines, new_run, say, started, tear
 from trainer.damage import damage_of
 from trainer.event_log import EventLogDamaged, EventWriter, read_log
+from trainer.events import Step
 from trainer.run_folder import RunFolder
 
 
@@ -156,6 +157,20 @@ def test_a_torn_last_line_of_an_unfinished_run_is_kept_beside_the_log(index: Ind
     assert [line["seq"] for line in lines(folder)] == [1, 2, 3]
     assert torn.endswith((folder.path / "events.torn-2").read_bytes())
     assert damage_of(folder) == []
+
+
+def test_a_run_that_lost_lines_of_steps_in_a_power_cut_is_continued(index: Indexer) -> None:
+    folder = new_run(index.runs)
+    say(folder, [started(), epoch(1), Step(epoch=2, step=11, losses=[])])
+    synced = folder.events_path.read_bytes()
+    say(folder, [Step(epoch=2, step=12, losses=[])])
+    index.tick()
+    folder.events_path.write_bytes(synced)
+    index.tick()
+    assert (row(index).status, row(index).event_offset, epochs(index)) == ("running", len(synced), [1])
+    folder.events_path.write_bytes(b"".join(synced.splitlines(keepends=True)[:1]))
+    index.tick()
+    assert (row(index).status, epochs(index)) == ("damaged", [1])
 
 
 def test_a_log_begun_without_checksums_stays_so(index: Indexer) -> None:

@@ -6,17 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from app.runs.executors.local import LocalExecutor
-from tests.faults.test_faults import BASE, Server, server
-from trainer.run_folder import iter_valid_events, read_json, sha256
+from tests.faults.results import results
+from tests.faults.servers import BASE, Server
+from trainer.run_folder import iter_valid_events
 
-__all__ = ["server"]
 pytestmark = pytest.mark.faults
-EPOCHS = 40
+EPOCHS = 30
 
 
 def command(home: Path, *arguments: object) -> None:
@@ -40,19 +38,6 @@ def test_a_run_restored_from_the_middle_of_its_training_ends_the_same(server: Se
         ended = other.wait_status(run, "finished", "failed")
         assert (ended["status"], ended["attempt"]) == ("finished", 2)
         assert other.epochs(run) == server.epochs(run) == [*range(1, EPOCHS + 1)]
-        assert results(other, run) == results(server, run)
+        assert results(other.folder(run)) == results(server.folder(run))
     finally:
-        other.client.close()
-        other.process.terminate()
-        other.process.wait()
-        LocalExecutor(other.home).end_host()
-
-
-def results(server: Server, run: str) -> dict[str, Any]:
-    """The hashes of all tensors and predictions, and the counters. Which losses are still to be reported is up to the clock."""
-    folder = server.folder(run)
-    files = [*folder.checkpoints.glob("*.safetensors"), *folder.predictions.glob("*")]
-    counters = {path.name: read_json(path) or {} for path in folder.checkpoints.glob("*.json")}
-    for values in counters.values():
-        del values["pending_losses"]
-    return {path.relative_to(folder.path).as_posix(): sha256(path) for path in files} | counters
+        other.close()

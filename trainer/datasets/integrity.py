@@ -150,7 +150,7 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], str]:
     magic, length = file.read(len(_MAGIC)), file.read(2)
     text = file.read(int.from_bytes(length, "little")) if magic == _MAGIC and len(length) == 2 else b""
     try:
-        header = ast.literal_eval(text.decode("latin-1").strip())
+        header = ast.literal_eval(text.strip().decode("latin-1"))
         shape, kind = header["shape"], header["descr"]
         if header["fortran_order"] is not False or not all(type(side) is int for side in shape):
             raise ValueError
