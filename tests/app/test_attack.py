@@ -65,6 +65,8 @@ ODD_VALUES: list[Any] = [
     {"\ud800": 1},
 ]
 
+pytestmark = pytest.mark.slow
+
 
 def deep(levels: int) -> str:
     return "[" * levels + "]" * levels
@@ -149,7 +151,6 @@ def test_odd_bodies(sane: TestClient, calls: list[tuple[str, str]], body: str | 
                 check(post(sane, method, path, body, kind))
 
 
-@pytest.mark.slow
 def test_odd_fields(sane: TestClient, site_app: FastAPI) -> None:
     for name in [*FIELDS, "preset", "nonsense"]:
         for value in ODD_VALUES:
@@ -178,7 +179,6 @@ def test_odd_sweeps(sane: TestClient) -> None:
             check(post(sane, "POST", "/api/v1/sweeps", sweep))
 
 
-@pytest.mark.slow
 def test_odd_addresses(sane: TestClient, calls: list[tuple[str, str]]) -> None:
     for method, path in calls:
         if "/{" in path or "/runs/" in path:
@@ -189,7 +189,6 @@ def test_odd_addresses(sane: TestClient, calls: list[tuple[str, str]]) -> None:
                         check(post(sane, method, path.replace(part, odd or "%20", 1).replace("{name}", odd), b"{}"))
 
 
-@pytest.mark.slow
 def test_odd_queries(sane: TestClient) -> None:
     run_id = sane.get("/api/v1/runs").json()["runs"][0]["id"]
     for path, methods in sane.app.openapi()["paths"].items():  # type: ignore[attr-defined]
@@ -251,7 +250,6 @@ field_names = st.sampled_from([*FIELDS, "name", "tags", "notes", "preset", "base
 )
 
 
-@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(["runs", "sweeps", "describe"]), body=st.dictionaries(field_names, json_values, max_size=5))
 def test_any_json(sane: TestClient, path: str, body: dict[str, Any]) -> None:

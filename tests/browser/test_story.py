@@ -108,8 +108,7 @@ def test_the_cost_of_an_accuracy_is_asked_for_on_the_page(page: Page, server: Se
     expect(row).to_have_count(0)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_no_page_scrolls_sideways(context: BrowserContext, server: Server, scheme: Any, width: int) -> None:
     run_id, other = _finished_runs(server, 2)
     both = f"run={run_id}&run={other}"
