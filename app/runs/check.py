@@ -14,7 +14,8 @@ from sqlalchemy import StaticPool, create_engine
 from sqlmodel import Session, SQLModel
 
 from app.runs.ingest import ingest
-from app.runs.repair import known_of, remedies_for, unlike_the_log
+from app.runs.remedies import known_of, remedies_for
+from app.runs.repair import unlike_the_log
 from app.settings import Settings
 from app.store.database import SCHEMA
 from app.store.tables import ACTIVE

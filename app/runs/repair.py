@@ -1,62 +1,25 @@
-"""What a damaged run folder has lost, put back from other copies.
-
-The copies: the index, the log itself, the folders of other runs that hold a file with the same SHA-256, and backups. A
-file that is replaced is kept in the folder ``damaged``.
-"""
+"""Puts back what a damaged run folder has lost. A file that is replaced is kept in the folder ``damaged``."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
 from sqlalchemy import Engine
-from sqlalchemy.exc import DatabaseError
-from sqlmodel import Session, col, select
 
 from app.errors import Conflict
 from app.runs.ingest import ingest
-from app.runs.lifecycle import record_of
-from app.store.database import make_engine, reading, writing
-from app.store.recorded import is_as_recorded, recorded_hashes, version_of
-from app.store.tables import Epoch, Run
-from trainer.config import SCHEMA_VERSION, RunConfig, config_hash
-from trainer.damage import Manifest, RunRecord, damage_of
-from trainer.event_log import EventLog, line_of, parse_line, read_log
-from trainer.events import TERMINAL
-from trainer.files import DamagedFile, now, read_sealed, sealed_bytes, sha256, sync_folder, write_bytes
-from trainer.home import home_id
+from app.runs.remedies import Remedy, known_in, remedies_for
+from app.store.database import reading, writing
+from app.store.recorded import is_as_recorded, version_of
+from trainer.damage import damage_of
+from trainer.files import now, sync_folder, write_bytes
 from trainer.i18n import _
 from trainer.run_folder import RunFolder
 
 _KEPT = "damaged"  # the folder of what was replaced
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the index knows of a run."""
-
-    run: Run
-    epochs: list[Epoch]
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """A file of a run folder that another copy can replace. Without content it is only set aside."""
-
-    file: str  # path within the folder
-    source: str  # where the content comes from, for a person
-    content: bytes | Callable[[], bytes] | None  # a function is called when the files before it are in place
-    loses: str = ""  # what that copy does not have
-
-    @property
-    def sentence(self) -> str:
-        text = _("{file} can be restored from {source}.").format(file=self.file, source=self.source)
-        return f"{text} {self.loses}".strip()
 
 
 @dataclass
@@ -66,28 +29,6 @@ class Repaired:
     run_id: str
     done: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-
-
-def known_of(database: Path, run_id: str) -> Known | None:
-    """What the index knows of a run; None where there is no index that can be read."""
-    if not database.exists():
-        return None
-    engine = make_engine(database)
-    try:
-        with reading(engine) as session:
-            return _known(session, run_id)
-    except DatabaseError:
-        return None
-    finally:
-        engine.dispose()
-
-
-def _known(session: Session, run_id: str) -> Known | None:
-    run = session.get(Run, run_id)
-    if run is None:
-        return None
-    epochs = session.exec(select(Epoch).where(Epoch.run_id == run_id).order_by(col(Epoch.epoch))).all()
-    return Known(run, list(epochs))
 
 
 def unlike_the_log(folder: RunFolder, known: Sequence[str] = ()) -> Iterator[str]:
@@ -104,12 +45,13 @@ def unlike_the_log(folder: RunFolder, known: Sequence[str] = ()) -> Iterator[str
 def repair(engine: Engine, folder: RunFolder, backups: Sequence[Path] = ()) -> Repaired:
     """Put back every file that another copy holds, and give the row the status that the folder then proves.
 
-    Raises ``Conflict`` while a process trains the run. Nothing is trained: a run without an end waits to be resumed.
+    Raises ``Conflict`` while a process trains the run. A run whose log or run.json had to be made
+    again without an end is cancelled: it waits for a person.
     """
     if folder.is_alive():
         raise Conflict(_("The run is running. Cancel it first."))
     with reading(engine) as session:
-        known = _known(session, folder.id)
+        known = known_in(session, folder.id)
     result = Repaired(folder.id)
     for remedy in remedies_for(folder, known, backups):
         _apply(folder, remedy)
@@ -135,279 +77,3 @@ def _apply(folder: RunFolder, remedy: Remedy) -> None:
     if remedy.content is not None:
         path.parent.mkdir(exist_ok=True)
         write_bytes(path, remedy.content if isinstance(remedy.content, bytes) else remedy.content())
-
-
-# Finding copies ------------------------------------------------------------------------------------------------------
-
-
-def remedies_for(folder: RunFolder, known: Known | None, backups: Sequence[Path] = ()) -> list[Remedy]:
-    """What can be put back, in the order in which it should be."""
-    copies = [RunFolder(backup / "runs" / folder.id) for backup in backups]
-    finder = _Finder(folder, known, [copy for copy in copies if copy.path.is_dir()])
-    return finder.find() if folder.path.is_dir() else []
-
-
-def _sealed(path: Path) -> dict[str, Any] | None:
-    try:
-        return read_sealed(path)
-    except DamagedFile:
-        return None
-
-
-class _Finder:
-    """Looks for copies of what one run folder has lost."""
-
-    def __init__(self, folder: RunFolder, known: Known | None, copies: Sequence[RunFolder]) -> None:
-        self.folder, self.known, self.copies = folder, known, copies
-        self.log: EventLog = read_log(folder.events_path)
-        self.has_manifest = _manifest_of(folder) is not None
-        self.manifest = next(filter(None, map(_manifest_of, [folder, *self.copies])), None)
-        self.hashes = dict(recorded_hashes(folder))
-        if self.manifest is not None:
-            self.hashes |= {name: file.sha256 for name, file in self.manifest.files.items()}
-
-    def find(self) -> list[Remedy]:
-        found = [*self._files(), *self._config(), *self._environment()]
-        log = self._log()
-        if log is not None:
-            found.append(Remedy("events.jsonl", *log))
-        content = log[1] if log is not None else None
-        found += self._manifest(content, {remedy.file for remedy in found})
-        found += self._record(content)
-        return found
-
-    # files with a recorded hash
-    def _files(self) -> Iterator[Remedy]:
-        for name, recorded in sorted(self.hashes.items()):
-            if "/" not in name or self._is_whole(name):
-                continue
-            copy = self._same_file(name, recorded)
-            if copy is not None:
-                yield Remedy(name, _("{path}, which has the same SHA-256").format(path=copy), copy.read_bytes())
-            elif name.startswith("checkpoints/") and (epoch := self._earlier_epoch(name)):
-                source = _("the checkpoint of epoch {epoch}, from which a resumed run continues").format(epoch=epoch)
-                yield Remedy(name, source, None)
-
-    def _is_whole(self, name: str) -> bool:
-        """Whether a file is as it should be. Files that a run removes as it goes on may be missing."""
-        path = self.folder.path / name
-        if not path.exists():
-            return name != "predictions/labels.npy" and (self.manifest is None or name not in self.manifest.files)
-        if self.manifest is not None and name in self.manifest.files:
-            return sha256(path) == self.manifest.files[name].sha256
-        return is_as_recorded(self.folder, version_of(path))
-
-    def _same_file(self, name: str, recorded: str) -> Path | None:
-        """A file of a backup or of another run with that SHA-256. Only files of the right size are read."""
-        size = self._size(name)
-        others = [copy.path for copy in self.copies]
-        others += sorted(path for path in self.folder.path.parent.glob("[!.]*") if path != self.folder.path)
-        for path in (other / name for other in others):
-            with suppress(OSError):
-                if size in (None, path.stat().st_size) and sha256(path) == recorded:
-                    return path
-        return None
-
-    def _size(self, name: str) -> int | None:
-        if self.manifest is not None and name in self.manifest.files:
-            return self.manifest.files[name].size
-        path = self.folder.path / name
-        return path.stat().st_size if path.exists() else None
-
-    def _earlier_epoch(self, name: str) -> int | None:
-        """The newest epoch before a damaged checkpoint from which an unfinished run can be resumed."""
-        number = int(Path(name).stem.partition("-")[2])
-        if self.log.last is not None and self.log.last["type"] == "finished":
-            return None
-        for epoch in sorted((epoch for epoch in self.log.epochs if epoch < number), reverse=True):
-            path = self.folder.checkpoint_path(epoch)
-            if path.exists() and all(
-                self._is_whole(f"checkpoints/{path.stem}{end}") for end in (".safetensors", ".json")
-            ):
-                return epoch
-        return None
-
-    # config.json and environment.json
-    def _config(self) -> Iterator[Remedy]:
-        if _reads(self.folder):
-            return
-        for copy in self.copies:
-            if _reads(copy):
-                yield Remedy("config.json", str(copy.config_path), copy.config_path.read_bytes())
-                return
-        if self.known is None:
-            return
-        with suppress(ValidationError):
-            config = RunConfig.model_validate(self.known.run.config)
-            content = sealed_bytes({"schema": SCHEMA_VERSION, **config.model_dump()})
-            if config_hash(config) == self.known.run.config_hash and self._agrees("config.json", content):
-                yield Remedy("config.json", _("the index"), content)
-
-    def _environment(self) -> Iterator[Remedy]:
-        path = self.folder.path / "environment.json"
-        started = [event for event in self.log.events if event["type"] == "started"]
-        if _sealed(path) is not None or (not path.exists() and not started):
-            return
-        for copy in self.copies:
-            if _sealed(copy.path / "environment.json") is not None:
-                other = copy.path / "environment.json"
-                yield Remedy("environment.json", str(other), other.read_bytes())
-                return
-        for event in started:
-            content = sealed_bytes(event["environment"]) if event.get("environment") else None
-            if content is not None and self._agrees("environment.json", content):
-                yield Remedy("environment.json", "events.jsonl", content)
-                return
-        recorded = self.hashes.get("environment.json")
-        same = self._same_file("environment.json", recorded) if recorded else None
-        if same is not None:
-            yield Remedy(
-                "environment.json", _("{path}, which has the same SHA-256").format(path=same), same.read_bytes()
-            )
-
-    def _agrees(self, name: str, content: bytes) -> bool:
-        recorded = self.hashes.get(name)
-        return recorded is None or hashlib.sha256(content).hexdigest() == recorded
-
-    # events.jsonl
-    def _log(self) -> tuple[str, bytes, str] | None:
-        """Source and content of a log to replace this one, and what it lacks."""
-        if not self._log_has_lost_something():
-            return None
-        for copy in self.copies:
-            log = read_log(copy.events_path)
-            if not log.damage and log.torn_at is None and log.last and (log.has_end or not self._is_finished()):
-                return str(copy.events_path), copy.events_path.read_bytes(), ""
-        epochs = {row.epoch: row for row in self.known.epochs} if self.known else {}
-        last = max([*self.log.epochs, *epochs], default=0)
-        if not last or set(range(1, last + 1)) - set(self.log.epochs) - set(epochs):
-            return None  # an epoch would be missing for good
-        content = b"".join(line_of(event, sealed=True) for event in self._events(epochs))
-        loses = _("The losses of single steps in its damaged lines are lost.")
-        return _("its intact lines and the index"), content, loses
-
-    def _log_has_lost_something(self) -> bool:
-        lost = self.known is not None and self.known.run.event_seq > (self.log.last["seq"] if self.log.last else 0)
-        ended_without_a_word = self.manifest is not None and not self.log.has_end
-        unknown = any("does not know" in sentence for sentence in self.log.damage)
-        return (bool(self.log.damage) or lost or ended_without_a_word) and not unknown
-
-    def _is_finished(self) -> bool:
-        return self.manifest is not None or any(event["type"] == "finished" for event in self.log.events)
-
-    def _events(self, rows: dict[int, Epoch]) -> list[dict[str, Any]]:
-        """The intact events, with the epochs that only the index has where they belong, numbered from 1."""
-        missing = [rows[epoch] for epoch in sorted(rows.keys() - set(self.log.epochs))]
-        events: list[dict[str, Any]] = []
-        if not any(event["type"] == "started" for event in self.log.events) and self.known is not None:
-            events.append(_started_again(self.known.run, _sealed(self.folder.path / "environment.json") or {}))
-        for event in self.log.events:
-            reached = event.get("epoch", float("inf") if event["type"] in TERMINAL else 0)
-            while missing and missing[0].epoch < reached:
-                events.append(self._epoch_again(missing.pop(0)))
-            events.append(event)
-        events += map(self._epoch_again, missing)
-        if self._is_finished() and events[-1]["type"] != "finished":
-            epochs = max(event["epoch"] for event in events if event["type"] == "epoch")
-            config = self.known.run.epochs if self.known else epochs
-            time = (self.known.run.finished_at if self.known else None) or events[-1]["time"]
-            attempt = events[-1]["attempt"]
-            end = {"type": "finished", "epochs": epochs, "stopped_early": epochs < config}
-            events.append({"time": time, "attempt": attempt, **end})
-        return [{"seq": seq, **_without(event, "seq")} for seq, event in enumerate(events, start=1)]
-
-    def _epoch_again(self, row: Epoch) -> dict[str, Any]:
-        values = row.model_dump(exclude={"run_id", "ended_at", "attempt", "logged_correct"})
-        files = {name: value for name, value in self.hashes.items() if f"-{row.epoch:04d}." in name}
-        return {
-            "time": row.ended_at,
-            "attempt": row.attempt,
-            "type": "epoch",
-            **values,
-            "files": files,
-            "restored": True,
-        }
-
-    # manifest.json and run.json
-    def _manifest(self, log: bytes | None, replaced: set[str]) -> Iterator[Remedy]:
-        """From a backup, or written again if the log says that the run finished and its files are those of the log."""
-        if self.has_manifest and log is None:
-            return
-        for copy in self.copies:
-            if _manifest_of(copy) is not None:
-                yield Remedy("manifest.json", str(copy.manifest_path), copy.manifest_path.read_bytes())
-                return
-        data = log if log is not None else self.folder.events_path.read_bytes() if self.log.last else b""
-        events = _parsed(data)
-        wanted = self.folder.manifest_path.exists() or _is_of_version(events)
-        if not events or events[-1]["type"] != "finished" or not wanted:
-            return
-        if any(not self._is_whole(name) for name in self.hashes if "/" in name and name not in replaced):
-            return
-        before_last = data[: data.rstrip(b"\n").rfind(b"\n") + 1]
-        facts = {"size": len(before_last), "sha256": hashlib.sha256(before_last).hexdigest()}
-        source = _("events.jsonl and the files that it tells of")
-        yield Remedy("manifest.json", source, lambda: sealed_bytes(self.folder.manifest_values(facts)))
-
-    def _record(self, log: bytes | None) -> Iterator[Remedy]:
-        """run.json from the index. A run whose log lost its end waits for a person: it is cancelled, not queued."""
-        record = _sealed(self.folder.path / "run.json")
-        is_whole = False
-        if record is not None:
-            with suppress(ValidationError):
-                RunRecord.model_validate(record)
-                is_whole = True
-        events = _parsed(log) if log is not None else self.log.events
-        has_end = bool(events) and events[-1]["type"] in TERMINAL
-        if is_whole and (log is None or has_end):
-            return
-        source, loses, values = "", "", record if is_whole else None
-        for copy in () if values is not None else self.copies:
-            values = values or copy.read_run()
-            source = str(copy.path / "run.json")
-        if values is None and self.known is not None:
-            values, source = record_of(self.known.run) | {"home": home_id(self.folder.home)}, _("the index")
-        if values is None:
-            created = events[0]["time"] if events else now()
-            values = {"id": self.folder.id, "created_at": created, "home": home_id(self.folder.home)}
-            source, loses = "events.jsonl", _("Its name, tags and notes are lost.")
-        if not has_end:
-            attempt = max([event["attempt"] for event in events], default=0)
-            values |= {"status": "cancelled", "after_attempt": attempt, "ended_at": now()}
-        yield Remedy("run.json", source or _("what is left of the run"), sealed_bytes(values), loses)
-
-
-def _reads(folder: RunFolder) -> bool:
-    try:
-        folder.read_config()
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _manifest_of(folder: RunFolder) -> Manifest | None:
-    with suppress(ValidationError):
-        values = _sealed(folder.manifest_path)
-        return Manifest.model_validate(values) if values is not None else None
-    return None
-
-
-def _parsed(data: bytes) -> list[dict[str, Any]]:
-    return [event for line in data.splitlines(keepends=True) if (event := parse_line(line)) is not None]
-
-
-def _is_of_version(events: Sequence[dict[str, Any]]) -> bool:
-    """Whether the run was made by a version that writes manifests: those also write where an attempt ran."""
-    return any(event.get("environment") for event in events)
-
-
-def _without(event: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in event.items() if key != name}
-
-
-def _started_again(run: Run, environment: dict[str, Any]) -> dict[str, Any]:
-    names = ("num_parameters", "device", "precision", "num_train", "num_test", "steps_per_epoch", "total_steps")
-    values = {name: getattr(run, name) for name in (*names, "test_fingerprint", "class_names")}
-    values |= {"num_threads": environment.get("num_threads", 1), "num_validation": 0, "first_epoch": 1}
-    values |= {"train_fingerprint": environment.get("train_fingerprint", ""), "image_shape": []}
-    return {"time": run.started_at or run.created_at, "attempt": 1, "type": "started", **values, "restored": True}
