@@ -14,7 +14,7 @@ from tests.faults.servers import BASE, Server
 from trainer.run_folder import iter_valid_events
 
 pytestmark = pytest.mark.faults
-EPOCHS = 30
+EPOCHS = 60
 
 
 def command(home: Path, *arguments: object) -> None:

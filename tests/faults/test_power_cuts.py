@@ -40,8 +40,9 @@ pytestmark = [
 
 _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN: _IOR('X', 125, __u32)
 _FLAGS = {"the journal's last transactions are lost": 2, "the journal is written first": 1}
-RECIPE: dict[str, Any] = {**BASE, "batch_size": 4, "epochs": 20, "schedule": "cosine"}
+RECIPE: dict[str, Any] = {**BASE, "epochs": 30, "schedule": "cosine"}
 LATEST_CUT_SECONDS = 1.0  # after a new epoch
+PATIENCE_SECONDS = 30.0
 
 
 class Disk:
@@ -148,6 +149,11 @@ def test_a_power_cut_loses_nothing_that_was_reported(
             disk.unmount()
             assert not disk.mount().returncode
             in_folders = [f"{run}: {text}" for run in runs for text in problems_of(server.folder(run))]
+            for run, epochs in known.epochs.items():
+                if len(reported_epochs(server.folder(run))) < epochs:
+                    in_folders.append(
+                        f"{run} had {epochs} epochs and has {reported_epochs(server.folder(run))} in its log"
+                    )
             begin = time.monotonic()
             server.start()
             wrong += [f"cut {number + 1}, flag {flag}: {text}" for text in [*in_folders, *_lost(server, known)]]
@@ -218,11 +224,14 @@ def _lost(server: Server, known: Known) -> list[str]:
     """What was reported or acknowledged and is not there any more."""
     lost = []
     for run, epochs in known.epochs.items():
-        found = server.epochs(run)
+        wait_until = time.monotonic() + PATIENCE_SECONDS  # the server first reads what the index has missed
+        while len(found := server.epochs(run)) < epochs and time.monotonic() < wait_until:
+            time.sleep(0.1)
         if len(found) < epochs or found != [*range(1, len(found) + 1)]:
-            lost.append(f"{run} had {epochs} epochs and has {found}")
+            lost.append(f"{run} had {epochs} epochs and has {found}, in its log {reported_epochs(server.folder(run))}")
     for run, labels in [*known.labels.items()]:
-        present = {name: server.client.run(run)[name] for name in labels}
+        fields = server.client.run(run)
+        present = {name: fields[name] for name in labels}
         if present not in (labels, known.asked.pop(run, None)):
             lost.append(f"{run} had {labels} and has {present}")
         known.labels[run] = present
