@@ -194,8 +194,8 @@ def damaged_error(problems: list[str]) -> dict[str, str]:
         "error": "RunDamaged",
         "message": " ".join(problems),
         "advice": _(
-            "What is intact is shown, and nothing is trained or deleted. Restore puts back what another copy holds; a "
-            "backup is named with runoff check --restore."
+            "What is intact is shown, and nothing is trained or deleted. Restore files puts back what another copy "
+            "holds. To copy from a backup, run runoff check --restore ID --backup FOLDER."
         ),
     }
 

@@ -76,6 +76,7 @@ def known_in(session: Session, run_id: str) -> Known | None:
 def remedies_for(folder: RunFolder, known: Known | None, backups: Sequence[Path] = ()) -> list[Remedy]:
     """What can be put back, in the order in which it should be."""
     copies = [RunFolder(backup / "runs" / folder.id) for backup in backups]
+    copies += [RunFolder(path) for path in folder.path.parent.glob(f"{folder.id}?*")]  # such as ID.bak
     finder = _Finder(folder, known, [copy for copy in copies if copy.path.is_dir()])
     return finder.find() if folder.path.is_dir() else []
 

@@ -189,3 +189,18 @@ def test_a_running_run_is_left_alone(index: Indexer, monkeypatch: pytest.MonkeyP
 def test_an_unknown_run_is_an_error_at_the_option(home: Path) -> None:
     answer = CliRunner().invoke(app, ["check", "--restore", "nothere"])
     assert (answer.exit_code, "There is no run nothere" in answer.output) == (2, True)
+
+
+def test_a_copy_of_the_folder_beside_it_is_used(index: Indexer) -> None:
+    folder = whole(index)
+    shutil.copytree(folder.path, index.runs / f"{folder.id}.bak")
+    log = folder.events_path.read_bytes()
+    flip(folder.events_path, len(log) // 2)
+    flip(folder.predictions_path(2), 200)
+    result = repair(index.engine, folder)
+    assert result.problems == []
+    assert folder.events_path.read_bytes() == log
+    assert (
+        folder.predictions_path(2).read_bytes()
+        == RunFolder(index.runs / f"{folder.id}.bak").predictions_path(2).read_bytes()
+    )
