@@ -44,7 +44,7 @@ class Server:
 
     def start(self) -> None:
         environment = {**os.environ, "RUNOFF_HOME": str(self.home), "RUNOFF_PORT": str(self.port), "RUNOFF_SLOTS": "2"}
-        environment["RUNOFF_MEASURE"] = "false"
+        environment |= {"RUNOFF_MEASURE": "false", "RUNOFF_RESERVE_MB": "0"}  # the disk of the power cuts is small
         environment.pop("RUNOFF_DATASETS", None)
         self.process = subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], env=environment)
         wait_for(self.client.is_up)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.faults.results import results
-from tests.faults.servers import BASE, Server
+from tests.faults.servers import BASE, Server, wait_for
 from trainer.run_folder import iter_valid_events
 
 pytestmark = pytest.mark.faults
-EPOCHS = 60
+EPOCHS = 50
 
 
 def command(home: Path, *arguments: object) -> None:
@@ -34,6 +34,7 @@ def test_a_run_restored_from_the_middle_of_its_training_ends_the_same(server: Se
     command(tmp_path / "restored", "restore", tmp_path / "made")
     other = Server(tmp_path / "restored")
     try:
+        wait_for(lambda: {done, run} <= {each["id"] for each in other.client.runs(limit=1000)["runs"]})
         assert other.client.run(done) == server.client.run(done)
         ended = other.wait_status(run, "finished", "failed")
         assert (ended["status"], ended["attempt"]) == ("finished", 2)
