@@ -38,7 +38,7 @@ class OncePerMinute(logging.Filter):
                 self._seen.clear()
             self._seen[key] = (now, 0)
         if dropped:
-            record.msg, record.args = f"{record.getMessage()} ({dropped:,} more times in the last minute)", ()
+            record.msg, record.args = f"{record.getMessage()} ({dropped:,} more times since it was last written)", ()
         return True
 
 

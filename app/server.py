@@ -7,7 +7,7 @@ import gc
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO
 
 from app.datasets import Imports
@@ -76,7 +76,8 @@ def serving(settings: Settings, *, train: bool, lock: IO[bytes] | None = None) -
     home_id(settings.home)
     state = make_state(settings)
     address = settings.home / "server.json"
-    write_json(address, {"url": f"http://{_reachable_host(settings.host)}:{settings.port}"})
+    with suppress(OSError):  # a full disk: commands then don't find the server, but pages work
+        write_json(address, {"url": f"http://{_reachable_host(settings.host)}:{settings.port}"})
     if train:
         state.executor.ensure_host()
         state.scheduler.begin()

@@ -79,7 +79,10 @@ def _train(folder: RunFolder, labels: dict[str, Any] | None = None) -> int:
 
     sys.stdout.write(f"{folder.path}\n")
     attempts = [event["attempt"] for event, _end in iter_valid_events(folder.events_path)]
-    threads = threads_for(folder.read_config().model)
+    try:
+        threads = threads_for(folder.read_config().model)
+    except ValueError as problem:
+        sys.exit(str(problem))
     on_locked = partial(folder.announce, **labels) if labels is not None else None
     status = runtime.execute(folder, max(attempts, default=0) + 1, num_threads=threads, echo=_echo, on_locked=on_locked)
     if status == runtime.ALREADY_RUNNING:

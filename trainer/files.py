@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -109,10 +110,15 @@ def create_sealed(path: Path, values: dict[str, Any]) -> bool:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
         write_sealed(temporary, values)
-        os.link(temporary, path)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            if path.exists():
+                return False
+            temporary.rename(path)
         sync_folder(path.parent)
-    except FileExistsError:
-        return False
     finally:
         temporary.unlink(missing_ok=True)
     return True
@@ -121,13 +127,16 @@ def create_sealed(path: Path, values: dict[str, Any]) -> bool:
 def read_sealed(path: Path) -> dict[str, Any] | None:
     """The members of a JSON file without ``crc``; None if there is no such file.
 
-    Files from before checksums have no ``crc``. Raises ``DamagedFile`` if the file is no JSON object or fails its checksum.
+    Files from before checksums have no ``crc``. Raises ``DamagedFile`` if the file is no JSON object or fails its checksum,
+    and ``OSError`` for what may pass, such as too many open files.
     """
     try:
         values = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.EIO, errno.EISDIR):
+            raise
         raise DamagedFile(_("{name} can't be read.").format(name=path.name)) from None
     if not isinstance(values, dict):
         raise DamagedFile(_("{name} can't be read.").format(name=path.name))

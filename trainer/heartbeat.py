@@ -36,8 +36,12 @@ class Heartbeat:
         if self._longest > self._written * _GROWTH:
             self._write()
         else:
-            with suppress(OSError):
+            try:
                 os.utime(self._path)
+            except FileNotFoundError:
+                self._write()
+            except OSError:
+                pass
 
     def _write(self) -> None:
         self._written = self._longest

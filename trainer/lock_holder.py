@@ -25,7 +25,7 @@ def holder(path: Path) -> int | None:
     fields = (fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     request = struct.pack(_FLOCK, *(fields if _IS_LINUX else (0, 0, 0, *fields[:2])))
     try:
-        with path.open("rb+") as file:
+        with path.open("rb") as file:
             answer = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, request))
     except FileNotFoundError:
         return None

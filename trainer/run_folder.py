@@ -27,14 +27,16 @@ from trainer.files import (
     write_json,
     write_sealed,
 )
-from trainer.home import home_id
+from trainer.home import home_id, known_home_id
 from trainer.i18n import _
+from trainer.lock_holder import holder
 
 __all__ = [
     "Chunk",
     "EventLogChanged",
     "EventWriter",
     "RunFolder",
+    "is_id",
     "is_locked",
     "iter_valid_events",
     "new_id",
@@ -48,6 +50,7 @@ __all__ = [
 ]
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
 ID_LENGTH = 10
+_LONGEST_NAME = 200
 
 
 def new_id() -> str:
@@ -55,17 +58,14 @@ def new_id() -> str:
     return "".join(secrets.choice(_ALPHABET) for _character in range(ID_LENGTH))
 
 
+def is_id(text: str) -> bool:
+    """Whether a text can be the name of a run folder: no path, and not longer than a file system takes."""
+    return 0 < len(text) <= _LONGEST_NAME and not text.startswith(".") and "/" not in text and "\0" not in text
+
+
 def is_locked(path: Path) -> bool:
     """Whether another process holds the POSIX lock on ``path``. Never for a file that this process has locked itself."""
-    try:
-        with path.open("rb+") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return True
-    except FileNotFoundError:
-        pass
-    return False
+    return holder(path) is not None
 
 
 def _read_or_none(path: Path) -> dict[str, Any] | None:
@@ -200,7 +200,8 @@ class RunFolder:
         Folders from before homes had an id belong to the home that they lie in.
         """
         record = self.read_run() or {}
-        return record.get("id", self.id) != self.id or record.get("home") not in (None, home_id(self.home))
+        home = record.get("home")
+        return record.get("id", self.id) != self.id or (home is not None and home != known_home_id(self.home))
 
     def write_run(self, run: dict[str, Any]) -> None:
         write_sealed(self.path / "run.json", run)

@@ -7,20 +7,22 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy import StaticPool, create_engine
 from sqlmodel import Session, SQLModel
 
-from app.runs.ingest import ingest
-from app.runs.remedies import known_of, remedies_for
+from app.runs.ingest import ingest, lost_lines
+from app.runs.remedies import Known, known_of, remedies_for
 from app.runs.repair import unlike_the_log
 from app.settings import Settings
 from app.store.database import SCHEMA
 from app.store.tables import ACTIVE
 from trainer.damage import damage_of
 from trainer.datasets import catalogue, integrity
+from trainer.event_log import read_log
 from trainer.files import DamagedFile, read_sealed
 from trainer.home import id_paths
 from trainer.i18n import _
@@ -29,6 +31,7 @@ from trainer.run_folder import RunFolder
 _NOT_IN_FOLDERS = {
     "hanging_since",
     "version",
+    "fruitless_attempts",
     "device",
     "rate_step",
     "rate_at",
@@ -61,14 +64,23 @@ def check_home(
     ids = list(runs) or _ids(settings.runs)
     for number, run_id in enumerate(ids):
         progress(number, len(ids))
-        folder = RunFolder(settings.runs / run_id)
-        if runs or not folder.is_empty():
-            yield _check_run(settings, folder, full=full)
+        yield _guarded(run_id, partial(_check_run, settings, RunFolder(settings.runs / run_id), full=full))
     progress(len(ids), len(ids))
     if not runs:
         yield from _check_datasets(settings.home, full=full)
         yield _check_home_id(settings.home)
         yield _check_index(settings, ids, full=full)
+
+
+def _guarded(name: str, check: Callable[[], Checked]) -> Checked:
+    """What can't be read is named, and the others are checked."""
+    try:
+        return check()
+    except OSError as error:
+        where = f" ({Path(error.filename).name})" if error.filename else ""
+        return Checked(name, [_("It can't be read: {reason}{where}.").format(reason=error.strerror, where=where)])
+    except (ValueError, LookupError, TypeError) as error:
+        return Checked(name, [_("It can't be checked: {reason}.").format(reason=error)])
 
 
 def _ids(runs: Path) -> list[str]:
@@ -78,19 +90,24 @@ def _ids(runs: Path) -> list[str]:
 def _check_run(settings: Settings, folder: RunFolder, *, full: bool) -> Checked:
     if not folder.path.is_dir():
         return Checked(folder.id, [_("There is no such run folder.")])
-    problems = _problems(folder, full=full)
+    if folder.is_empty() and not any(folder.path.iterdir()):
+        return Checked(folder.id, [])
+    known = known_of(settings.database, folder.id)
+    problems = _problems(folder, known, full=full)
     if problems and folder.is_alive():  # it went on while its files were read: what is damaged stays so
-        again = _problems(folder, full=full)
+        again = _problems(folder, known, full=full)
         problems = [problem for problem in problems if problem in again]
-    remedies = remedies_for(folder, known_of(settings.database, folder.id)) if problems else []
+    remedies = remedies_for(folder, known) if problems else []
     advice = ""
     if problems and not remedies:
         advice = _("A backup may have a copy: runoff check --restore {id} --backup FOLDER").format(id=folder.id)
     return Checked(folder.id, problems, [remedy.sentence for remedy in remedies], advice)
 
 
-def _problems(folder: RunFolder, *, full: bool) -> list[str]:
-    problems = damage_of(folder, full=full)
+def _problems(folder: RunFolder, known: Known | None, *, full: bool) -> list[str]:
+    log = read_log(folder.events_path)
+    problems = damage_of(folder, log, full=full)
+    problems += lost_lines(folder, known.run, log) if known is not None else []
     return [*problems, *unlike_the_log(folder, problems)] if full else problems
 
 
@@ -128,7 +145,7 @@ def _check_index(settings: Settings, ids: Sequence[str], *, full: bool) -> Check
     if not path.exists():
         return Checked(path.name, [])
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as index:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as index:
             index.row_factory = sqlite3.Row
             answers = [row[0] for row in index.execute("PRAGMA integrity_check(5)")]
             problems = [] if answers == ["ok"] else [_("SQLite says: {what}.").format(what="; ".join(answers))]
@@ -137,6 +154,8 @@ def _check_index(settings: Settings, ids: Sequence[str], *, full: bool) -> Check
         problems = [_("Its tables are not those that Runoff makes.")]
     except sqlite3.DatabaseError as error:
         problems = [_("SQLite says: {what}.").format(what=error)]
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return Checked(path.name, [_("Another program holds it, so it could not be checked. Try again.")])
     advice = _("runoff reindex makes the index again from the run folders.")
     return Checked(path.name, problems, advice=advice if problems else "")
 
@@ -160,6 +179,8 @@ def _wrong_rows(settings: Settings, index: sqlite3.Connection, ids: Sequence[str
         return
     rows = {row["id"] for row in index.execute("SELECT id FROM run")}
     for run_id in sorted(rows - set(ids)):
+        if (settings.runs / run_id).is_dir():  # started since the ids were listed
+            continue
         yield _("It has a row for run {id}, which has no folder.").format(id=run_id)
     for (run_id,) in index.execute("SELECT DISTINCT run_id FROM epoch WHERE run_id NOT IN (SELECT id FROM run)"):
         yield _("It has epochs of run {id}, which has no row.").format(id=run_id)

@@ -17,7 +17,7 @@ from app.runs.repair import Repaired, repair
 from app.settings import Settings
 from trainer.files import now
 from trainer.i18n import _
-from trainer.run_folder import RunFolder
+from trainer.run_folder import RunFolder, is_id
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Checks:
         self._lock = threading.Lock()
         self._latest: Check | None = None
         self._has_ended = False
+        self.last_repair: Repaired | None = None
 
     def latest(self) -> Check | None:
         """The check under way, else the last one; None where there was none since the server started."""
@@ -66,9 +67,10 @@ class Checks:
     def restore(self, run_id: str, backups: Sequence[Path] = ()) -> Repaired:
         """Put back what other copies of a run's files hold. Raises ``NotFound``, and ``Conflict`` for a running run."""
         folder = RunFolder(self._settings.runs / run_id)
-        if not folder.path.is_dir() or run_id.startswith("."):
+        if not is_id(run_id) or not folder.path.is_dir():
             raise NotFound(_("There is no run {id}.").format(id=run_id[:40]))
         result = repair(self._engine, folder, backups)
+        self.last_repair = result
         self._update_damaged(result)
         return result
 

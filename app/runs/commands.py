@@ -61,7 +61,7 @@ def _create(state: Runoff, planned: Plan, runs: Sequence[PlannedRun], sweep: str
     finds only some runs of a sweep.
     """
     folders: list[RunFolder] = []
-    name = sweep or new_id()
+    name = new_id()
     try:
         for run in runs:
             folders.append(RunFolder.claim(state.settings.runs, run.config))
@@ -193,11 +193,12 @@ def change(state: Runoff, run_id: str, wanted: RunChange) -> Run:
                 "Nothing was changed, because run.json is damaged. Restore it first: runoff check --restore {id}"
             )
             raise Conflict(message.format(id=run_id))
-        folder.write_run(record | values)
         for name, value in values.items():
             setattr(run, name, value)
         run.version = next_version(session)
         session.add(run)
+        session.flush()  # what the index can't take is refused before the folder has it
+        folder.write_run(record | values)
         _commit(state, session, run_id)
     return run
 
@@ -207,7 +208,7 @@ def delete(state: Runoff, run_id: str) -> None:
     folder = state.run_folder(run_id)
     with writing(state.engine) as session:
         run = get_run(session, run_id)
-        if run.status == "running":
+        if run.status == "running" or folder.is_alive():
             raise Conflict(_("The run is running. Cancel it first, then delete it."))
         session.delete(run)
         session.flush()
@@ -221,9 +222,13 @@ def restore(state: Runoff, run_id: str) -> Run:
     with writing(state.engine) as session:
         session.connection()
         folder = trash.take_back(state.settings.home, run_id)
-        run = ingest(session, folder)
-        if run is None:
-            raise NotFound(_("The folder of run {id} is empty.").format(id=run_id[:40]))
+        try:
+            run = ingest(session, folder)
+            if run is None:
+                raise NotFound(_("The folder of run {id} is empty.").format(id=run_id[:40]))
+        except BaseException:
+            trash.put(folder)
+            raise
         _commit(state, session, run_id)
     state.scheduler.wake()
     return run

@@ -21,7 +21,7 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from app.runs.ingest import Rows, apply_to_rows, delete_rows, epochs_of_run, ingest, rows_of, store
-from app.store.database import open_index, reading, writing
+from app.store.database import is_damage, open_index, reading, writing
 from app.store.queries import next_version
 from app.store.tables import ACTIVE, Run
 from trainer.event_log import EventLogChanged, read_events
@@ -51,10 +51,12 @@ class Indexer:
         self._is_suspect = False
         self._renewing = threading.Lock()
         self._again: set[str] = set()
+        self._written_at = self._time_of_last_write()  # None once a tick has looked what came later
 
     def tick(self) -> bool:
         """Index what is new; True when anything changed."""
         self._renew_if_lost()
+        self._find_what_came_later()
         self._read_those_again()
         has_changed = self.discover()
         with reading(self.engine) as session:
@@ -75,6 +77,24 @@ class Indexer:
     def read_again(self, run_id: str) -> None:
         """Make the row of a run again from its folder at the next tick, or remove it where there is no folder."""
         self._again.add(run_id)
+
+    def _time_of_last_write(self) -> float | None:
+        try:
+            return Path(self.engine.url.database or "").stat().st_mtime
+        except OSError:
+            return None
+
+    def _find_what_came_later(self) -> None:
+        """At the first tick: find the runs whose run.json is newer than the index, which an earlier server left behind."""
+        if self._written_at is None:
+            return
+        with reading(self.engine) as session:
+            known = session.exec(select(Run.id)).all()
+        for folder in (RunFolder(self.runs / run_id) for run_id in known):
+            with suppress(OSError):
+                if (folder.path / "run.json").stat().st_mtime > self._written_at - _COARSE_SECONDS:
+                    self._again.add(folder.id)
+        self._written_at = None
 
     def _read_those_again(self) -> None:
         for run_id in list(self._again):
@@ -287,7 +307,7 @@ def _isolated(session: Session, run_id: str) -> Iterator[None]:
     try:
         with session.begin_nested():
             yield
-    except (ValueError, TypeError, KeyError, AttributeError, StatementError) as error:
-        if isinstance(error, OperationalError):
+    except (ValueError, TypeError, KeyError, AttributeError, StatementError, OSError) as error:
+        if isinstance(error, OperationalError) or is_damage(error):
             raise
         logger.warning("Run %s can't be read: %r", run_id, error)

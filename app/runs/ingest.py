@@ -221,7 +221,7 @@ def rows_of(
     if folder.is_empty():
         return None
     log = read_log(folder.events_path)
-    problems = [*damage_of(folder, log), *(_lost(folder, before, log) if trust_row else [])]
+    problems = [*damage_of(folder, log), *(lost_lines(folder, before, log) if trust_row else [])]
     run = _row_of(folder, before)
     epochs: Epochs = {}
     apply(folder, run, epochs, log.events)
@@ -229,6 +229,8 @@ def rows_of(
         _keep_what_was_known(run, epochs, before, epochs_before(folder.id))
     if log.last is not None:
         run.event_offset, run.event_seq = log.end, log.last["seq"]
+    if problems and trust_row and before is not None:  # so that what was lost stays known
+        run.event_seq = max(run.event_seq, before.event_seq)
     lifecycle.restore(run, folder, log.last, problems)
     return Rows(run, epochs, before.version if before is not None else None)
 
@@ -243,7 +245,7 @@ def store(session: Session, rows: Rows) -> None:
         session.connection().execute(insert(Epoch), values)
 
 
-def _lost(folder: RunFolder, before: Run | None, log: EventLog) -> list[str]:
+def lost_lines(folder: RunFolder, before: Run | None, log: EventLog) -> list[str]:
     """What the index has read before that the log does not say any more. A manifest proves that nothing is missing.
 
     A power cut may take the latest lines of steps, which are not synced one by one: that is no damage. Starts, epochs
@@ -294,7 +296,7 @@ def _row_of(folder: RunFolder, before: Run | None) -> Run:
         tags=record.get("tags", []),
         notes=record.get("notes", ""),
         archived=record.get("archived", False),
-        imported=folder.is_imported(),
+        imported=before.imported if before is not None and folder.read_run() is None else folder.is_imported(),
         warnings=record.get("warnings", []),
         created_at=created_at,
         queued_at=record.get("queued_at", created_at),

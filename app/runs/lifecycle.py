@@ -119,8 +119,9 @@ def _requeue(session: Session, folder: RunFolder, run: Run, *sources: str, fruit
 
 def begin_attempt(session: Session, folder: RunFolder, run: Run, device: str) -> None:
     """A queued run starts its next attempt, on ``device``."""
-    folder.clear_stop()
-    folder.heartbeat_path.unlink(missing_ok=True)  # of the attempt before
+    if not folder.is_alive():  # else they are those of a process that a command has started
+        folder.clear_stop()
+        folder.heartbeat_path.unlink(missing_ok=True)
     _transition(session, run, "queued", to="running", attempt=run.attempt + 1, device=device, **_AT_REST)
 
 
@@ -132,8 +133,17 @@ def note_queue_reason(session: Session, reason: str) -> None:
 
 
 def requeue_after_full_disk(session: Session, folder: RunFolder, run: Run) -> None:
-    """There is space again: a run that failed for lack of it continues from its last epoch."""
-    _requeue(session, folder, run, "failed", fruitless_attempts=0)
+    """There is space again: a run that failed for lack of it continues from its last epoch.
+
+    This counts as an attempt without a new epoch until there is one, so that it ends.
+    """
+    if run.fruitless_attempts < MAX_FRUITLESS_ATTEMPTS:
+        _requeue(session, folder, run, "failed", fruitless_attempts=run.fruitless_attempts + 1)
+
+
+def refuse_imported(session: Session, run: Run) -> None:
+    """A queued run that was copied here is not started; the process that had trained it elsewhere has ended."""
+    _transition(session, run, "queued", to="failed", error=_not_finished_error(run), **_AT_REST)
 
 
 def take_back_attempt(session: Session, folder: RunFolder, run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import DatabaseError
 from sqlmodel import Session, col, select
 
+from app.runs.ingest import lost_lines
 from app.runs.lifecycle import record_of
 from app.store.database import make_engine, reading
 from app.store.recorded import is_as_recorded, recorded_hashes, version_of
@@ -58,7 +60,7 @@ def known_of(database: Path, run_id: str) -> Known | None:
     try:
         with reading(engine) as session:
             return known_in(session, run_id)
-    except DatabaseError:
+    except (DatabaseError, ValueError, LookupError):
         return None
     finally:
         engine.dispose()
@@ -77,8 +79,8 @@ def remedies_for(folder: RunFolder, known: Known | None, backups: Sequence[Path]
     """What can be put back, in the order in which it should be."""
     copies = [RunFolder(backup / "runs" / folder.id) for backup in backups]
     copies += [RunFolder(path) for path in folder.path.parent.glob(f"{folder.id}?*")]  # such as ID.bak
-    finder = _Finder(folder, known, [copy for copy in copies if copy.path.is_dir()])
-    return finder.find() if folder.path.is_dir() else []
+    same = [copy for copy in copies if copy.path.is_dir() and (copy.read_run() or {}).get("id") == folder.id]
+    return _Finder(folder, known, same).find() if folder.path.is_dir() else []
 
 
 def _sealed(path: Path) -> dict[str, Any] | None:
@@ -94,8 +96,9 @@ class _Finder:
     def __init__(self, folder: RunFolder, known: Known | None, copies: Sequence[RunFolder]) -> None:
         self.folder, self.known, self.copies = folder, known, copies
         self.log: EventLog = read_log(folder.events_path)
-        self.has_manifest = _manifest_of(folder) is not None
-        self.manifest = next(filter(None, map(_manifest_of, [folder, *self.copies])), None)
+        self.own_manifest = _manifest_of(folder)
+        self.whole_log = self._copied_log()  # of a copy that says all that this log says
+        self.manifest = self.own_manifest or self._copied_manifest()
         self.hashes = dict(recorded_hashes(folder))
         if self.manifest is not None:
             self.hashes |= {name: file.sha256 for name, file in self.manifest.files.items()}
@@ -150,9 +153,10 @@ class _Finder:
 
     def _earlier_epoch(self, name: str) -> int | None:
         """The newest epoch before a damaged checkpoint from which an unfinished run can be resumed."""
-        number = int(Path(name).stem.partition("-")[2])
-        if self.log.last is not None and self.log.last["type"] == "finished":
+        match = re.fullmatch(r"checkpoints/epoch-(\d+)\.(safetensors|json)", name)
+        if match is None or self._is_finished():
             return None
+        number = int(match.group(1))
         for epoch in sorted((epoch for epoch in self.log.epochs if epoch < number), reverse=True):
             path = self.folder.checkpoint_path(epoch)
             if path.exists() and all(
@@ -166,8 +170,9 @@ class _Finder:
         if _reads(self.folder):
             return
         for copy in self.copies:
-            if _reads(copy):
-                yield Remedy("config.json", str(copy.config_path), copy.config_path.read_bytes())
+            content = copy.config_path.read_bytes() if _reads(copy) else b""
+            if content and self._agrees("config.json", content) and self._is_of_known_config(copy):
+                yield Remedy("config.json", str(copy.config_path), content)
                 return
         if self.known is None:
             return
@@ -183,8 +188,8 @@ class _Finder:
         if _sealed(path) is not None or (not path.exists() and not started):
             return
         for copy in self.copies:
-            if _sealed(copy.path / "environment.json") is not None:
-                other = copy.path / "environment.json"
+            other = copy.path / "environment.json"
+            if _sealed(other) is not None and self._agrees("environment.json", other.read_bytes()):
                 yield Remedy("environment.json", str(other), other.read_bytes())
                 return
         for event in started:
@@ -208,20 +213,39 @@ class _Finder:
         """Source and content of a log to replace this one, and what it lacks."""
         if not self._log_has_lost_something():
             return None
-        for copy in self.copies:
-            log = read_log(copy.events_path)
-            if not log.damage and log.torn_at is None and log.last and (log.has_end or not self._is_finished()):
-                return str(copy.events_path), copy.events_path.read_bytes(), ""
+        if self.whole_log is not None:
+            return str(self.whole_log), self.whole_log.read_bytes(), ""
         epochs = {row.epoch: row for row in self.known.epochs} if self.known else {}
         last = max([*self.log.epochs, *epochs], default=0)
-        if not last or set(range(1, last + 1)) - set(self.log.epochs) - set(epochs):
+        if set(range(1, last + 1)) - set(self.log.epochs) - set(epochs):
             return None  # an epoch would be missing for good
         content = b"".join(line_of(event, sealed=True) for event in self._events(epochs))
         loses = _("The losses of single steps in its damaged lines are lost.")
         return _("its intact lines and the index"), content, loses
 
+    def _copied_log(self) -> Path | None:
+        """The log of a copy that has every intact event of this one and all that the index knows."""
+        least = max(self.log.last["seq"] if self.log.last else 0, self.known.run.event_seq if self.known else 0)
+        for copy in self.copies:
+            log = read_log(copy.events_path)
+            by_seq = {event["seq"]: event for event in log.events}
+            is_longer = log.last is not None and log.last["seq"] >= least and log.torn_at is None and not log.damage
+            if is_longer and all(by_seq.get(event["seq"]) == event for event in self.log.events):
+                return copy.events_path
+        return None
+
+    def _copied_manifest(self) -> Manifest | None:
+        """The manifest of a copy that belongs to the log that this run has, or will get from a copy."""
+        path = self.whole_log or self.folder.events_path
+        facts = _before_last(path.read_bytes()) if path.exists() else {}
+        manifests = map(_manifest_of, self.copies)
+        return next((one for one in manifests if one is not None and one.log.model_dump() == facts), None)
+
+    def _is_of_known_config(self, copy: RunFolder) -> bool:
+        return self.known is None or config_hash(copy.read_config()) == self.known.run.config_hash
+
     def _log_has_lost_something(self) -> bool:
-        lost = self.known is not None and self.known.run.event_seq > (self.log.last["seq"] if self.log.last else 0)
+        lost = self.known is not None and bool(lost_lines(self.folder, self.known.run, self.log))
         ended_without_a_word = self.manifest is not None and not self.log.has_end
         unknown = any("does not know" in sentence for sentence in self.log.damage)
         return (bool(self.log.damage) or lost or ended_without_a_word) and not unknown
@@ -233,15 +257,18 @@ class _Finder:
         """The intact events, with the epochs that only the index has where they belong, numbered from 1."""
         missing = [rows[epoch] for epoch in sorted(rows.keys() - set(self.log.epochs))]
         events: list[dict[str, Any]] = []
-        if not any(event["type"] == "started" for event in self.log.events) and self.known is not None:
+        has_started = any(event["type"] == "started" for event in self.log.events)
+        if not has_started and self.known is not None and self.known.run.started_at is not None:
             events.append(_started_again(self.known.run, _sealed(self.folder.path / "environment.json") or {}))
         for event in self.log.events:
-            reached = event.get("epoch", float("inf") if event["type"] in TERMINAL else 0)
-            while missing and missing[0].epoch < reached:
+            is_end = event["type"] in TERMINAL
+            while missing and (
+                missing[0].attempt <= event["attempt"] if is_end else missing[0].epoch < event.get("epoch", 0)
+            ):
                 events.append(self._epoch_again(missing.pop(0)))
             events.append(event)
         events += map(self._epoch_again, missing)
-        if self._is_finished() and events[-1]["type"] != "finished":
+        if events and self._is_finished() and events[-1]["type"] != "finished":
             epochs = max(event["epoch"] for event in events if event["type"] == "epoch")
             config = self.known.run.epochs if self.known else epochs
             time = (self.known.run.finished_at if self.known else None) or events[-1]["time"]
@@ -252,6 +279,8 @@ class _Finder:
 
     def _epoch_again(self, row: Epoch) -> dict[str, Any]:
         values = row.model_dump(exclude={"run_id", "ended_at", "attempt", "logged_correct"})
+        if row.logged_correct is not None:  # what the log had said, which the predictions contradict
+            values |= {"test_correct": row.logged_correct, "test_accuracy": row.logged_correct / row.test_total}
         files = {name: value for name, value in self.hashes.items() if f"-{row.epoch:04d}." in name}
         return {
             "time": row.ended_at,
@@ -264,22 +293,22 @@ class _Finder:
 
     # manifest.json and run.json
     def _manifest(self, log: bytes | None, replaced: set[str]) -> Iterator[Remedy]:
-        """From a backup, or written again if the log says that the run finished and its files are those of the log."""
-        if self.has_manifest and log is None:
+        """From a copy, or written again if the log says that the run finished and its files are those of the log."""
+        data = log if log is not None else self.folder.events_path.read_bytes() if self.log.last else b""
+        if self.own_manifest is not None and (log is None or self.own_manifest.log.model_dump() == _before_last(data)):
             return
         for copy in self.copies:
-            if _manifest_of(copy) is not None:
+            manifest = _manifest_of(copy)
+            if manifest is not None and manifest == self.manifest and manifest.log.model_dump() == _before_last(data):
                 yield Remedy("manifest.json", str(copy.manifest_path), copy.manifest_path.read_bytes())
                 return
-        data = log if log is not None else self.folder.events_path.read_bytes() if self.log.last else b""
         events = _parsed(data)
         wanted = self.folder.manifest_path.exists() or _is_of_version(events)
         if not events or events[-1]["type"] != "finished" or not wanted:
             return
         if any(not self._is_whole(name) for name in self.hashes if "/" in name and name not in replaced):
             return
-        before_last = data[: data.rstrip(b"\n").rfind(b"\n") + 1]
-        facts = {"size": len(before_last), "sha256": hashlib.sha256(before_last).hexdigest()}
+        facts = _before_last(data)
         source = _("events.jsonl and the files that it tells of")
         yield Remedy("manifest.json", source, lambda: sealed_bytes(self.folder.manifest_values(facts)))
 
@@ -296,11 +325,11 @@ class _Finder:
         if is_whole and (log is None or has_end):
             return
         source, loses, values = "", "", record if is_whole else None
-        for copy in () if values is not None else self.copies:
-            values = values or copy.read_run()
-            source = str(copy.path / "run.json")
         if values is None and self.known is not None:
-            values, source = record_of(self.known.run) | {"home": home_id(self.folder.home)}, _("the index")
+            home = "unknown" if self.known.run.imported else home_id(self.folder.home)
+            values, source = record_of(self.known.run) | {"home": home}, _("the index")
+        for copy in self.copies if values is None else ():
+            values, source = copy.read_run(), str(copy.path / "run.json")
         if values is None:
             created = events[0]["time"] if events else now()
             values = {"id": self.folder.id, "created_at": created, "home": home_id(self.folder.home)}
@@ -317,6 +346,12 @@ def _reads(folder: RunFolder) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def _before_last(log: bytes) -> dict[str, Any]:
+    """Size and SHA-256 of a log without its last line, as a manifest has them."""
+    data = log[: log.rstrip(b"\n").rfind(b"\n") + 1]
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _manifest_of(folder: RunFolder) -> Manifest | None:

@@ -15,6 +15,7 @@ from app.runs.remedies import Remedy, known_in, remedies_for
 from app.store.database import reading, writing
 from app.store.recorded import is_as_recorded, version_of
 from trainer.damage import damage_of
+from trainer.event_log import read_log
 from trainer.files import now, sync_folder, write_bytes
 from trainer.i18n import _
 from trainer.run_folder import RunFolder
@@ -45,8 +46,8 @@ def unlike_the_log(folder: RunFolder, known: Sequence[str] = ()) -> Iterator[str
 def repair(engine: Engine, folder: RunFolder, backups: Sequence[Path] = ()) -> Repaired:
     """Put back every file that another copy holds, and give the row the status that the folder then proves.
 
-    Raises ``Conflict`` while a process trains the run. A run whose log or run.json had to be made
-    again without an end is cancelled: it waits for a person.
+    A run whose log or run.json had to be made again without an end is cancelled: it waits for a person. One that was
+    queued or running when its folder was damaged goes on. Raises ``Conflict`` while a process trains the run.
     """
     if folder.is_alive():
         raise Conflict(_("The run is running. Cancel it first."))
@@ -60,6 +61,10 @@ def repair(engine: Engine, folder: RunFolder, backups: Sequence[Path] = ()) -> R
             result.done.append(remedy.loses)
     result.problems = damage_of(folder, full=True)
     result.problems += unlike_the_log(folder, result.problems)
+    lost = {row.epoch for row in known.epochs} - set(read_log(folder.events_path).epochs) if known else set()
+    if lost and not result.problems:  # else the index would forget what no other copy has
+        message = _("events.jsonl has no line for epochs that the index knows: {epochs}.")
+        result.problems.append(message.format(epochs=", ".join(map(str, sorted(lost)))))
     with writing(engine) as session:
         ingest(session, folder, trust_row=bool(result.problems))
         session.commit()
@@ -67,13 +72,17 @@ def repair(engine: Engine, folder: RunFolder, backups: Sequence[Path] = ()) -> R
 
 
 def _apply(folder: RunFolder, remedy: Remedy) -> None:
+    """Copy what is replaced to ``damaged`` first. A crash or a full disk leaves either the old file or the new one."""
     path = folder.path / remedy.file
+    content = remedy.content() if callable(remedy.content) else remedy.content
     if path.exists():
         kept = folder.path / _KEPT
         kept.mkdir(exist_ok=True)
         stamp = now().replace(":", "").replace(".", "")
-        path.rename(kept / f"{stamp}-{remedy.file.replace('/', '-')}")
-        sync_folder(kept)
-    if remedy.content is not None:
+        write_bytes(kept / f"{stamp}-{remedy.file.replace('/', '-')}", path.read_bytes())
+    if content is not None:
         path.parent.mkdir(exist_ok=True)
-        write_bytes(path, remedy.content if isinstance(remedy.content, bytes) else remedy.content())
+        write_bytes(path, content)
+    else:
+        path.unlink()
+        sync_folder(path.parent)

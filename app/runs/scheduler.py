@@ -29,6 +29,7 @@ from trainer.run_folder import RunFolder, iter_valid_events
 
 logger = logging.getLogger(__name__)
 _BUSY_SECONDS, _IDLE_SECONDS = 0.2, 1.0
+_BEFORE_SHORT_SECONDS = 3600.0  # a run may fail some time before the server sees that the disk is full
 
 
 class Scheduler:
@@ -57,7 +58,9 @@ class Scheduler:
         self._measuring = measuring
         self._hang_seconds = hang_seconds
         self._reserve = reserve  # bytes
-        self._lacked_room = True  # an earlier server may have
+        self.watch_seconds = 30.0  # how long a hanging run must have been watched before it is ended
+        self._short_since: str | None = None  # since when the disk lacks room
+        self._silent: dict[str, tuple[float, float]] = {}  # run -> its last sign of life, and since when it was seen
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -158,15 +161,28 @@ class Scheduler:
                 if found is not None and found.status == "running":
                     lifecycle.note_silence(session, found, since)
                 session.commit()
-        if silent is not None and self._hang_seconds and time.time() - silent > self._hang_seconds:
+        if silent is not None and self._hang_seconds and self._hangs(run.id, silent, self._hang_seconds):
             logger.warning("Run %s has given no sign of life since %s, so it is ended.", run.id, since)
             self.executor.force_stop(folder, run.attempt)
 
+    def _hangs(self, run_id: str, silent: float, limit: float) -> bool:
+        """Whether a run has been silent for so long. The server itself must have seen a part of it.
+
+        After the machine was suspended every heartbeat is old, and the loops have had no time for the next.
+        """
+        last, seen_at = self._silent.get(run_id, (0.0, 0.0))
+        if last != silent:
+            self._silent[run_id] = last, seen_at = silent, time.monotonic()
+        watched = time.monotonic() - seen_at >= min(limit, self.watch_seconds)
+        return watched and time.time() - silent > limit
+
     def _start_queued(self, queued: list[Run]) -> None:
         room = Room.of(self.folder.parent, self._reserve)
-        if room.is_ample and self._lacked_room:
-            self._resume_after_full_disk()
-        self._lacked_room = room.is_short or (self._lacked_room and not room.is_ample)
+        if room.is_short and self._short_since is None:
+            self._short_since = to_iso(time.time() - _BEFORE_SHORT_SECONDS)
+        elif room.is_ample and self._short_since is not None:
+            self._resume_after_full_disk(self._short_since)
+            self._short_since = None
         accelerators = self._accelerators(wanted=bool(queued))
         if not queued:
             return
@@ -182,7 +198,11 @@ class Scheduler:
             if restart_in(run) > 0:
                 continue  # its process ended unexpectedly more than once: other runs go first
             device = free_device(run, running, accelerators, self._slots)
-            if device is None or not self._start(run.id, device):
+            can_start = device is not None
+            if device is not None:
+                with self._isolated(run.id):  # a run whose files can't be read must not keep the others waiting
+                    can_start = self._start(run.id, device)
+            if not can_start:
                 self._note_queue_reason("slot" if device is None else "host", queued[number:])
                 return  # runs start strictly in order: none overtakes a run that waits
             run.device = device
@@ -194,11 +214,11 @@ class Scheduler:
                 lifecycle.note_queue_reason(session, reason)
                 session.commit()
 
-    def _resume_after_full_disk(self) -> None:
-        """Queue the runs again that failed because the disk was full."""
+    def _resume_after_full_disk(self, since: str) -> None:
+        """Queue the runs again that have failed after ``since`` because the disk was full."""
         with reading(self.engine) as session:
             failed = [run for run in failed_runs(session) if (run.error or {}).get("error") == "DiskFull"]
-        for run in failed:
+        for run in (run for run in failed if not run.archived and (run.finished_at or "") >= since):
             logger.warning("There is space on the disk again, so run %s continues.", run.id)
             with self._isolated(run.id), writing(self.engine) as session:
                 found = session.get(Run, run.id)
@@ -236,12 +256,15 @@ class Scheduler:
             run = session.get(Run, run_id)
             if run is None or run.status != "queued":
                 return True
+            is_refused = run.imported and not alive
             if problems:
                 lifecycle.mark_damaged(session, run, problems)
+            elif is_refused:
+                lifecycle.refuse_imported(session, run)
             else:
                 lifecycle.begin_attempt(session, folder, run, device)
             session.commit()
-        if problems:
+        if problems or is_refused:
             return True
         return alive or self._hand_over(run, folder, device)
 

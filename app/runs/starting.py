@@ -52,7 +52,8 @@ def complete(home: Path) -> None:
     for path in (home / "runs").glob("[!.]*"):
         folder = RunFolder(path)
         is_old = path.is_dir() and time.time() - path.stat().st_mtime > _CLAIM_SECONDS
-        if is_old and folder.is_empty() and {item.name for item in path.iterdir()} <= {"config.json"}:
+        is_claim = is_old and folder.is_empty() and {item.name for item in path.iterdir()} <= {"config.json", "lock"}
+        if is_claim and not folder.is_alive():
             shutil.rmtree(path, ignore_errors=True)
 
 

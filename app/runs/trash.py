@@ -11,7 +11,7 @@ from pathlib import Path
 from app.errors import Conflict, NotFound
 from trainer.files import sync_folder
 from trainer.i18n import _
-from trainer.run_folder import RunFolder
+from trainer.run_folder import RunFolder, is_id
 
 DAYS_KEPT = 30
 _DAY_SECONDS = 24 * 3600
@@ -31,7 +31,7 @@ def put(folder: RunFolder) -> None:
 def take_back(home: Path, run_id: str) -> RunFolder:
     """Move a run folder back. Raises ``NotFound`` for one that is not in the trash, ``Conflict`` for an id in use."""
     source, folder = _path(home, run_id), RunFolder(home / "runs" / run_id)
-    if run_id.startswith(".") or not source.is_dir():
+    if not is_id(run_id) or not source.is_dir():
         message = _("There is no deleted run {id}. Deleted runs are kept for {days} days.")
         raise NotFound(message.format(id=run_id[:40], days=DAYS_KEPT))
     if folder.path.exists():
@@ -45,7 +45,7 @@ def take_back(home: Path, run_id: str) -> RunFolder:
 def purge(home: Path) -> Iterator[Path]:
     """Remove what was deleted 30 days ago or earlier."""
     for path in sorted((home / "trash").glob("*")):
-        if time.time() - path.stat().st_mtime > DAYS_KEPT * _DAY_SECONDS:
+        if not path.is_symlink() and time.time() - path.lstat().st_mtime > DAYS_KEPT * _DAY_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
             yield path
 

@@ -11,9 +11,10 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from app.cli.commands import app
+from app.runs import check as check_module
 from app.runs.indexer import Indexer
 from app.store.database import make_engine, migrate
-from tests.app.run_folders import finish, new_run
+from tests.app.run_folders import epoch, finish, new_run, say, started
 from tests.app.test_damage import flip
 from trainer.run_folder import RunFolder
 
@@ -118,4 +119,53 @@ def test_a_damaged_schema_is_named_and_reindex_makes_a_new_index(folder: RunFold
     assert (result.exit_code, "The index was damaged" in result.output) == (0, True)
     [kept] = home.glob("runoff.sqlite3.damaged-*")
     assert (kept.read_bytes(), str(kept) in result.output.replace("\n", "")) == (damaged, True)
+    assert check("--full")[0] == 0
+
+
+def test_what_cannot_be_read_is_named_and_the_others_are_checked(
+    folder: RunFolder, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = finish(new_run(home / "runs", seed=1))
+    flip(other.config_path, 40)
+    from trainer.damage import damage_of as real
+
+    def damage_of(one: RunFolder, *arguments: Any, **options: Any) -> list[str]:
+        if one.id == folder.id:
+            raise PermissionError(13, "Permission denied", str(one.config_path))
+        return real(one, *arguments, **options)
+
+    monkeypatch.setattr(check_module, "damage_of", damage_of)
+    code, answer = check()
+    assert code == 1
+    assert f"{folder.id}: It can't be read: Permission denied (config.json)." in answer
+    assert f"{other.id}: config.json" in answer
+
+
+def test_lines_that_the_index_knows_are_missed(folder: RunFolder, home: Path) -> None:
+    indexer = Indexer(make_engine(home / "runoff.sqlite3"), home / "runs")
+    migrate(indexer.engine)
+    other = new_run(home / "runs", seed=2)
+    say(other, [started(), epoch(1), epoch(2)])
+    indexer.rebuild()
+    lines = other.events_path.read_bytes().splitlines(keepends=True)
+    other.events_path.write_bytes(b"".join(lines[:-1]))
+    code, answer = check()
+    assert (code, f"{other.id}: events.jsonl has lost lines" in answer) == (1, True)
+    assert "can be restored" in answer
+
+
+def test_a_check_writes_nothing(folder: RunFolder, home: Path) -> None:
+    for path in (home / "home.json", home / ".home.json"):
+        path.unlink()
+    before = sorted(home.rglob("*"))
+    assert check("--full")[0] == 0
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_home_with_an_odd_name(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = tmp_path / "a#b?c%20d"
+    engine = make_engine(odd / "runoff.sqlite3")
+    migrate(engine)
+    engine.dispose()
+    monkeypatch.setenv("RUNOFF_HOME", str(odd))
     assert check("--full")[0] == 0

@@ -230,3 +230,13 @@ def test_a_copied_lock_does_not_make_a_run_alive(index: Indexer, tmp_path: Path)
     os.utime(copy.lock_path)
     look_at_all(index)
     assert rows(index)[copy.id].status == "failed"
+
+
+def test_the_runs_know_the_id_of_a_home_that_lost_both_copies(index: Indexer) -> None:
+    home = index.runs.parent
+    known = home_id(home)
+    folders = [unfinished(index.runs) for _run in range(3)]
+    for path in id_paths(home):
+        path.write_text("{")
+    assert home_id(home) == known
+    assert not any(folder.is_imported() for folder in folders)

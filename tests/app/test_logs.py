@@ -26,7 +26,7 @@ def test_a_failure_that_repeats_is_written_once_a_minute(monkeypatch: pytest.Mon
     now += 61
     last = record()
     assert once.filter(last)
-    assert last.getMessage() == "The disk is full. (299 more times in the last minute)"
+    assert last.getMessage() == "The disk is full. (299 more times since it was last written)"
 
 
 def test_information_is_never_dropped() -> None:

@@ -86,3 +86,15 @@ def test_labels_of_a_damaged_record_can_not_be_changed(site: TestClient, damaged
     answer = site.patch(f"/api/v1/runs/{damaged.id}", json={"name": "other"})
     assert (answer.status_code, "run.json is damaged" in answer.json()["detail"]) == (409, True)
     assert (damaged.path / "run.json").read_bytes() == before
+
+
+def test_the_page_says_what_a_repair_has_done(site: TestClient, damaged: RunFolder) -> None:
+    answer = site.post(f"/runs/{damaged.id}/repair", follow_redirects=False)
+    assert answer.headers["location"] == "/check"
+    assert "config.json was restored from the index." in site.get("/check").text
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "..", ".deleted-x", "%00"])
+def test_odd_ids_are_not_found(site: TestClient, name: str) -> None:
+    for address in (f"/check/{name}", f"/api/v1/runs/{name}/repair", f"/api/v1/runs/{name}/restore"):
+        assert site.post(address).status_code in (404, 405)

@@ -17,10 +17,11 @@ from app.runs.indexer import Indexer
 from app.runs.repair import repair
 from app.store.database import make_engine, migrate, reading, writing
 from app.store.tables import Epoch, Run
-from tests.app.run_folders import epoch, finish, lines, new_run, say, started, steps
+from tests.app.run_folders import ENVIRONMENT, FAILED, answer, epoch, finish, lines, new_run, say, started, steps
 from tests.app.test_damage import WAYS, cut, flip
 from trainer.damage import damage_of
 from trainer.event_log import line_of, read_log
+from trainer.events import Cancelled, Finished
 from trainer.run_folder import RunFolder
 
 
@@ -132,7 +133,8 @@ def test_everything_comes_back_from_a_backup(index: Indexer, tmp_path: Path) -> 
     answer = CliRunner().invoke(app, ["check", "--restore", folder.id, "--backup", str(tmp_path / "backup")])
     assert answer.exit_code == 0, answer.output
     assert facts(index, folder.id) == before
-    assert all(path.read_bytes() == content for path, content in files.items())
+    others = {path: content for path, content in files.items() if path.name != "run.json"}  # that comes from the index
+    assert all(path.read_bytes() == content for path, content in others.items())
 
 
 def test_without_an_index_only_the_labels_are_lost(index: Indexer) -> None:
@@ -204,3 +206,96 @@ def test_a_copy_of_the_folder_beside_it_is_used(index: Indexer) -> None:
         folder.predictions_path(2).read_bytes()
         == RunFolder(index.runs / f"{folder.id}.bak").predictions_path(2).read_bytes()
     )
+
+
+def test_an_older_backup_takes_nothing_away(index: Indexer, tmp_path: Path) -> None:
+    """Of a run that was cancelled after an epoch, backed up, resumed and finished."""
+    folder = new_run(index.runs)
+    say(folder, [started(), steps(1), epoch(1), Cancelled(1)])
+    shutil.copytree(index.runs.parent, tmp_path / "backup")
+    shutil.copytree(folder.path, index.runs / f"{folder.id}.bak")
+    say(folder, [started(2), steps(2), epoch(2), steps(3), epoch(3)], attempt=2)
+    folder.write_manifest()
+    say(folder, [Finished(3)], attempt=2)
+    folder.write_run((folder.read_run() or {}) | {"name": "renamed later"})
+    index.tick()
+    before = facts(index, folder.id)
+    flip(folder.events_path, folder.events_path.read_bytes().index(b'"step":21'))
+    flip(folder.path / "run.json", 60)
+    result = repair(index.engine, folder, [tmp_path / "backup"])
+    assert result.problems == []
+    assert facts(index, folder.id) == before
+    assert [line["epoch"] for line in lines(folder) if line["type"] == "epoch"] == [1, 2, 3]
+
+
+def test_a_sibling_that_is_another_run_gives_nothing(index: Indexer) -> None:
+    folder = new_run(index.runs)
+    say(folder, [started(), steps(1), epoch(1), FAILED])
+    sibling = RunFolder(Path(shutil.copytree(folder.path, index.runs / f"{folder.id}-2")))
+    sibling.write_run((sibling.read_run() or {}) | {"id": sibling.id, "name": "another"})
+    say(sibling, [started(2), epoch(2), epoch(3)], attempt=2)
+    sibling.write_manifest()
+    say(sibling, [Finished(3)], attempt=2)
+    index.tick()
+    flip(folder.path / "run.json", 40)
+    result = repair(index.engine, folder)
+    assert result.problems == []
+    found = row(index, folder.id)
+    assert (found.status, found.epochs_done, found.name, found.imported) == ("failed", 1, "a run", False)
+    assert not folder.manifest_path.exists()
+
+
+def test_a_run_that_was_cancelled_before_it_began_is_not_queued(index: Indexer) -> None:
+    folder = new_run(index.runs)
+    folder.write_environment(ENVIRONMENT)
+    say(folder, [Cancelled(0)])
+    index.tick()
+    folder.events_path.write_bytes(b"")
+    index.rebuild()
+    assert row(index, folder.id).status == "damaged"
+    result = repair(index.engine, folder)
+    assert (result.problems, row(index, folder.id).status) == ([], "cancelled")
+
+
+@pytest.mark.parametrize("reindexed", [False, True])
+def test_an_imported_run_stays_imported(index: Indexer, tmp_path: Path, reindexed: bool) -> None:
+    other = new_run(tmp_path / "other" / "runs")
+    say(other, [started(), epoch(1)])
+    folder = RunFolder(Path(shutil.copytree(other.path, index.runs / other.id)))
+    index.rebuild()
+    assert row(index, folder.id).imported
+    flip(folder.path / "run.json", 40)
+    if reindexed:
+        index.rebuild()
+    assert repair(index.engine, folder).problems == []
+    assert (row(index, folder.id).imported, row(index, folder.id).status) == (True, "cancelled")
+    assert folder.is_imported()
+
+
+def test_a_full_disk_takes_nothing_away(index: Indexer, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = whole(index)
+    flip(folder.events_path, 100)
+    before = folder.events_path.read_bytes()
+
+    def refuse(_path: Path, _data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.runs.repair.write_bytes", refuse)
+        with pytest.raises(OSError, match="No space"):
+            repair(index.engine, folder)
+    assert folder.events_path.read_bytes() == before
+    assert repair(index.engine, folder).problems == []
+
+
+def test_a_defect_is_not_repaired_away(index: Indexer) -> None:
+    folder = new_run(index.runs)
+    say(folder, [started(), steps(1), epoch(1, correct=6)])
+    answer(folder, 1, correct=4)
+    folder.write_manifest()
+    say(folder, [Finished(1)])
+    index.tick()
+    assert row(index, folder.id).defect is not None
+    flip(folder.events_path, folder.events_path.read_bytes().index(b'"epoch":1,"step":10'))
+    assert repair(index.engine, folder).problems == []
+    assert row(index, folder.id).defect is not None

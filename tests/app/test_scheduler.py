@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
 
+from app.runs import scheduler as scheduler_module
 from app.runs import slots
 from app.runs.executors import ExecutorUnavailable, RunNotStarted
 from app.runs.indexer import Indexer
@@ -440,6 +442,7 @@ def test_a_silent_run_is_ended_only_where_a_setting_says_so(
 ) -> None:
     scheduler, folder = make(hang_seconds=hang_seconds), new_run(tmp_path / "runs")
     scheduler.tick()
+    scheduler.watch_seconds = 0
     say(folder, [started(), epoch(1)])
     make_silent(folder, 90)
     for _tick in range(4):
@@ -512,3 +515,71 @@ def test_a_run_that_waits_for_a_slot_says_so(make: Make, tmp_path: Path, free: l
     scheduler.tick()
     reasons = {row(scheduler, folder.id).status: row(scheduler, folder.id).queue_reason for folder in (first, second)}
     assert reasons == {"running": "", "queued": "slot"}
+
+
+def test_a_run_is_not_ended_before_the_server_has_watched_it(make: Make, tmp_path: Path) -> None:
+    """After the machine was suspended all heartbeats are old."""
+    scheduler, folder = make(hang_seconds=80), new_run(tmp_path / "runs")
+    scheduler.tick()
+    make_silent(folder, 7200)
+    for _tick in range(3):
+        scheduler.tick()
+    assert (row(scheduler, folder.id).status, row(scheduler, folder.id).attempt) == ("running", 1)
+
+
+def test_an_imported_run_is_not_started_when_its_process_elsewhere_ends(
+    make: Make, tmp_path: Path, executor: FakeExecutor
+) -> None:
+    other = new_run(tmp_path / "other" / "runs")
+    folder = RunFolder(Path(shutil.copytree(other.path, tmp_path / "runs" / other.id)))
+    executor.alive.add(folder.id)
+    scheduler = make()
+    scheduler.indexer.rebuild()
+    assert (row(scheduler, folder.id).status, row(scheduler, folder.id).imported) == ("queued", True)
+    executor.alive.clear()
+    for _tick in range(3):
+        scheduler._start_queued([row(scheduler, folder.id)])
+    assert (row(scheduler, folder.id).status, executor.started) == ("failed", [])
+
+
+def test_lack_of_space_again_and_again_ends_in_failure(
+    make: Make, tmp_path: Path, executor: FakeExecutor, free: list[int]
+) -> None:
+    scheduler, folder = make(reserve=5 * 10**8), new_run(tmp_path / "runs")
+    for attempt in range(1, 8):
+        free[0] = 10**9
+        for _tick in range(2):
+            scheduler.tick()
+        if row(scheduler, folder.id).status == "running":
+            say(folder, [started(), Failed("DiskFull", "The disk is full.", "Free some space.")], attempt=attempt)
+        executor.alive.clear()
+        free[0] = 10**6
+        for _tick in range(2):
+            scheduler.tick()
+        with writing(scheduler.engine) as session:  # the wait after several attempts is over
+            found = session.get(Run, folder.id)
+            assert found is not None
+            found.queued_at = "2026-01-01T00:00:00.000Z"
+            session.add(found)
+            session.commit()
+    assert row(scheduler, folder.id).status == "failed"
+    assert row(scheduler, folder.id).attempt <= 6  # however often there is space again
+
+
+def test_a_run_whose_files_cannot_be_read_keeps_no_other_waiting(
+    make: Make, tmp_path: Path, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = make()
+    closed, following = new_run(tmp_path / "runs"), new_run(tmp_path / "runs", seed=1)
+    scheduler.indexer.tick()
+    from trainer.damage import damage_of as real
+
+    def damage_of(folder: RunFolder, *arguments: Any, **options: Any) -> list[str]:
+        if folder.id == closed.id:
+            raise PermissionError(13, "Permission denied")
+        return real(folder, *arguments, **options)
+
+    monkeypatch.setattr(scheduler_module, "damage_of", damage_of)
+    scheduler.tick()
+    assert [run_id for run_id, *_rest in executor.started] == [following.id]
+    assert row(scheduler, closed.id).status == "queued"

@@ -193,3 +193,19 @@ def test_a_run_that_came_back_by_itself_is_not_replaced(site: TestClient, home: 
     (home / "runs" / run).mkdir()
     assert site.post(f"/api/v1/runs/{run}/restore").status_code == 409
     assert (home / "trash" / run / "run.json").exists()
+
+
+def test_a_change_that_the_index_missed_is_found_at_the_start(home: Path) -> None:
+    """The power was cut between the two stores."""
+    settings = Settings(home=home)
+    with TestClient(create_app(settings, train=False), base_url="http://localhost") as site:
+        run, other = begin(site, seed=1), begin(site, seed=2)
+    folder = RunFolder(home / "runs" / run)
+    folder.write_run((folder.read_run() or {}) | {"name": "new"})
+    unchanged = RunFolder(home / "runs" / other)
+    unchanged.write_run((unchanged.read_run() or {}) | {"name": "older than the index"})
+    os.utime(home / "runs" / other / "run.json", (1, 1))
+    os.utime(settings.database, (time.time() - 10,) * 2)
+    with TestClient(create_app(settings, train=False), base_url="http://localhost") as site:
+        site.app.state.runoff.indexer.tick()  # type: ignore[attr-defined]
+        assert (row(site, run)["name"], row(site, other)["name"]) == ("new", "FC on digits")

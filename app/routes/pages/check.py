@@ -11,6 +11,7 @@ from sqlmodel import col, select
 
 from app.runs.check import Checked
 from app.runs.checking import Check
+from app.runs.repair import Repaired
 from app.store.database import reading
 from app.store.tables import Run
 from app.web import templating
@@ -37,10 +38,23 @@ class CheckPage:
 
     check: Check | None
     items: list[DamagedItem]
+    repaired: Repaired | None = None
+    repaired_name: str = ""
 
     @property
     def is_under_way(self) -> bool:
         return self.check is not None and self.check.seconds is None
+
+    @property
+    def repaired_words(self) -> str:
+        """What the last repair has done, and what is still wrong."""
+        if self.repaired is None:
+            return ""
+        nothing = _("Nothing could be restored.") if self.repaired.problems else _("Nothing was damaged.")
+        sentences = self.repaired.done or [nothing]
+        if self.repaired.problems:
+            sentences = [*sentences, _("Still damaged: {what}").format(what=" ".join(self.repaired.problems))]
+        return " ".join(sentences)
 
     @property
     def summary(self) -> str:
@@ -60,11 +74,14 @@ def show(request: Request, state: State) -> Response:
     """The page; it updates itself while a check is under way."""
     check = state.checks.latest()
     damaged = check.damaged if check is not None else ()
+    repaired: Repaired | None = state.checks.last_repair
+    wanted = [*(each.name for each in damaged), *([repaired.run_id] if repaired else [])]
     with reading(state.engine) as session:
-        found = session.exec(select(Run.id, Run.name).where(col(Run.id).in_([each.name for each in damaged]))).all()
+        found = session.exec(select(Run.id, Run.name).where(col(Run.id).in_(wanted))).all()
     names = dict(found)
-    page = CheckPage(check, [_item(checked, names) for checked in damaged])
-    return templating.render(request, "check.html", page, version=f"{check}", live=page.is_under_way)
+    name = (names.get(repaired.run_id) or repaired.run_id) if repaired else ""
+    page = CheckPage(check, [_item(checked, names) for checked in damaged], repaired, name)
+    return templating.render(request, "check.html", page, version=f"{check} {repaired}", live=page.is_under_way)
 
 
 def _item(checked: Checked, names: dict[str, str]) -> DamagedItem:

@@ -105,6 +105,7 @@ def act(
         commands.stop_now(state, run_id)
     elif action == "repair":
         state.checks.restore(run_id)
+        return RedirectResponse("/check", status_code=303)  # which says what was done
     else:
         commands.resume(state, run_id)
     return RedirectResponse(f"/runs/{run_id}", status_code=303)

@@ -138,12 +138,19 @@ def act(
 @router.post("/runs/deleted")
 def restore_deleted(request: Request, state: State, run: Annotated[list[str], Form()]) -> Response:
     """Take deleted runs back from the trash, and respond with a toast."""
+    problems: list[Problem] = []
     for run_id in run:
-        commands.restore(state, run_id)
+        try:
+            commands.restore(state, run_id)
+        except (Conflict, NotFound) as problem:
+            problems.append(problem)
+    if len(problems) == len(run):
+        raise problems[0]
     if "HX-Request" not in request.headers:
         return RedirectResponse("/runs", 303)
-    message = ngettext("{n} run restored", "{n} runs restored", len(run)).format(n=len(run))
-    return templating.toast("again", message)
+    count = len(run) - len(problems)
+    message = ngettext("{n} run restored", "{n} runs restored", count).format(n=count)
+    return templating.toast("again", f"{message} {_rest(problems)}".strip())
 
 
 def _find(state: Runoff, run_id: str) -> Run:
