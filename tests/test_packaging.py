@@ -100,7 +100,7 @@ def test_ci_can_be_run_and_runs_the_makefile() -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     called = re.findall(r"^(?:\w+=\S+ )*make (\w+)", script.read_text(encoding="utf-8"), re.M)
-    assert called == ["check", "demo", "bench", "test", "test", "test"]
+    assert called == ["check", "demo", "bench", "faults", "test", "test", "test"]
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in called)
 
 

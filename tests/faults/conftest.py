@@ -20,6 +20,14 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"faults: {'full' if config.option.full else 'quick'} form, --fault-seed={config.option.fault_seed}"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out of the quick form what takes long and is no other kind of fault."""
+    if not config.option.full:
+        left_out = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, [])]
     rows = [value for report in reports for name, value in report.user_properties if name == "fault"]

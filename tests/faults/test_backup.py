@@ -22,6 +22,7 @@ def command(home: Path, *arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "app.cli", *map(str, arguments)], env=environment, check=True)
 
 
+@pytest.mark.full
 def test_a_run_restored_from_the_middle_of_its_training_ends_the_same(server: Server, tmp_path: Path) -> None:
     done, run = (server.begin(**BASE, seed=seed, epochs=epochs) for seed, epochs in ((1, 1), (2, EPOCHS)))
     server.wait_status(done, "finished")

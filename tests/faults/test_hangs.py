@@ -43,6 +43,7 @@ def make_silent(server: Server, run: str) -> None:
     os.utime(server.folder(run).heartbeat_path, (time.time() - 120,) * 2)
 
 
+@pytest.mark.full
 def test_a_stopped_host_is_replaced(server: Server, full: bool, count: Count) -> None:
     times = 20 if full else 1
     server.wait_status(server.begin(**{**BASE, "seed": 1100}), "finished")
