@@ -112,7 +112,8 @@ class Person(threading.Thread):
 @pytest.fixture
 def disk() -> Iterator[Disk]:
     memory = Path("/dev/shm")  # a sync to a file in memory takes no time
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+    has_room = memory.is_dir() and shutil.disk_usage(memory).free > 256 << 20
+    with tempfile.TemporaryDirectory(dir=memory if has_room else None) as folder:
         disk = Disk(Path(folder))
         try:
             yield disk
