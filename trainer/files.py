@@ -146,6 +146,14 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
     return values
 
 
+def read_sealed_or_none(path: Path) -> dict[str, Any] | None:
+    """As ``read_sealed``; None also for a damaged file."""
+    try:
+        return read_sealed(path)
+    except DamagedFile:
+        return None
+
+
 def _crc(members: dict[str, Any]) -> str:
     canonical = json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return checksum(canonical.encode())

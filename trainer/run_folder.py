@@ -21,6 +21,7 @@ from trainer.files import (
     now,
     read_json,
     read_sealed,
+    read_sealed_or_none,
     sha256,
     sync_folder,
     write_bytes,
@@ -66,13 +67,6 @@ def is_id(text: str) -> bool:
 def is_locked(path: Path) -> bool:
     """Whether another process holds the POSIX lock on ``path``. Never for a file that this process has locked itself."""
     return holder(path) is not None
-
-
-def _read_or_none(path: Path) -> dict[str, Any] | None:
-    try:
-        return read_sealed(path)
-    except DamagedFile:
-        return None
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -192,7 +186,7 @@ class RunFolder:
     # what the server writes
     def read_run(self) -> dict[str, Any] | None:
         """The members of run.json; None if it is missing or damaged."""
-        return _read_or_none(self.path / "run.json")
+        return read_sealed_or_none(self.path / "run.json")
 
     def is_imported(self) -> bool:
         """Whether the folder is a copy of a run of another home, or of another run: then nothing starts it by itself.
@@ -226,7 +220,7 @@ class RunFolder:
     # what the run's process writes
     def read_environment(self) -> dict[str, Any] | None:
         """The members of environment.json; None if it is missing or damaged."""
-        return _read_or_none(self.path / "environment.json")
+        return read_sealed_or_none(self.path / "environment.json")
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         write_sealed(self.path / "environment.json", environment)

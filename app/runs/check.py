@@ -18,7 +18,7 @@ from app.runs.ingest import ingest, lost_lines
 from app.runs.remedies import Known, known_of, remedies_for
 from app.runs.repair import unlike_the_log
 from app.settings import Settings
-from app.store.database import SCHEMA
+from app.store.database import SCHEMA, read_all_rows
 from app.store.tables import ACTIVE
 from trainer.damage import damage_of
 from trainer.datasets import catalogue, integrity
@@ -162,13 +162,10 @@ def _check_index(settings: Settings, ids: Sequence[str], *, full: bool) -> Check
 
 def _unreadable_rows(index: sqlite3.Connection) -> Iterator[str]:
     """Texts that are no UTF-8, which SQLite itself does not check. Pages can't show such a row."""
-    for table in ("run", "epoch"):
-        try:
-            for _row in index.execute(f"SELECT * FROM {table}"):
-                pass
-        except sqlite3.OperationalError as error:
-            yield _("SQLite says: {what}.").format(what=error)
-            return
+    try:
+        read_all_rows(index)
+    except sqlite3.OperationalError as error:
+        yield _("SQLite says: {what}.").format(what=error)
 
 
 def _wrong_rows(settings: Settings, index: sqlite3.Connection, ids: Sequence[str], *, full: bool) -> Iterator[str]:

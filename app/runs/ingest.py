@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -80,9 +80,10 @@ def apply(folder: RunFolder, run: Run, epochs: Epochs, events: Iterable[dict[str
         summarize(run, epochs)
 
 
-def apply_to_rows(session: Session, folder: RunFolder, run: Run, events: Iterable[dict[str, Any]]) -> None:
-    """As ``apply``, for a run that is in the index."""
-    known = epochs_of_run(session, run.id)
+def apply_to_rows(session: Session, folder: RunFolder, run: Run, events: Sequence[dict[str, Any]]) -> None:
+    """As ``apply``, for a run that is in the index. Its epochs are read only if there is a new one."""
+    has_epochs = any(event["type"] == "epoch" for event in events)
+    known = epochs_of_run(session, run.id) if has_epochs else {}
     epochs = dict(known)
     apply(folder, run, epochs, events)
     for number, values in epochs.items():

@@ -23,7 +23,7 @@ from trainer.config import SCHEMA_VERSION, RunConfig, config_hash
 from trainer.damage import Manifest, RunRecord
 from trainer.event_log import EventLog, line_of, parse_line, read_log
 from trainer.events import TERMINAL
-from trainer.files import DamagedFile, now, read_sealed, sealed_bytes, sha256
+from trainer.files import now, read_sealed_or_none, sealed_bytes, sha256
 from trainer.home import home_id
 from trainer.i18n import _
 from trainer.run_folder import RunFolder
@@ -83,13 +83,6 @@ def remedies_for(folder: RunFolder, known: Known | None, backups: Sequence[Path]
     return _Finder(folder, known, same).find() if folder.path.is_dir() else []
 
 
-def _sealed(path: Path) -> dict[str, Any] | None:
-    try:
-        return read_sealed(path)
-    except DamagedFile:
-        return None
-
-
 class _Finder:
     """Looks for copies of what one run folder has lost."""
 
@@ -126,7 +119,7 @@ class _Finder:
                 yield Remedy(name, source, None)
 
     def _is_whole(self, name: str) -> bool:
-        """Whether a file is as it should be. Files that a run removes as it goes on may be missing."""
+        """Whether a file is as it should be. Files that a run removes while it trains may be missing."""
         path = self.folder.path / name
         if not path.exists():
             return name != "predictions/labels.npy" and (self.manifest is None or name not in self.manifest.files)
@@ -185,11 +178,11 @@ class _Finder:
     def _environment(self) -> Iterator[Remedy]:
         path = self.folder.path / "environment.json"
         started = [event for event in self.log.events if event["type"] == "started"]
-        if _sealed(path) is not None or (not path.exists() and not started):
+        if read_sealed_or_none(path) is not None or (not path.exists() and not started):
             return
         for copy in self.copies:
             other = copy.path / "environment.json"
-            if _sealed(other) is not None and self._agrees("environment.json", other.read_bytes()):
+            if read_sealed_or_none(other) is not None and self._agrees("environment.json", other.read_bytes()):
                 yield Remedy("environment.json", str(other), other.read_bytes())
                 return
         for event in started:
@@ -259,7 +252,9 @@ class _Finder:
         events: list[dict[str, Any]] = []
         has_started = any(event["type"] == "started" for event in self.log.events)
         if not has_started and self.known is not None and self.known.run.started_at is not None:
-            events.append(_started_again(self.known.run, _sealed(self.folder.path / "environment.json") or {}))
+            events.append(
+                _started_again(self.known.run, read_sealed_or_none(self.folder.path / "environment.json") or {})
+            )
         for event in self.log.events:
             is_end = event["type"] in TERMINAL
             while missing and (
@@ -314,7 +309,7 @@ class _Finder:
 
     def _record(self, log: bytes | None) -> Iterator[Remedy]:
         """run.json from the index. A run whose log lost its end waits for a person: it is cancelled, not queued."""
-        record = _sealed(self.folder.path / "run.json")
+        record = read_sealed_or_none(self.folder.path / "run.json")
         is_whole = False
         if record is not None:
             with suppress(ValidationError):
@@ -356,7 +351,7 @@ def _before_last(log: bytes) -> dict[str, Any]:
 
 def _manifest_of(folder: RunFolder) -> Manifest | None:
     with suppress(ValidationError):
-        values = _sealed(folder.manifest_path)
+        values = read_sealed_or_none(folder.manifest_path)
         return Manifest.model_validate(values) if values is not None else None
     return None
 

@@ -37,7 +37,7 @@ def unlike_the_log(folder: RunFolder, known: Sequence[str] = ()) -> Iterator[str
     for parent in (folder.predictions, folder.checkpoints):
         for path in sorted(parent.glob("[!.]*")):
             name = path.relative_to(folder.path).as_posix()
-            with suppress(FileNotFoundError):  # a run removes old checkpoints as it goes on
+            with suppress(FileNotFoundError):  # a run removes old checkpoints while it trains
                 is_known = any(sentence.startswith(name) for sentence in known)
                 if not is_known and not is_as_recorded(folder, version_of(path)):
                     yield _("{name} does not match its SHA-256 in events.jsonl.").format(name=name)
@@ -47,7 +47,7 @@ def repair(engine: Engine, folder: RunFolder, backups: Sequence[Path] = ()) -> R
     """Put back every file that another copy holds, and give the row the status that the folder then proves.
 
     A run whose log or run.json had to be made again without an end is cancelled: it waits for a person. One that was
-    queued or running when its folder was damaged goes on. Raises ``Conflict`` while a process trains the run.
+    queued or running when its folder was damaged continues. Raises ``Conflict`` while a process trains the run.
     """
     if folder.is_alive():
         raise Conflict(_("The run is running. Cancel it first."))

@@ -93,7 +93,7 @@ def migrate(engine: Engine) -> None:
 
 
 class IndexUnusable(RuntimeError):
-    """The index can't be used now, for a reason that a new index would not mend; the text says what to do."""
+    """The index can't be used now, and a new one would not help. The message says what to do."""
 
 
 def open_index(path: Path, *, replace_newer: bool = False) -> tuple[Engine, str]:
@@ -169,8 +169,7 @@ def is_intact(path: Path) -> bool:
                 columns = {row[1] for row in connection.execute(f"PRAGMA table_info({model.__tablename__})")}
                 if columns != set(model.model_fields):
                     return False
-                for _row in connection.execute(f"SELECT * FROM {model.__tablename__}"):
-                    pass  # SQLite itself does not check that texts are UTF-8
+            read_all_rows(connection)
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_DAMAGE:
             raise
@@ -178,6 +177,13 @@ def is_intact(path: Path) -> bool:
     except (sqlite3.DatabaseError, UnicodeDecodeError, TypeError):  # TypeError: no row in the table of the version
         return False
     return True
+
+
+def read_all_rows(connection: sqlite3.Connection) -> None:
+    """Read every row. SQLite does not check texts otherwise: ``sqlite3.OperationalError`` is raised for one that is not UTF-8."""
+    for model in (Run, Epoch):
+        for _row in connection.execute(f"SELECT * FROM {model.__tablename__}"):
+            continue
 
 
 def is_damage(error: BaseException) -> bool:
