@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import IO
 
 from fastapi import APIRouter, FastAPI
+from sqlalchemy import Engine
 from starlette.routing import BaseRoute
 
 from app.errors import RESPONSES
@@ -43,16 +44,22 @@ PAGES = (
 )
 
 
-def create_app(settings: Settings | None = None, *, train: bool = True, lock: IO[bytes] | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    train: bool = True,
+    lock: IO[bytes] | None = None,
+    engine: Engine | None = None,
+) -> FastAPI:
     """The web application. With ``train`` false nothing is scheduled and no host starts, for tests of pages and API.
 
-    ``lock`` is the lock on the home, if the caller has taken it.
+    ``lock`` is the lock on the home and ``engine`` its open index, if the caller has them already.
     """
     settings = settings or load_settings()
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        with serving(settings, train=train, lock=lock) as state:
+        with serving(settings, train=train, lock=lock, engine=engine) as state:
             app.state.runoff = state
             yield
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
+from sqlalchemy import Engine
+
 from app.datasets import Imports
 from app.runs import starting, trash
 from app.runs.checking import Checks
@@ -44,11 +46,12 @@ def lock_home(settings: Settings) -> IO[bytes]:
     return file
 
 
-def make_state(settings: Settings) -> Runoff:
+def make_state(settings: Settings, engine: Engine | None = None) -> Runoff:
     """The parts of a server on its home, with the database up to date. Nothing runs yet. Raises ``IndexUnusable``."""
-    engine, told = open_index(settings.database)
-    if told:
-        logger.warning(told)
+    if engine is None:
+        engine, told = open_index(settings.database)
+        if told:
+            logger.warning(told)
     indexer = Indexer(engine, settings.runs)
     executor = LocalExecutor(settings.home)
     measuring = Measuring(engine, settings.home, executor) if settings.measure else None
@@ -66,15 +69,18 @@ def make_state(settings: Settings) -> Runoff:
 
 
 @contextmanager
-def serving(settings: Settings, *, train: bool, lock: IO[bytes] | None = None) -> Iterator[Runoff]:
+def serving(
+    settings: Settings, *, train: bool, lock: IO[bytes] | None = None, engine: Engine | None = None
+) -> Iterator[Runoff]:
     """The parts of a server at work, and their end. With ``train`` false nothing is scheduled.
 
-    ``lock`` is the lock on the home, if the caller has taken it. Raises ``AlreadyRunning`` and ``IndexUnusable``.
+    ``lock`` is the lock on the home and ``engine`` its open index, if the caller has them already. Raises
+    ``AlreadyRunning`` and ``IndexUnusable``.
     """
     lock = lock or lock_home(settings)
     _remove_leftovers(settings)
     home_id(settings.home)
-    state = make_state(settings)
+    state = make_state(settings, engine)
     address = settings.home / "server.json"
     with suppress(OSError):  # a full disk: commands then don't find the server, but pages work
         write_json(address, {"url": f"http://{_reachable_host(settings.host)}:{settings.port}"})

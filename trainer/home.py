@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from trainer.files import DamagedFile, create_sealed, read_sealed, write_sealed
+from trainer.files import create_sealed, read_sealed_or_none, write_sealed
 
 
 def home() -> Path:
@@ -57,15 +57,12 @@ def home_id(home: Path) -> str:
 def _id_of_most_runs(home: Path) -> str | None:
     ids: Counter[str] = Counter()
     for path in (home / "runs").glob("[!.]*/run.json"):
-        with suppress(DamagedFile, OSError):
-            ids[str((read_sealed(path) or {}).get("home") or "")] += 1
+        with suppress(OSError):
+            ids[str((read_sealed_or_none(path) or {}).get("home") or "")] += 1
     del ids[""]
     return ids.most_common(1)[0][0] if ids else None
 
 
 def _read_id(path: Path) -> str | None:
-    try:
-        value = (read_sealed(path) or {}).get("id")
-    except DamagedFile:
-        return None
+    value = (read_sealed_or_none(path) or {}).get("id")
     return value if isinstance(value, str) and value else None

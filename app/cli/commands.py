@@ -89,7 +89,7 @@ def serve(
     from app.store.database import open_index
 
     lock = lock_home(settings)
-    _engine, told = open_index(settings.database)  # here, where an error is a sentence
+    engine, told = open_index(settings.database)  # here, where an error is a sentence
     if told:
         typer.echo(told)
     if reload:
@@ -102,7 +102,7 @@ def serve(
     if reload:
         os.environ["PYTHONSAFEPATH"] = "1"  # for the child in which uvicorn serves: as -P in python_command
     uvicorn.run(
-        "app.main:create_app" if reload else create_app(settings, lock=lock),
+        "app.main:create_app" if reload else create_app(settings, lock=lock, engine=engine),
         factory=reload,
         host=settings.host,
         port=settings.port,

@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import StaticPool, create_engine
+from sqlalchemy import Engine, StaticPool, create_engine
 from sqlmodel import Session, SQLModel
 
 from app.runs.ingest import ingest, lost_lines
 from app.runs.remedies import Known, known_of, remedies_for
 from app.runs.repair import unlike_the_log
 from app.settings import Settings
-from app.store.database import SCHEMA, read_all_rows
+from app.store.database import SCHEMA, make_engine, read_all_rows
 from app.store.tables import ACTIVE
 from trainer.damage import damage_of
 from trainer.datasets import catalogue, integrity
@@ -62,9 +62,10 @@ def check_home(
 ) -> Iterator[Checked]:
     """Check the runs with these ids, or the whole home. With ``full`` every file is read and compared with its SHA-256."""
     ids = list(runs) or _ids(settings.runs)
+    engine = make_engine(settings.database) if settings.database.is_file() else None
     for number, run_id in enumerate(ids):
         progress(number, len(ids))
-        yield _guarded(run_id, partial(_check_run, settings, RunFolder(settings.runs / run_id), full=full))
+        yield _guarded(run_id, partial(_check_run, engine, RunFolder(settings.runs / run_id), full=full))
     progress(len(ids), len(ids))
     if not runs:
         yield from _check_datasets(settings.home, full=full)
@@ -87,12 +88,12 @@ def _ids(runs: Path) -> list[str]:
     return sorted(path.name for path in runs.glob("*") if path.is_dir() and not path.name.startswith("."))
 
 
-def _check_run(settings: Settings, folder: RunFolder, *, full: bool) -> Checked:
+def _check_run(engine: Engine | None, folder: RunFolder, *, full: bool) -> Checked:
     if not folder.path.is_dir():
         return Checked(folder.id, [_("There is no such run folder.")])
     if folder.is_empty() and not any(folder.path.iterdir()):
         return Checked(folder.id, [])
-    known = known_of(settings.database, folder.id)
+    known = known_of(engine, folder.id)
     problems = _problems(folder, known, full=full)
     if problems and folder.is_alive():  # it went on while its files were read: what is damaged stays so
         again = _problems(folder, known, full=full)

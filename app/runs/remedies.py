@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from sqlalchemy import Engine
 from sqlalchemy.exc import DatabaseError
 from sqlmodel import Session, col, select
 
 from app.runs.ingest import lost_lines
 from app.runs.lifecycle import record_of
-from app.store.database import make_engine, reading
+from app.store.database import reading
 from app.store.recorded import is_as_recorded, recorded_hashes, version_of
 from app.store.tables import Epoch, Run
 from trainer.config import SCHEMA_VERSION, RunConfig, config_hash
@@ -52,18 +53,15 @@ class Remedy:
         return f"{text} {self.loses}".strip()
 
 
-def known_of(database: Path, run_id: str) -> Known | None:
-    """What the index knows of a run; None where there is no index that can be read."""
-    if not database.exists():
+def known_of(engine: Engine | None, run_id: str) -> Known | None:
+    """What the index knows of a run; None where there is no index, or none that can be read."""
+    if engine is None:
         return None
-    engine = make_engine(database)
     try:
         with reading(engine) as session:
             return known_in(session, run_id)
     except (DatabaseError, ValueError, LookupError):
         return None
-    finally:
-        engine.dispose()
 
 
 def known_in(session: Session, run_id: str) -> Known | None:
