@@ -295,3 +295,10 @@ class Description(BaseModel):
     num_parameters: int
     multiply_adds: int
     warnings: list[str] = []
+
+
+class IndexProgress(BaseModel):
+    """How many of all run folders are in the index, while it is made again or catches up with many."""
+
+    done: int
+    total: int

@@ -18,6 +18,7 @@ from app.runs.checking import Checks
 from app.runs.executors.local import LocalExecutor
 from app.runs.indexer import Indexer
 from app.runs.measuring import Measuring
+from app.runs.reader import Reader
 from app.runs.scheduler import Scheduler
 from app.settings import Settings
 from app.state import Runoff
@@ -52,7 +53,7 @@ def make_state(settings: Settings, engine: Engine | None = None) -> Runoff:
         engine, told = open_index(settings.database)
         if told:
             logger.warning(told)
-    indexer = Indexer(engine, settings.runs)
+    indexer = Indexer(engine, settings.runs, Reader(settings.database, settings.runs))
     executor = LocalExecutor(settings.home)
     measuring = Measuring(engine, settings.home, executor) if settings.measure else None
     return Runoff(
@@ -91,6 +92,7 @@ def serving(
     try:
         yield state
     finally:
+        state.indexer.end()
         state.scheduler.end()
         state.imports.end()
         state.checks.end()

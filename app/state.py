@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Protocol
 
 from sqlalchemy import Engine
 
-from app.schemas import DatasetWork
+from app.schemas import DatasetWork, IndexProgress
 from app.settings import Settings
 from trainer.run_folder import RunFolder
 
@@ -32,8 +32,11 @@ class TrainerHost(Protocol):
 class Index(Protocol):
     """Keeps the database up to date with the run folders; see ``app.runs.indexer.Indexer``."""
 
+    progress: IndexProgress | None
+
     def tick(self) -> bool: ...
     def rebuild(self) -> int: ...
+    def end(self) -> None: ...
     def suspect(self) -> None: ...
     def read_again(self, run_id: str) -> None: ...
 

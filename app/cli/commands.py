@@ -16,7 +16,7 @@ from app import resources
 from app.cli import backup, check, datasets
 from app.cli import client as servers
 from app.cli.client import Client, ClientError
-from app.cli.terminal import console, follow_runs, runs_table, show_comparison
+from app.cli.terminal import console, follow_runs, progress_bars, runs_table, show_comparison
 from app.cli.train import make_command
 from app.settings import Settings, SettingsError, load_settings
 from trainer.config import ConfigError, FieldProblem
@@ -147,7 +147,8 @@ def reindex() -> None:
     settings = load_settings()
     client = servers.find_server(settings)
     if client is not None:
-        count = client.call("POST", "/reindex")["runs"]
+        with console.status(_("Reading the run folders. Open the server's pages to see how far it is.")):
+            count = client.call("POST", "/reindex", timeout=None)["runs"]
     else:
         from app.runs.indexer import Indexer
         from app.server import lock_home
@@ -157,7 +158,11 @@ def reindex() -> None:
             engine, told = open_index(settings.database, replace_newer=True)
             if told:
                 typer.echo(told)
-            count = Indexer(engine, settings.runs).rebuild()
+            with progress_bars() as bars:
+                bar = bars.add_task(_("Reading the run folders"), total=None, note="")
+                count = Indexer(engine, settings.runs).rebuild(
+                    lambda progress: bars.update(bar, completed=progress.done, total=progress.total)
+                )
     typer.echo(ngettext("{count} run indexed.", "{count} runs indexed.", count).format(count=count))
 
 

@@ -7,6 +7,7 @@ often the server dies. Every status comes from ``app.runs.lifecycle``.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from app.runs.ingest import Rows, apply_to_rows, delete_rows, epochs_of_run, ingest, rows_of, store
+from app.runs.reader import Reader, Report
+from app.schemas import IndexProgress
 from app.store.database import is_damage, open_index, reading, writing
 from app.store.queries import next_version
 from app.store.tables import ACTIVE, Run
@@ -34,18 +37,23 @@ _UNREADY_SECONDS = 600.0  # how long a new folder may lack its run.json: the tim
 _COPYING_SECONDS = 10.0  # how long a copied folder must be without a change before it counts as complete
 _MADE_SECONDS = 5.0  # run.json follows config.json within this time, unless the folder is a copy
 _DISCOVER_SECONDS = 0.5  # how long a tick may read new folders; the rest follows at the next one
+_MANY = 200  # new folders from which on they are read by a process of its own: about a second's work
 _BATCH = 20  # folders whose rows are stored in one transaction, so that it holds the write lock for a moment only
 _BETWEEN_BATCHES_SECONDS = 0.002
 _COARSE_SECONDS = 1.0  # within it two changes of a folder may have the same time
 
 
 class Indexer:
-    """Keeps the database up to date with the folders below ``runs``."""
+    """Keeps the database up to date with the folders below ``runs``. With a ``reader``, it reads many folders."""
 
-    def __init__(self, engine: Engine, runs: Path) -> None:
+    def __init__(self, engine: Engine, runs: Path, reader: Reader | None = None) -> None:
         self.engine = engine
         self.runs = runs
+        self._reader = reader
+        self._may_read_many_at = 0.0
+        self.progress: IndexProgress | None = None
         self._seen_mtime = 0.0
+        self._next_new = 0  # where the next tick begins among the new folders
         self._look_at_all_at = 0.0
         self._file = self._file_now()
         self._is_suspect = False
@@ -100,7 +108,7 @@ class Indexer:
         for run_id in list(self._again):
             folder = RunFolder(self.runs / run_id)
             if folder.path.is_dir():
-                list(self._ingest([folder]))
+                self._ingest([folder])
             else:
                 self._remove_rows([run_id])
             self._again.discard(run_id)
@@ -188,82 +196,142 @@ class Indexer:
         for run_id in gone:
             logger.warning("The folder of run %s is gone, so its row is removed.", run_id)
         self._remove_rows(gone)
-        ready = [folder for folder in new if not _is_unready(folder)]
-        read = list(self._ingest(ready, _DISCOVER_SECONDS))
-        is_complete = len(read) == len(new)
+        if self._reader is not None and len(new) > _MANY:
+            self._leave_to(self._reader)
+            return bool(gone)
+        has_changed, is_complete = self._read_some(new)
         if is_complete and time.time() - mtime > _COARSE_SECONDS:
             self._seen_mtime = mtime
-        return bool(any(read) or gone)
+        return bool(has_changed or gone)
+
+    def _leave_to(self, reader: Reader) -> None:
+        """Let the process read the new folders, one process after the other."""
+
+        def end() -> None:
+            self.progress = None
+            self._may_read_many_at = time.monotonic() + _COPYING_SECONDS
+
+        if time.monotonic() >= self._may_read_many_at:
+            self._may_read_many_at = float("inf")
+            reader.begin(self._report, end)
+
+    def _report(self, progress: IndexProgress) -> None:
+        self.progress = progress
+
+    def _read_some(self, new: Sequence[RunFolder]) -> tuple[bool, bool]:
+        """Read new folders for a moment: whether the index changed, and whether none of them is left."""
+        deadline = time.monotonic() + _DISCOVER_SECONDS
+        start = self._next_new % max(len(new), 1)
+        has_changed, num_seen, num_unready = False, 0, 0
+        for batch in _batches([*new[start:], *new[:start]]):
+            ready = [folder for folder in batch if not _is_unready(folder)]
+            has_changed |= any(self._ingest(ready))
+            num_seen += len(batch)
+            num_unready += len(batch) - len(ready)
+            if time.monotonic() >= deadline:
+                break
+        self._next_new = start + num_unready  # those that were read are not new any more
+        return has_changed, num_seen == len(new) and not num_unready
+
+    def read_new(self, report: Report) -> int:
+        """Read all folders that are not in the index yet; returns the number of runs that were added."""
+        folders = self._folders()
+        with reading(self.engine) as session:
+            known = set(session.exec(select(Run.id)).all())
+        new = [folder for folder in folders if folder.id not in known]
+        count, num_seen = 0, len(folders) - len(new)
+        for batch in _batches(new):
+            count += sum(self._ingest([folder for folder in batch if not _is_unready(folder)]))
+            num_seen += len(batch)
+            report(IndexProgress(done=num_seen, total=len(folders)))
+        return count
 
     def _remove_rows(self, run_ids: Sequence[str]) -> None:
-        if run_ids:
+        for start in range(0, len(run_ids), _BATCH):
             with writing(self.engine) as session:
-                for run_id in run_ids:
-                    delete_rows(session, run_id)
+                delete_rows(session, run_ids[start : start + _BATCH])
                 session.commit()
 
-    def _ingest(self, folders: Sequence[RunFolder], seconds: float = float("inf")) -> Iterator[bool]:
-        """Read whole folders in short transactions, so that others can write; whether each gave a row.
-
-        Stops after ``seconds``.
-        """
-        deadline = time.monotonic() + seconds
-        for start in range(0, len(folders), _BATCH):
-            if time.monotonic() >= deadline:
-                return
-            batch = folders[start : start + _BATCH]
-            read = self._read_folders(batch)
+    def _ingest(self, batch: Sequence[RunFolder]) -> list[bool]:
+        """Read whole folders and store their rows in one short transaction; whether each gave a row."""
+        rows = self._read_folders(batch)
+        if rows:
             with writing(self.engine) as session:
-                for folder, rows in zip(batch, read, strict=True):
-                    if rows is not None:
-                        with _isolated(session, folder.id):
-                            self._store(session, folder, rows)
+                self._store(session, rows)
                 session.commit()
-            yield from (rows is not None for rows in read)
-            time.sleep(_BETWEEN_BATCHES_SECONDS)
+        return [folder.id in rows for folder in batch]
 
-    def _read_folders(self, folders: Sequence[RunFolder]) -> list[Rows | None]:
-        """The rows of folders, read without holding the database's write lock."""
+    def _read_folders(self, batch: Sequence[RunFolder]) -> dict[str, Rows]:
+        """The rows of folders by id, read without holding the database's write lock."""
+        ids = [folder.id for folder in batch]
+        read = {}
         with reading(self.engine) as session:
-            ids = [folder.id for folder in folders]
             before = {run.id: run for run in session.exec(select(Run).where(col(Run.id).in_(ids))).all()}
-            read: list[Rows | None] = []
-            for folder in folders:
-                rows = None
-                with _isolated(session, folder.id):
+            for folder in batch:
+                with _logged(folder.id):
                     rows = rows_of(folder, before.get(folder.id), partial(epochs_of_run, session))
-                read.append(rows)
+                    if rows is not None:
+                        read[folder.id] = rows
         return read
 
-    def _store(self, session: Session, folder: RunFolder, rows: Rows) -> None:
+    def _store(self, session: Session, read: dict[str, Rows]) -> None:
         """Store rows that were read before. A run that was changed or deleted meanwhile is read again."""
-        found = session.exec(select(Run.version).where(Run.id == folder.id)).first()
-        if found != rows.version_before or not folder.path.is_dir():
-            ingest(session, folder)
-        else:
-            store(session, rows)
+        versions = dict(session.exec(select(Run.id, Run.version).where(col(Run.id).in_(read))).all())
+        for run_id, rows in list(read.items()):
+            if versions.get(run_id) != rows.version_before or not (self.runs / run_id).is_dir():
+                del read[run_id]
+                with _isolated(session, run_id):
+                    ingest(session, RunFolder(self.runs / run_id))
+        try:
+            with session.begin_nested():
+                store(session, list(read.values()))
+        except StatementError as error:
+            if isinstance(error, OperationalError) or is_damage(error):
+                raise
+            for run_id, rows in read.items():  # one of them does not fit
+                with _isolated(session, run_id):
+                    store(session, [rows])
 
     def _folders(self) -> list[RunFolder]:
         """Every folder that may hold a run. One with a dot in front is being deleted."""
         if not self.runs.is_dir():
             return []
-        paths = sorted(path for path in self.runs.iterdir() if path.is_dir() and not path.name.startswith("."))
-        return [RunFolder(path) for path in paths]
+        with os.scandir(self.runs) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        return [RunFolder(self.runs / name) for name in names]
 
-    def rebuild(self) -> int:
+    def rebuild(self, report: Report = lambda progress: None) -> int:
         """Make every row again from its folder; returns the number of runs.
 
         What a damaged folder has lost stays as the row knows it. Rows without a folder are removed.
         """
         self._is_suspect = True
         self._renew_if_lost()
+        if self._reader is None:
+            return self.read_all(report)
+        try:
+            return self._reader.rebuild(self._report)
+        finally:
+            self.progress = None
+
+    def read_all(self, report: Report) -> int:
+        """Make the rows again in an index that is intact; see ``rebuild``."""
         folders = self._folders()
-        has_rows = list(self._ingest(folders))
-        kept = {folder.id for folder, has_row in zip(folders, has_rows, strict=True) if has_row}
+        kept: set[str] = set()
+        num_seen = 0
+        for batch in _batches(folders):
+            kept.update(folder.id for folder, has_row in zip(batch, self._ingest(batch), strict=True) if has_row)
+            num_seen += len(batch)
+            report(IndexProgress(done=num_seen, total=len(folders)))
         with reading(self.engine) as session:
             known = session.exec(select(Run.id)).all()
         self._remove_rows([run_id for run_id in known if run_id not in kept and not self._is_new(run_id)])
         return len(kept)
+
+    def end(self) -> None:
+        """Stop reading: the server ends."""
+        if self._reader is not None:
+            self._reader.end()
 
     def _is_new(self, run_id: str) -> bool:
         """Whether the row may be of a run that was started while the folders were read."""
@@ -301,12 +369,26 @@ def _last_change(folder: RunFolder) -> float:
     return max(changes)
 
 
+def _batches(folders: Sequence[RunFolder]) -> Iterator[Sequence[RunFolder]]:
+    """Folders to be stored in one transaction, with a pause in between in which others can write."""
+    for start in range(0, len(folders), _BATCH):
+        if start:
+            time.sleep(_BETWEEN_BATCHES_SECONDS)
+        yield folders[start : start + _BATCH]
+
+
 @contextmanager
 def _isolated(session: Session, run_id: str) -> Iterator[None]:
-    """Keep what a broken folder (a run.json edited by hand, say) causes to that run: undone and logged."""
+    """As ``_logged``, and what was done in the session is undone."""
+    with _logged(run_id), session.begin_nested():
+        yield
+
+
+@contextmanager
+def _logged(run_id: str) -> Iterator[None]:
+    """Keep what a broken folder (a run.json edited by hand, say) causes to that run."""
     try:
-        with session.begin_nested():
-            yield
+        yield
     except (ValueError, TypeError, KeyError, AttributeError, StatementError, OSError) as error:
         if isinstance(error, OperationalError) or is_damage(error):
             raise

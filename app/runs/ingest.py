@@ -15,12 +15,12 @@ from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import delete, insert
-from sqlmodel import Session, col, select
+from sqlmodel import Session, SQLModel, select
 
 from app.runs import lifecycle
 from app.store.predictions import PredictionsError, load_correct
 from app.store.queries import next_version
-from app.store.tables import Epoch, Run
+from app.store.tables import Epoch, Run, RunColumns
 from trainer.config import RunConfig, config_hash, group_hash
 from trainer.damage import RunRecord, damage_of
 from trainer.event_log import EventLog, read_log
@@ -57,7 +57,7 @@ _LAST_EPOCH_FIELDS = (
 # Events --------------------------------------------------------------------------------------------------------------
 
 
-def apply(folder: RunFolder, run: Run, epochs: Epochs, events: Iterable[dict[str, Any]]) -> None:
+def apply(folder: RunFolder, run: RunColumns, epochs: Epochs, events: Iterable[dict[str, Any]]) -> None:
     """Update a run and its epochs with the next events. Accuracies are counted from the stored predictions."""
     has_epochs = False
     for event in events:
@@ -93,7 +93,7 @@ def apply_to_rows(session: Session, folder: RunFolder, run: Run, events: Sequenc
     session.flush()
 
 
-def _apply_started(run: Run, event: dict[str, Any]) -> None:
+def _apply_started(run: RunColumns, event: dict[str, Any]) -> None:
     lifecycle.apply_started(run, event)
     run.rate_step = run.rate_at = run.seconds_left = None
     run.step = (event["first_epoch"] - 1) * event["steps_per_epoch"]
@@ -104,7 +104,7 @@ def _apply_started(run: Run, event: dict[str, Any]) -> None:
         run.machines = [*run.machines, machine]
 
 
-def _move_to(run: Run, step: int, time: str) -> None:
+def _move_to(run: RunColumns, step: int, time: str) -> None:
     """Set the run's position, and estimate the time left from the rate of this attempt."""
     run.step = step
     if run.rate_step is None or run.rate_at is None:
@@ -119,7 +119,7 @@ def _seconds_between(earlier: str, later: str) -> float:
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
 
 
-def _epoch_of(folder: RunFolder, run: Run, event: dict[str, Any]) -> dict[str, Any]:
+def _epoch_of(folder: RunFolder, run: RunColumns, event: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {name: event.get(name) for name in _EPOCH_FIELDS}
     values["flops"] = values["flops"] or None  # 0 where the net could not be counted
     values.update(_counted(folder, event))
@@ -146,7 +146,7 @@ def _counted(folder: RunFolder, event: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def summarize(run: Run, by_number: Epochs) -> None:
+def summarize(run: RunColumns, by_number: Epochs) -> None:
     """Set the columns of a run that repeat its epochs: last, best and sums."""
     epochs = [by_number[number] for number in sorted(by_number)]
     if not epochs:
@@ -191,7 +191,7 @@ def _defect(values: Mapping[str, Any]) -> dict[str, Any]:
 class Rows:
     """The rows that a run folder gives. ``version_before`` is that of the row that was considered, None without one."""
 
-    run: Run
+    run: RunColumns
     epochs: Epochs
     version_before: int | None
 
@@ -207,7 +207,7 @@ def ingest(session: Session, folder: RunFolder, *, trust_row: bool = True) -> Ru
         return None
     if before is not None:
         session.expunge(before)
-    store(session, rows)
+    store(session, [rows])
     return session.get_one(Run, folder.id)
 
 
@@ -236,14 +236,18 @@ def rows_of(
     return Rows(run, epochs, before.version if before is not None else None)
 
 
-def store(session: Session, rows: Rows) -> None:
-    """Replace the rows of a run. Raises ``sqlalchemy.exc.StatementError`` for values that no column takes."""
-    delete_rows(session, rows.run.id)
-    rows.run.version = next_version(session)
-    session.connection().execute(insert(Run), [{name: getattr(rows.run, name) for name in Run.model_fields}])
-    if rows.epochs:
-        values = [{name: epoch.get(name) for name in Epoch.model_fields} for epoch in rows.epochs.values()]
-        session.connection().execute(insert(Epoch), values)
+def store(session: Session, batch: Sequence[Rows]) -> None:
+    """Replace the rows of runs. Raises ``sqlalchemy.exc.StatementError`` for values that no column takes."""
+    delete_rows(session, [rows.run.id for rows in batch if rows.version_before is not None])
+    for version, rows in enumerate(batch, start=next_version(session)):
+        rows.run.version = version
+    runs = [{name: getattr(rows.run, name) for name in Run.model_fields} for rows in batch]
+    epochs = [
+        {name: epoch.get(name) for name in Epoch.model_fields} for rows in batch for epoch in rows.epochs.values()
+    ]
+    for name, values in (("run", runs), ("epoch", epochs)):
+        if values:
+            session.connection().execute(insert(SQLModel.metadata.tables[name]), values)
 
 
 def lost_lines(folder: RunFolder, before: Run | None, log: EventLog) -> list[str]:
@@ -268,7 +272,7 @@ def epochs_of_run(session: Session, run_id: str) -> Epochs:
     return {row.epoch: row.model_dump() for row in rows}
 
 
-def _keep_what_was_known(run: Run, epochs: Epochs, before: Run, epochs_before: Epochs) -> None:
+def _keep_what_was_known(run: RunColumns, epochs: Epochs, before: Run, epochs_before: Epochs) -> None:
     """Add to the rows of a damaged run what was read from its folder before."""
     for number, values in epochs_before.items():
         epochs.setdefault(number, values)
@@ -277,12 +281,12 @@ def _keep_what_was_known(run: Run, epochs: Epochs, before: Run, epochs_before: E
     summarize(run, epochs)
 
 
-def _row_of(folder: RunFolder, before: Run | None) -> Run:
+def _row_of(folder: RunFolder, before: Run | None) -> RunColumns:
     """A row from run.json and config.json, before any event; of a damaged file the row before, else the defaults."""
     record = _fitting_record(folder, before)
     config = _fitting_config(folder, before)
     created_at = str(record.get("created_at", ""))
-    return Run(
+    return RunColumns(
         id=folder.id,
         name=record.get("name", ""),
         status=record.get("status") or "queued",
@@ -328,6 +332,8 @@ def _fitting_config(folder: RunFolder, before: Run | None) -> RunConfig:
     return config
 
 
-def delete_rows(session: Session, run_id: str) -> None:
-    session.exec(delete(Epoch).where(col(Epoch.run_id) == run_id))
-    session.exec(delete(Run).where(col(Run.id) == run_id))
+def delete_rows(session: Session, run_ids: Sequence[str]) -> None:
+    """Remove the rows of runs."""
+    tables = SQLModel.metadata.tables
+    for column in (tables["epoch"].c.run_id, tables["run"].c.id):
+        session.connection().execute(delete(column.table).where(column.in_(run_ids)))

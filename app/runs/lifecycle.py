@@ -15,7 +15,7 @@ from sqlmodel import Session, col
 from app.errors import Conflict
 from app.runs.vanished import vanished_error
 from app.store.queries import next_version
-from app.store.tables import ACTIVE, Run
+from app.store.tables import ACTIVE, Run, RunColumns
 from trainer.events import TERMINAL
 from trainer.home import home_id
 from trainer.i18n import _
@@ -180,7 +180,7 @@ def _fail(session: Session, folder: RunFolder, run: Run, error: dict[str, str]) 
     _record(folder, run, status="failed", error=error, ended_at=ended_at)
 
 
-def _not_finished_error(run: Run) -> dict[str, str]:
+def _not_finished_error(run: RunColumns) -> dict[str, str]:
     """Why an imported run without an end is not continued."""
     message = _("The run was copied here before it had ended, after {epochs} of {total} epochs.")
     return {
@@ -213,13 +213,13 @@ def damaged_error(problems: list[str]) -> dict[str, str]:
 # What the run's process reports ----------------------------------------------------------------------------------------
 
 
-def apply_started(run: Run, event: dict[str, Any]) -> None:
+def apply_started(run: RunColumns, event: dict[str, Any]) -> None:
     """An attempt has started to train (event ``started``), no matter who started it."""
     run.status, run.error, run.finished_at, run.phase = "running", None, None, None
     run.started_at = run.started_at or event["time"]
 
 
-def apply_ended(run: Run, event: dict[str, Any]) -> None:
+def apply_ended(run: RunColumns, event: dict[str, Any]) -> None:
     """The run has ended (event ``finished``, ``failed`` or ``cancelled``)."""
     run.status, run.finished_at = event["type"], event["time"]
     if event["type"] == "failed":
@@ -227,7 +227,7 @@ def apply_ended(run: Run, event: dict[str, Any]) -> None:
     _set_at_rest(run)
 
 
-def restore(run: Run, folder: RunFolder, last_event: dict[str, Any] | None, problems: list[str]) -> None:
+def restore(run: RunColumns, folder: RunFolder, last_event: dict[str, Any] | None, problems: list[str]) -> None:
     """Give a row that was made from its folder, events applied, the status that the folder proves.
 
     Where the server decided something after the last event (queued again, cancelled in the queue, could not start), its
@@ -254,6 +254,6 @@ def restore(run: Run, folder: RunFolder, last_event: dict[str, Any] | None, prob
         _set_at_rest(run)
 
 
-def _set_at_rest(run: Run) -> None:
+def _set_at_rest(run: RunColumns) -> None:
     for name, value in _AT_REST.items():
         setattr(run, name, value)

@@ -17,7 +17,8 @@ from trainer.files import now
 from trainer.i18n import _
 
 SCHEMA = "0005"  # the latest revision in app/store/migrations/versions
-BUSY_SECONDS = 30.0  # how long SQLite waits for another program's lock
+BUSY_SECONDS = 2.0  # how long SQLite waits for another program's lock before a request is answered by 503
+_OPEN_SECONDS = 10.0  # the same at a start, which has nobody else to answer
 _NOT_DAMAGE = {  # SQLite's codes for what is in the way of a database that may be whole
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
@@ -121,7 +122,7 @@ def _make_room(path: Path, *, replace_newer: bool) -> str:
     if not is_intact(path):
         told = _("The index was damaged, so a new one is made from the run folders. The old file is now {path}.")
         return told.format(path=_set_aside(path))
-    with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+    with closing(sqlite3.connect(path, timeout=_OPEN_SECONDS)) as connection:
         revision = _revision(connection)
         if revision is not None and revision < SCHEMA:
             copy = path.with_name(f"{path.name}.before-{SCHEMA}")
@@ -160,7 +161,7 @@ def is_intact(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+        with closing(sqlite3.connect(path, timeout=_OPEN_SECONDS)) as connection:
             if connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
                 return False
             if _revision(connection) != SCHEMA:
@@ -184,6 +185,13 @@ def read_all_rows(connection: sqlite3.Connection) -> None:
     for model in (Run, Epoch):
         for _row in connection.execute(f"SELECT * FROM {model.__tablename__}"):
             continue
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether an error of SQLite means that another program held the database for too long."""
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def is_damage(error: BaseException) -> bool:

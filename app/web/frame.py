@@ -24,6 +24,7 @@ class Header:
     device: str = ""
     known: bool = False  # False on an error page, which must not touch the database
     problem: str = ""  # what keeps the server from its work, as a sentence
+    notice: str = ""  # what it is busy with, as a sentence
 
 
 def header_of(request: Request) -> Header:
@@ -39,7 +40,14 @@ def header_from(state: Runoff, counts: Mapping[str, int]) -> Header:
 
     A second connection could wait for a writer that waits for the first one.
     """
-    return Header(counts["running"], counts["queued"], device_title(state), known=True, problem=problem_of(state))
+    return Header(
+        counts["running"],
+        counts["queued"],
+        device_title(state),
+        known=True,
+        problem=problem_of(state),
+        notice=_notice_of(state),
+    )
 
 
 def problem_of(state: Runoff) -> str:
@@ -48,6 +56,15 @@ def problem_of(state: Runoff) -> str:
         return Room.of(state.settings.home, state.settings.reserve).sentence
     except OSError as error:
         return _("{home} can't be used: {reason}.").format(home=state.settings.home, reason=error.strerror)
+
+
+def _notice_of(state: Runoff) -> str:
+    """What the server is busy with, as a sentence; empty if lists are complete."""
+    progress = state.indexer.progress
+    if progress is None:
+        return ""
+    text = _("The index is being made from the run folders: {done} of {total}. Lists are not complete yet.")
+    return text.format(done=f"{progress.done:,}", total=f"{progress.total:,}")
 
 
 def device_title(state: Runoff) -> str:

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from app.errors import Conflict, NotFound, Problem, Refused
-from app.store.database import is_damage
+from app.store.database import is_damage, is_locked
 from app.store.predictions import PredictionsError, PredictionsMissing
 from app.web import templating
 from app.web.frame import Header
@@ -77,6 +77,9 @@ def as_problem(error: Exception) -> Problem:
         case DatabaseError() if is_damage(error):
             message = _("The index is damaged or was removed. It is being made again from the run folders.")
             return Problem(f"{message} {_('Try again in a few seconds.')}", status=503)
+        case DatabaseError() if is_locked(error):
+            logger.warning("Another program holds the database: %s", error.orig)
+            return Problem(_("Another program holds the database of the runs. Try again in a few seconds."), status=503)
         case DatabaseError() | OSError():
             logger.exception("Storage failed.")
             message = _(

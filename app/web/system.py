@@ -11,6 +11,7 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
 
+from app.schemas import IndexProgress
 from app.web import templating
 from app.web.deps import State
 from app.web.frame import Header, problem_of
@@ -22,12 +23,16 @@ _YEAR_SECONDS = 365 * 24 * 3600
 
 
 class SystemOut(BaseModel):
-    """``status`` is ok or degraded; ``problems`` are sentences. Sizes are in bytes."""
+    """``status`` is ok or degraded; ``problems`` are sentences. Sizes are in bytes.
+
+    ``indexing`` tells how far the index is while it is made from many run folders, else it is null.
+    """
 
     status: str
     problems: list[str]
     disk_free: int
     disk_reserve: int
+    indexing: IndexProgress | None
 
 
 @router.get("/healthz", tags=["system"])
@@ -46,12 +51,13 @@ def system(state: State) -> SystemOut:
         problems=[problem] if problem else [],
         disk_free=usage.free,
         disk_reserve=state.settings.reserve,
+        indexing=state.indexer.progress,
     )
 
 
 @router.post("/api/v1/reindex", tags=["system"])
 def reindex(state: State) -> dict[str, int]:
-    """Rebuild the database from the run folders; returns the number of runs."""
+    """Rebuild the database from the run folders; returns the number of runs. ``GET /system`` tells how far it is."""
     return {"runs": state.indexer.rebuild()}
 
 

@@ -179,9 +179,25 @@ def test_a_copy_is_made_before_a_migration(home: Path) -> None:
 
 def test_a_lock_of_another_program_is_no_damage(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = made(home)
-    monkeypatch.setattr("app.store.database.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("app.store.database._OPEN_SECONDS", 0.1)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(IndexUnusable, match="locked"):
             open_index(path)
     assert not list(home.glob("*.damaged-*"))
+
+
+def test_an_index_that_another_program_holds_is_a_sentence_until_it_is_free(
+    home: Path, api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.store.database.BUSY_SECONDS", 0.05)
+    run = {"dataset": "digits", "model": "fc"}
+    with closing(sqlite3.connect(home / "runoff.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for answer in (api.get("/api/v1/runs"), api.get("/runs"), api.post("/api/v1/runs", json=run)):
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"] == "2"
+            assert "Another program holds the database of the runs. Try again in a few seconds." in answer.text
+        assert list((home / "runs").iterdir()) == []
+    assert api.post("/api/v1/runs", json=run).status_code == 201
+    assert api.get("/api/v1/runs").json()["total"] == 1

@@ -1,0 +1,70 @@
+"""The process that reads many run folders into the index, so that pages and the queue do not wait for it.
+
+In a thread of the server, reading takes the interpreter's lock from every request for milliseconds at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from app.errors import Problem
+from app.schemas import IndexProgress
+from trainer.i18n import _
+from trainer.interpreter import python_command
+
+Report = Callable[[IndexProgress], None]
+
+
+class Reader:
+    """Starts the process, ``app.runs.read_many``, and relays its progress. One process reads at a time."""
+
+    def __init__(self, database: Path, runs: Path) -> None:
+        self._arguments = [str(database), str(runs)]
+        self._one_at_a_time = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._is_ending = False
+
+    def begin(self, report: Report, on_end: Callable[[], None]) -> None:
+        """Read the new folders in the background. ``on_end`` is called whatever happens."""
+
+        def read() -> None:
+            try:
+                self._read([], report)
+            finally:
+                on_end()
+
+        threading.Thread(target=read, name="reader", daemon=True).start()
+
+    def rebuild(self, report: Report) -> int:
+        """Read all folders again; returns the number of runs. Raises ``Problem`` if the process ended before."""
+        count = self._read(["--all"], report)
+        if count is None:
+            message = _("Reading the run folders was interrupted. Try again; the server's log has the details.")
+            raise Problem(message, status=503)
+        return count
+
+    def end(self) -> None:
+        """Stop reading: the server ends."""
+        self._is_ending = True
+        if self._child is not None:
+            self._child.terminate()
+
+    def _read(self, options: list[str], report: Report) -> int | None:
+        """The number of runs; None if the process ended before it had read all folders."""
+        with self._one_at_a_time:
+            if self._is_ending:
+                return None
+            command = python_command("app.runs.read_many", *options, *self._arguments)
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as self._child:
+                assert self._child.stdout is not None
+                for line in self._child.stdout:
+                    message: dict[str, Any] = json.loads(line)
+                    if "count" in message:
+                        return int(message["count"])
+                    report(IndexProgress(**message))
+            return None
