@@ -13,7 +13,7 @@ from typing import IO
 from sqlalchemy import Engine
 
 from app.datasets import Imports
-from app.runs import starting, trash
+from app.runs import idempotency, starting, trash
 from app.runs.checking import Checks
 from app.runs.executors.local import LocalExecutor
 from app.runs.indexer import Indexer
@@ -113,6 +113,7 @@ def _remove_leftovers(settings: Settings) -> None:
         shutil.rmtree(path, ignore_errors=True)
     (settings.home / "uploads").mkdir(exist_ok=True)
     starting.complete(settings.home)
+    idempotency.purge(settings.home)
     for path in trash.purge(settings.home):
         logger.warning("The deleted run %s was removed after %s days.", path.name, trash.DAYS_KEPT)
 

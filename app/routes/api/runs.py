@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from app.errors import NotFound
+from app.routes.api.starting import IdempotencyKey, start_once
 from app.runs import commands
 from app.runs.plan import plan_run
 from app.schemas import AccuracyCost, EpochList, FileList, RunChange, RunLabels, RunList, RunOut, StepList
@@ -46,13 +47,15 @@ _create_schema = {
 @router.post(
     "",
     status_code=201,
+    response_model=RunOut,
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _create_schema}}}},
 )
-def start_run(state: State, response: Response, body: Annotated[dict[str, Any], Body()]) -> RunOut:
-    """Start a run."""
-    [run] = commands.start(state, plan_run(state.settings.home, body)).runs
-    response.headers["location"] = f"/api/v1/runs/{run.id}"
-    return run_out(run)
+def start_run(
+    state: State, response: Response, body: Annotated[dict[str, Any], Body()], idempotency_key: IdempotencyKey = None
+) -> Any:
+    """Start a run. With `Idempotency-Key` the request can be repeated safely."""
+    home = state.settings.home
+    return start_once(state, response, idempotency_key, ["runs", body], lambda: plan_run(home, body))
 
 
 @router.get("")
