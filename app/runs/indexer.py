@@ -21,6 +21,7 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from app.runs.ingest import Rows, apply_to_rows, delete_rows, epochs_of_run, ingest, rows_of, store
+from app.runs.presence import Check, unchecked
 from app.store.database import is_damage, open_index, reading, writing
 from app.store.queries import next_version
 from app.store.tables import ACTIVE, Run
@@ -40,9 +41,13 @@ _COARSE_SECONDS = 1.0  # within it two changes of a folder may have the same tim
 
 
 class Indexer:
-    """Keeps the database up to date with the folders below ``runs``."""
+    """Keeps the database up to date with the folders below ``runs``.
 
-    def __init__(self, engine: Engine, runs: Path) -> None:
+    No row is removed while ``home_problem`` says that the folders are missing.
+    """
+
+    def __init__(self, engine: Engine, runs: Path, home_problem: Check = unchecked) -> None:
+        self._home_problem = home_problem
         self.engine = engine
         self.runs = runs
         self._seen_mtime = 0.0
@@ -115,11 +120,13 @@ class Indexer:
             if not path or (self._file_now() == self._file and not self._is_suspect):
                 return
             self._is_suspect = False
-            is_another = self._file_now() != self._file
+            is_another, is_gone = self._file_now() != self._file, self._file_now() is None
             engine, told = open_index(Path(path))
             engine.dispose()
             if is_another or told:
-                logger.warning(told or _("The index was removed, so a new one is made from the run folders."))
+                removed = _("The index was removed, so a new one is made from the run folders.")
+                replaced = _("The index was replaced, so it is compared with the run folders.")
+                logger.warning(told or (removed if is_gone else replaced))
                 self._seen_mtime = 0.0
             self._file = self._file_now()
 
@@ -185,9 +192,9 @@ class Indexer:
             known = set(session.exec(select(Run.id)).all())
         new = [RunFolder(self.runs / name) for name in sorted(names - known)]
         gone = [name for name in known - names if not (self.runs / name).is_dir()]
-        for run_id in gone:
-            logger.warning("The folder of run %s is gone, so its row is removed.", run_id)
-        self._remove_rows(gone)
+        if self._remove_rows(gone):
+            for run_id in gone:
+                logger.warning("The folder of run %s was gone, so its row is removed.", run_id)
         ready = [folder for folder in new if not _is_unready(folder)]
         read = list(self._ingest(ready, _DISCOVER_SECONDS))
         is_complete = len(read) == len(new)
@@ -195,12 +202,16 @@ class Indexer:
             self._seen_mtime = mtime
         return bool(any(read) or gone)
 
-    def _remove_rows(self, run_ids: Sequence[str]) -> None:
+    def _remove_rows(self, run_ids: Sequence[str]) -> bool:
+        """Remove the rows of runs whose folders are gone; False if the home itself is not there."""
+        if self._home_problem():
+            return False
         if run_ids:
             with writing(self.engine) as session:
                 for run_id in run_ids:
                     delete_rows(session, run_id)
                 session.commit()
+        return True
 
     def _ingest(self, folders: Sequence[RunFolder], seconds: float = float("inf")) -> Iterator[bool]:
         """Read whole folders in short transactions, so that others can write; whether each gave a row.

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Engine, NullPool, create_engine, event, text
 from sqlalchemy.exc import OperationalError
@@ -33,9 +34,19 @@ _WAL_IS_SAFE_FROM = (3, 51, 3)  # older versions can corrupt a database in WAL m
 def make_engine(path: Path) -> Engine:
     """Create the engine for the database at ``path``. Use it through ``reading`` and ``writing``."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.touch()
+
+    def connect() -> sqlite3.Connection:
+        """Open the file, but never make it: it may be missing because its disk is not mounted."""
+        if not path.exists():
+            raise sqlite3.DatabaseError("the file is missing")
+        address = f"file:{quote(str(path))}?mode=rw"
+        return sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+
     engine = create_engine(
         f"sqlite:///{path}",
-        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        creator=connect,
         poolclass=NullPool,  # opening a connection is cheaper than waiting for one
     )
 

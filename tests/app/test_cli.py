@@ -169,6 +169,7 @@ def test_a_server_that_reloads_protects_its_child(
     monkeypatch.setattr(
         "uvicorn.run", lambda _app, **options: served.update(options, safe=os.environ["PYTHONSAFEPATH"])
     )
+    monkeypatch.setattr("app.cli.serve.signal.signal", lambda *_arguments: None)
     monkeypatch.setenv("PYTHONSAFEPATH", "")
     monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)
     assert run_main(monkeypatch, capsys, "serve", "--port", str(free_port()), "--reload")[0] == 0

@@ -180,7 +180,7 @@ async def follow_events(
     given = last_event_id or ""
     seen = int(given[:18]) if given.isascii() and given.isdigit() else 0
     offset = seq = 0
-    while True:  # sleeps without holding a thread, because many may listen
+    while not state.ending.is_set():  # sleeps without holding a thread, because many may listen
         is_active, chunk = await run_in_threadpool(_poll_events, state, run_id, offset, seq)
         for event in chunk.events:
             seq = event["seq"]
