@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,7 @@ from trainer.i18n import _
 
 SCHEMA = "0005"  # the latest revision in app/store/migrations/versions
 BUSY_SECONDS = 30.0  # how long SQLite waits for another program's lock
+_LONGEST_PATH = 500  # bytes; SQLite takes 511, with the suffix of its journal
 _NOT_DAMAGE = {  # SQLite's codes for what is in the way of a database that may be whole
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
@@ -114,6 +116,11 @@ def open_index(path: Path, *, replace_newer: bool = False) -> tuple[Engine, str]
     brought up to date. Raises ``IndexUnusable`` for an index of a newer version, unless ``replace_newer`` sets it aside,
     and where the disk or another program is in the way.
     """
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        message = _(
+            "The path {path} is too long for SQLite. Set RUNOFF_HOME to a folder with a path below {limit} bytes."
+        )
+        raise IndexUnusable(message.format(path=path, limit=_LONGEST_PATH - len(path.name)))
     try:
         told = _make_room(path, replace_newer=replace_newer)
         engine = make_engine(path)

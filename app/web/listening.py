@@ -60,7 +60,7 @@ def most_connections() -> int:
     """How many connections leave enough of the process's open files for the work on them."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
-        limit = 2**20
+        limit = 2**20  # connections
     return max(2, (limit - _FILES_OF_SERVER) // _FILES_PER_CONNECTION)
 
 

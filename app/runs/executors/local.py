@@ -164,8 +164,8 @@ class LocalExecutor:
                 self._kept = None
 
     def _start_host(self) -> None:
-        if problem := self._home_problem():
-            raise ExecutorUnavailable(problem)
+        if missing := self._home_problem():
+            raise ExecutorUnavailable(missing)
         path = wire.log_path(self._home)
         environment = {name: value for name, value in os.environ.items() if name != "RUNOFF_TOKEN"}
         try:
