@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import threading
@@ -42,11 +43,19 @@ class OncePerMinute(logging.Filter):
         return True
 
 
+class NotCancelled(logging.Filter):
+    """Drops what a request says that was cancelled because the server ends: that is no failure."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written."""
+        return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
 def uvicorn_config(defaults: dict[str, Any]) -> dict[str, Any]:
     """uvicorn's configuration of logging, with the filter on its handlers and for the loggers of Runoff."""
     config = copy.deepcopy(defaults)
-    config["filters"] = {"once": {"()": OncePerMinute}}
+    config["filters"] = {"once": {"()": OncePerMinute}, "not cancelled": {"()": NotCancelled}}
     for handler in config["handlers"].values():
-        handler["filters"] = ["once"]
+        handler["filters"] = ["not cancelled", "once"]
     config["root"] = {"handlers": ["default"], "level": "WARNING"}
     return config

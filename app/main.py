@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import cache
 from importlib.metadata import version
 from typing import IO
 
 from fastapi import APIRouter, FastAPI
-from sqlalchemy import Engine
 from starlette.routing import BaseRoute
 
 from app.errors import RESPONSES
@@ -22,8 +21,9 @@ from app.routes.pages import difficulty as difficulty_page
 from app.routes.pages import run as run_page
 from app.routes.pages import runs as runs_page
 from app.routes.pages import sweep as sweep_page
-from app.server import serving
+from app.server import serving, settle_memory
 from app.settings import Settings, load_settings
+from app.state import Runoff
 from app.web import system, templating
 from app.web.problems import handle_problems
 from app.web.security import Guard
@@ -48,19 +48,22 @@ def create_app(
     settings: Settings | None = None,
     *,
     train: bool = True,
+    state: Runoff | None = None,
     lock: IO[bytes] | None = None,
-    engine: Engine | None = None,
 ) -> FastAPI:
     """The web application. With ``train`` false nothing is scheduled and no host starts, for tests of pages and API.
 
-    ``lock`` is the lock on the home and ``engine`` its open index, if the caller has them already.
+    ``state`` has the parts of a server that already work; without it they are started and ended with the application.
+    ``lock`` is the lock on the home, if the caller has it already.
     """
     settings = settings or load_settings()
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        with serving(settings, train=train, lock=lock, engine=engine) as state:
-            app.state.runoff = state
+        with nullcontext(state) if state else serving(settings, train=train, lock=lock) as parts:
+            app.state.runoff = parts
+            if train and not state:
+                settle_memory()
             yield
 
     app = FastAPI(

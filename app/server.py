@@ -13,17 +13,19 @@ from typing import IO
 from sqlalchemy import Engine
 
 from app.datasets import Imports
-from app.runs import starting, trash
+from app.runs import starting
 from app.runs.checking import Checks
+from app.runs.executors import ExecutorUnavailable
 from app.runs.executors.local import LocalExecutor
 from app.runs.indexer import Indexer
 from app.runs.measuring import Measuring
+from app.runs.presence import Presence
 from app.runs.reader import Reader
 from app.runs.scheduler import Scheduler
+from app.runs.tidying import tidy
 from app.settings import Settings
 from app.state import Runoff
 from app.store.database import open_index
-from trainer.home import home_id
 from trainer.i18n import _
 from trainer.run_folder import write_json
 
@@ -53,18 +55,28 @@ def make_state(settings: Settings, engine: Engine | None = None) -> Runoff:
         engine, told = open_index(settings.database)
         if told:
             logger.warning(told)
-    indexer = Indexer(engine, settings.runs, Reader(settings.database, settings.runs))
-    executor = LocalExecutor(settings.home)
+    presence = Presence.of(settings.home)
+    indexer = Indexer(engine, settings.runs, presence.problem, reader=Reader(settings.database, settings.runs))
+    executor = LocalExecutor(settings.home, home_problem=presence.problem)
     measuring = Measuring(engine, settings.home, executor) if settings.measure else None
     return Runoff(
         settings=settings,
         engine=engine,
+        presence=presence,
         executor=executor,
         indexer=indexer,
         imports=Imports(settings.home),
         checks=Checks(settings, engine),
         scheduler=Scheduler(
-            engine, settings.runs, indexer, executor, settings.slots, measuring, settings.hang_seconds, settings.reserve
+            engine,
+            settings.runs,
+            indexer,
+            executor,
+            settings.slots,
+            measuring,
+            settings.hang_seconds,
+            settings.reserve,
+            presence.problem,
         ),
     )
 
@@ -80,15 +92,14 @@ def serving(
     """
     lock = lock or lock_home(settings)
     _remove_leftovers(settings)
-    home_id(settings.home)
     state = make_state(settings, engine)
     address = settings.home / "server.json"
     with suppress(OSError):  # a full disk: commands then don't find the server, but pages work
         write_json(address, {"url": f"http://{_reachable_host(settings.host)}:{settings.port}"})
     if train:
-        state.executor.ensure_host()
+        with suppress(ExecutorUnavailable):  # the scheduler tries again, and the queue says why it waits
+            state.executor.ensure_host()
         state.scheduler.begin()
-        settle_memory()
     try:
         yield state
     finally:
@@ -98,7 +109,8 @@ def serving(
         state.checks.end()
         state.executor.close()
         state.engine.dispose()
-        address.unlink(missing_ok=True)
+        with suppress(OSError):  # the home is gone
+            address.unlink(missing_ok=True)
         lock.close()
 
 
@@ -115,8 +127,7 @@ def _remove_leftovers(settings: Settings) -> None:
         shutil.rmtree(path, ignore_errors=True)
     (settings.home / "uploads").mkdir(exist_ok=True)
     starting.complete(settings.home)
-    for path in trash.purge(settings.home):
-        logger.warning("The deleted run %s was removed after %s days.", path.name, trash.DAYS_KEPT)
+    tidy(settings.home)
 
 
 def _reachable_host(host: str) -> str:

@@ -6,7 +6,8 @@ and they can depend on this module.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Event
 from typing import Any, BinaryIO, Protocol
 
 from sqlalchemy import Engine
@@ -41,8 +42,17 @@ class Index(Protocol):
     def read_again(self, run_id: str) -> None: ...
 
 
+class HomePresence(Protocol):
+    """Whether the home is there; see ``app.runs.presence.Presence``."""
+
+    def problem(self) -> str: ...
+
+
 class Queue(Protocol):
     """Starts queued runs; see ``app.runs.scheduler.Scheduler``."""
+
+    @property
+    def waits_for(self) -> str: ...
 
     def begin(self) -> None: ...
     def end(self) -> None: ...
@@ -79,11 +89,13 @@ class Runoff:
 
     settings: Settings
     engine: Engine
+    presence: HomePresence
     executor: TrainerHost
     indexer: Index
     scheduler: Queue
     imports: DatasetJobs
     checks: HomeChecks
+    ending: Event = field(default_factory=Event)  # set when the server is asked to end, for streams
 
     def run_folder(self, run_id: str) -> RunFolder:
         """The folder of a run."""

@@ -13,7 +13,6 @@ import os
 import socket
 import stat
 import struct
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -140,7 +139,8 @@ def socket_path(home: Path, version: str) -> Path:
     """Where the host listens: in ``home``, or in a private temporary folder where that path would be too long."""
     name = f"host-{version}.sock"
     folder = f"runoff-{os.geteuid()}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
-    for path in (home / name, Path(tempfile.gettempdir(), folder, name)):
+    temporary = os.environ.get("TMPDIR", "")  # not tempfile's, which a server sets to a folder of its own
+    for path in (home / name, Path(temporary if os.path.isdir(temporary) else "/tmp", folder, name)):
         if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
             return path
     return Path("/tmp", folder, name)

@@ -1,5 +1,12 @@
 """The command line ``runoff``."""
 
-from app.cli.commands import main
+import signal
 
-__all__ = ["main"]
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while modules are loaded: no traceback
+    from app.cli import commands
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    commands.main()

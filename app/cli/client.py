@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import secrets
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ import httpx
 from app.settings import Settings
 from trainer.i18n import _
 from trainer.run_folder import is_locked, read_json
+
+_RETRY_SECONDS = 1
+_LONGEST_RETRY_SECONDS = 10
 
 
 class ClientError(RuntimeError):
@@ -45,8 +50,32 @@ class Client:
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """The JSON of the response; None if it is empty."""
+        return self._call(lambda: self._http.request(method, path, **options))
+
+    def _call_once(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """POST with a key, so that it can be sent again where the connection is lost or the server can't answer now."""
+
+        def send() -> httpx.Response:
+            return self._http.post(path, json=body, headers={"Idempotency-Key": key})
+
+        def send_again() -> httpx.Response:
+            try:
+                answer = send()
+            except (httpx.NetworkError, httpx.RemoteProtocolError):
+                time.sleep(_RETRY_SECONDS)
+                return send()
+            if answer.status_code != 503 or "retry-after" not in answer.headers:
+                return answer
+            given = answer.headers["retry-after"]
+            time.sleep(min(int(given), _LONGEST_RETRY_SECONDS) if given.isdecimal() else _RETRY_SECONDS)
+            return send()
+
+        key = secrets.token_hex(16)
+        return dict(self._call(send_again))
+
+    def _call(self, send: Callable[[], httpx.Response]) -> Any:
         try:
-            answer = self._http.request(method, path, **options)
+            answer = send()
         except httpx.HTTPError as error:
             raise ClientError(
                 _("The server at {url} does not respond ({reason}). Start it with runoff serve.").format(
@@ -63,11 +92,11 @@ class Client:
 
     def start_run(self, **fields: Any) -> dict[str, Any]:
         """``POST /runs``."""
-        return dict(self.call("POST", "/runs", json=fields))
+        return self._call_once("/runs", fields)
 
     def start_sweep(self, **fields: Any) -> dict[str, Any]:
         """``POST /sweeps``."""
-        return dict(self.call("POST", "/sweeps", json=fields))
+        return self._call_once("/sweeps", fields)
 
     def run(self, run_id: str) -> dict[str, Any]:
         """``GET /runs/{id}``."""

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-import trainer
-from app import resources
-from app.cli import backup, check, datasets
+from app.cli import backup, check, datasets, serve
 from app.cli import client as servers
 from app.cli.client import Client, ClientError
-from app.cli.terminal import console, follow_runs, progress_bars, runs_table, show_comparison
+from app.cli.terminal import console, follow_runs, passing_bar, runs_table, show_comparison
 from app.cli.train import make_command
 from app.settings import Settings, SettingsError, load_settings
 from trainer.config import ConfigError, FieldProblem
@@ -67,71 +61,7 @@ def _server(settings: Settings) -> Client:
 # Server --------------------------------------------------------------------------------------------------------------
 
 
-@app.command()
-def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on; default: RUNOFF_HOST or 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; default: RUNOFF_PORT or 8000.")] = None,
-    reload: Annotated[bool, typer.Option("--reload", help="Restart when the code changes; runs continue.")] = False,
-) -> None:
-    """Start the server."""
-    settings = load_settings(host=host, port=port)
-    _check_port(settings)
-    os.environ.update(RUNOFF_HOME=str(settings.home), RUNOFF_HOST=settings.host, RUNOFF_PORT=str(settings.port))
-    uploads = settings.home / "uploads"
-    uploads.mkdir(parents=True, exist_ok=True)
-    tempfile.tempdir = str(uploads)  # large uploads are kept next to the data sets, not in a small /tmp
-    import uvicorn
-    from uvicorn.config import LOGGING_CONFIG
-
-    from app.logs import uvicorn_config
-    from app.main import create_app
-    from app.server import lock_home
-    from app.store.database import open_index
-
-    lock = lock_home(settings)
-    engine, told = open_index(settings.database)  # here, where an error is a sentence
-    if told:
-        typer.echo(told)
-    if reload:
-        lock.close()  # the child in which uvicorn serves takes it again
-    typer.echo(
-        _("Runoff serves {url} from {home}").format(url=f"http://{settings.host}:{settings.port}", home=settings.home)
-    )
-    if settings.required_token() and not settings.token:
-        typer.echo(_("Other machines can reach this address, so a token is required; runoff token prints it."))
-    if reload:
-        os.environ["PYTHONSAFEPATH"] = "1"  # for the child in which uvicorn serves: as -P in python_command
-    uvicorn.run(
-        "app.main:create_app" if reload else create_app(settings, lock=lock, engine=engine),
-        factory=reload,
-        host=settings.host,
-        port=settings.port,
-        reload=reload,
-        log_level="warning",
-        log_config=uvicorn_config(LOGGING_CONFIG),
-        reload_dirs=_watched() if reload else None,
-        timeout_graceful_shutdown=2,
-        timeout_keep_alive=30,
-    )
-
-
-def _watched() -> list[str]:
-    """The folders whose changes restart a server with ``--reload``."""
-    packages = [resources.PACKAGE, Path(trainer.__file__).parent]
-    return [str(path) for path in [*packages, resources.folder("templates")]]
-
-
-def _check_port(settings: Settings) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise SettingsError(
-                _("{host}:{port} can't be used: {reason}. Choose another with --port.").format(
-                    host=settings.host, port=settings.port, reason=error.strerror
-                )
-            ) from None
+app.command("serve")(serve.serve)
 
 
 @app.command()
@@ -158,11 +88,8 @@ def reindex() -> None:
             engine, told = open_index(settings.database, replace_newer=True)
             if told:
                 typer.echo(told)
-            with progress_bars() as bars:
-                bar = bars.add_task(_("Reading the run folders"), total=None, note="")
-                count = Indexer(engine, settings.runs).rebuild(
-                    lambda progress: bars.update(bar, completed=progress.done, total=progress.total)
-                )
+            with passing_bar(_("Reading the run folders")) as show:
+                count = Indexer(engine, settings.runs).rebuild(lambda progress: show(progress.done, progress.total))
     typer.echo(ngettext("{count} run indexed.", "{count} runs indexed.", count).format(count=count))
 
 

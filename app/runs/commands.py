@@ -17,6 +17,7 @@ from sqlmodel import Session
 
 from app.errors import Conflict, NotFound, Problem
 from app.runs import lifecycle, starting, sweeps, trash
+from app.runs.idempotency import KeyedRequest
 from app.runs.ingest import ingest
 from app.runs.plan import Plan, PlannedRun, plan
 from app.schemas import RunChange, SweepIn
@@ -44,17 +45,22 @@ class Started:
     warnings: list[str]
 
 
-def start(state: Runoff, planned: Plan, sweep: str | None = None) -> Started:
-    """Start all runs of a plan, or none. With ``sweep`` they join that sweep, else a plan of a sweep starts a new one."""
+def start(state: Runoff, planned: Plan, sweep: str | None = None, keyed: KeyedRequest | None = None) -> Started:
+    """Start all runs of a plan, or none, and record the key of the request with them.
+
+    With ``sweep`` they join that sweep, else a plan of a sweep starts a new one.
+    """
     if not planned.is_sweep:
-        return Started(_create(state, planned, planned.runs, None), None, planned.warnings)
+        return Started(_create(state, planned, planned.runs, None, keyed), None, planned.warnings)
     sweep = sweep or new_id()
     order = sweeps.spread_order([group_hash(run.config) for run in planned.runs], sweep)
-    rows = _create(state, planned, [planned.runs[i] for i in order], sweep)
+    rows = _create(state, planned, [planned.runs[i] for i in order], sweep, keyed)
     return Started(rows, sweep, planned.warnings)
 
 
-def _create(state: Runoff, planned: Plan, runs: Sequence[PlannedRun], sweep: str | None) -> list[Run]:
+def _create(
+    state: Runoff, planned: Plan, runs: Sequence[PlannedRun], sweep: str | None, keyed: KeyedRequest | None
+) -> list[Run]:
     """Write the folders of the runs, then their rows; after a failure no folder is left.
 
     A folder becomes a run by its run.json. All are written under the database's write lock, so that the indexer never
@@ -71,11 +77,11 @@ def _create(state: Runoff, planned: Plan, runs: Sequence[PlannedRun], sweep: str
             for folder, run, created_at in zip(folders, runs, _increasing_times(), strict=False):
                 labels = {"name": run.name, "tags": planned.tags, "notes": planned.notes, "warnings": run.warnings}
                 announced.append((folder, {**labels, "sweep": sweep, "created_at": created_at}))
-            starting.announce(state.settings.home, name, announced)
+            starting.announce(state.settings.home, name, announced, keyed)
             rows = [row for folder in folders if (row := ingest(session, folder))]
             session.commit()
     except BaseException as error:
-        starting.take_back(state.settings.home, name, folders)
+        starting.take_back(state.settings.home, name, folders, keyed)
         if not isinstance(error, OSError):
             raise
         message = _("The run could not be written: {reason}. Free some space in {home} and try again.")

@@ -22,6 +22,7 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from app.runs.ingest import Rows, apply_to_rows, delete_rows, epochs_of_run, ingest, rows_of, store
+from app.runs.presence import Check, unchecked
 from app.runs.reader import Reader, Report
 from app.schemas import IndexProgress
 from app.store.database import is_damage, open_index, reading, writing
@@ -44,9 +45,15 @@ _COARSE_SECONDS = 1.0  # within it two changes of a folder may have the same tim
 
 
 class Indexer:
-    """Keeps the database up to date with the folders below ``runs``. With a ``reader``, it reads many folders."""
+    """Keeps the database up to date with the folders below ``runs``. With a ``reader``, it reads many folders.
 
-    def __init__(self, engine: Engine, runs: Path, reader: Reader | None = None) -> None:
+    No row is removed while ``home_problem`` says that the folders are missing.
+    """
+
+    def __init__(
+        self, engine: Engine, runs: Path, home_problem: Check = unchecked, *, reader: Reader | None = None
+    ) -> None:
+        self._home_problem = home_problem
         self.engine = engine
         self.runs = runs
         self._reader = reader
@@ -123,11 +130,13 @@ class Indexer:
             if not path or (self._file_now() == self._file and not self._is_suspect):
                 return
             self._is_suspect = False
-            is_another = self._file_now() != self._file
+            is_another, is_gone = self._file_now() != self._file, self._file_now() is None
             engine, told = open_index(Path(path))
             engine.dispose()
             if is_another or told:
-                logger.warning(told or _("The index was removed, so a new one is made from the run folders."))
+                removed = _("The index was removed, so a new one is made from the run folders.")
+                replaced = _("The index was replaced, so it is compared with the run folders.")
+                logger.warning(told or (removed if is_gone else replaced))
                 self._seen_mtime = 0.0
             self._file = self._file_now()
 
@@ -193,9 +202,8 @@ class Indexer:
             known = set(session.exec(select(Run.id)).all())
         new = [RunFolder(self.runs / name) for name in sorted(names - known)]
         gone = [name for name in known - names if not (self.runs / name).is_dir()]
-        for run_id in gone:
-            logger.warning("The folder of run %s is gone, so its row is removed.", run_id)
-        self._remove_rows(gone)
+        if self._remove_rows(gone) and gone:
+            logger.warning("The folders of runs %s were gone, so their rows are removed.", ", ".join(gone))
         if self._reader is not None and len(new) > _MANY:
             self._leave_to(self._reader)
             return bool(gone)
@@ -206,14 +214,13 @@ class Indexer:
 
     def _leave_to(self, reader: Reader) -> None:
         """Let the process read the new folders, one process after the other."""
-
-        def end() -> None:
-            self.progress = None
-            self._may_read_many_at = time.monotonic() + _COPYING_SECONDS
-
         if time.monotonic() >= self._may_read_many_at:
             self._may_read_many_at = float("inf")
-            reader.begin(self._report, end)
+            reader.begin(self._report, self._end_many)
+
+    def _end_many(self) -> None:
+        self.progress = None
+        self._may_read_many_at = time.monotonic() + _COPYING_SECONDS
 
     def _report(self, progress: IndexProgress) -> None:
         self.progress = progress
@@ -246,11 +253,15 @@ class Indexer:
             report(IndexProgress(done=num_seen, total=len(folders)))
         return count
 
-    def _remove_rows(self, run_ids: Sequence[str]) -> None:
+    def _remove_rows(self, run_ids: Sequence[str]) -> bool:
+        """Remove the rows of runs whose folders are gone; False if the home itself is not there."""
+        if self._home_problem():
+            return False
         for start in range(0, len(run_ids), _BATCH):
             with writing(self.engine) as session:
                 delete_rows(session, run_ids[start : start + _BATCH])
                 session.commit()
+        return True
 
     def _ingest(self, batch: Sequence[RunFolder]) -> list[bool]:
         """Read whole folders and store their rows in one short transaction; whether each gave a row."""
@@ -307,35 +318,29 @@ class Indexer:
         """
         self._is_suspect = True
         self._renew_if_lost()
-        if self._reader is None:
-            return self.read_all(report)
         try:
-            return self._reader.rebuild(self._report)
+            count = self._reader.rebuild(self._report) if self._reader is not None else self.read_all(report)
         finally:
             self.progress = None
-
-    def read_all(self, report: Report) -> int:
-        """Make the rows again in an index that is intact; see ``rebuild``."""
-        folders = self._folders()
-        kept: set[str] = set()
-        num_seen = 0
-        for batch in _batches(folders):
-            kept.update(folder.id for folder, has_row in zip(batch, self._ingest(batch), strict=True) if has_row)
-            num_seen += len(batch)
-            report(IndexProgress(done=num_seen, total=len(folders)))
         with reading(self.engine) as session:
             known = session.exec(select(Run.id)).all()
-        self._remove_rows([run_id for run_id in known if run_id not in kept and not self._is_new(run_id)])
-        return len(kept)
+        self._remove_rows([run_id for run_id in known if RunFolder(self.runs / run_id).is_empty()])
+        return count
+
+    def read_all(self, report: Report) -> int:
+        """Make the rows of all folders again, in an index that is intact; returns the number of runs."""
+        folders = self._folders()
+        count = num_seen = 0
+        for batch in _batches(folders):
+            count += sum(self._ingest(batch))
+            num_seen += len(batch)
+            report(IndexProgress(done=num_seen, total=len(folders)))
+        return count
 
     def end(self) -> None:
         """Stop reading: the server ends."""
         if self._reader is not None:
             self._reader.end()
-
-    def _is_new(self, run_id: str) -> bool:
-        """Whether the row may be of a run that was started while the folders were read."""
-        return not RunFolder(self.runs / run_id).is_empty()
 
 
 def _is_unready(folder: RunFolder) -> bool:

@@ -15,9 +15,11 @@ from app.runs import lifecycle
 from app.runs.executors import Executor, ExecutorUnavailable, RunNotStarted
 from app.runs.indexer import Indexer
 from app.runs.measuring import Measuring
+from app.runs.presence import Check, unchecked
 from app.runs.queue import failed_runs, queued_runs, restart_in, running_runs
 from app.runs.room import Room
 from app.runs.slots import free_device
+from app.runs.tidying import tidy
 from app.store.database import is_damage, reading, writing
 from app.store.tables import Run
 from trainer.cores import threads_for
@@ -29,6 +31,7 @@ from trainer.run_folder import RunFolder, iter_valid_events
 
 logger = logging.getLogger(__name__)
 _BUSY_SECONDS, _IDLE_SECONDS = 0.2, 1.0
+_TIDY_SECONDS = 24 * 3600.0
 _BEFORE_SHORT_SECONDS = 3600.0  # a run may fail some time before the server sees that the disk is full
 
 
@@ -49,6 +52,7 @@ class Scheduler:
         measuring: Measuring | None = None,
         hang_seconds: float | None = None,
         reserve: int = 0,
+        home_problem: Check = unchecked,
     ) -> None:
         self.engine = engine
         self.folder = folder
@@ -58,13 +62,16 @@ class Scheduler:
         self._measuring = measuring
         self._hang_seconds = hang_seconds
         self._reserve = reserve  # bytes
+        self._home_problem = home_problem
         self.watch_seconds = 30.0  # how long a hanging run must have been watched before it is ended
         self._short_since: str | None = None  # since when the disk lacks room
         self._silent: dict[str, tuple[float, float]] = {}  # run -> its last sign of life, and since when it was seen
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._waits_for = ""  # why the executor can't start runs, as it was last logged
+        self._unavailable = ""  # why the executor is not ready
+        self._not_started = ""  # why it could not start the last run
+        self._tidy_at = time.monotonic() + _TIDY_SECONDS
 
     # the thread
     def begin(self) -> None:
@@ -102,12 +109,21 @@ class Scheduler:
                 logger.exception("The scheduler will try again.")
             return True
 
+    @property
+    def waits_for(self) -> str:
+        """Why the executor can't start the queued runs, as a sentence; empty if it can or nothing is queued."""
+        return self._unavailable or self._not_started
+
     # one tick
     def tick(self) -> bool:
         """Index new events, handle runs whose process has ended, start queued runs, and measure when idle.
 
-        Returns whether any run is queued or running.
+        Returns whether any run is queued or running. Does nothing while the home is not there.
         """
+        if problem := self._home_problem():
+            logger.warning(problem)
+            return False
+        self._tidy()
         self.indexer.tick()
         with reading(self.engine) as session:
             running, queued = running_runs(session), queued_runs(session)
@@ -121,6 +137,12 @@ class Scheduler:
         if self._measuring:
             self._measuring.tick(busy=bool(running or queued))
         return bool(running or queued)
+
+    def _tidy(self) -> None:
+        """Once a day, remove what is kept for some days only."""
+        if time.monotonic() >= self._tidy_at:
+            self._tidy_at = time.monotonic() + _TIDY_SECONDS
+            tidy(self.folder.parent)
 
     @contextmanager
     def _isolated(self, run_id: str) -> Iterator[None]:
@@ -185,6 +207,7 @@ class Scheduler:
             self._short_since = None
         accelerators = self._accelerators(wanted=bool(queued))
         if not queued:
+            self._unavailable = self._not_started = ""
             return
         if accelerators is None:
             self._note_queue_reason("host", queued)
@@ -236,12 +259,14 @@ class Scheduler:
                 self.executor.ensure_host()
             devices = (self.executor.known_devices() or self.executor.devices()) if self.executor.ready() else None
         except ExecutorUnavailable as error:
-            if str(error) != self._waits_for:  # log each reason once, not at every tick
-                self._waits_for = str(error)
+            if str(error) != self._unavailable:  # log each reason once, not at every tick
+                self._unavailable = str(error)
                 logger.warning("The queue waits: %s", error)
             return None
-        self._waits_for = ""
-        return None if devices is None else [str(d["name"]) for d in devices if d["name"] != "cpu"]
+        if devices is None:
+            return None  # it is starting; the reason why an earlier one ended is still of interest
+        self._unavailable = ""
+        return [str(d["name"]) for d in devices if d["name"] != "cpu"]
 
     def _start(self, run_id: str, device: str) -> bool:
         """Start the next attempt of a run. Returns False if the executor can't start any run now."""
@@ -271,10 +296,12 @@ class Scheduler:
     def _hand_over(self, run: Run, folder: RunFolder, device: str) -> bool:
         try:
             self.executor.start(folder, run.attempt, threads_for(run.model), device)
+            self._not_started = ""
             return True
         except RunNotStarted:
             return True  # its process ended at once; the next tick handles that
         except ExecutorUnavailable as error:
+            self._not_started = str(error)
             logger.warning("Run %s waits: %s", run.id, error)
             with writing(self.engine) as session:
                 again = session.get(Run, run.id)

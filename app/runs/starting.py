@@ -1,7 +1,7 @@
 """The runs of a sweep begin together or not at all, also if the server is killed in between.
 
-Their run.json files can't be written in one step. So all are noted in one file first; a server that starts completes
-what an earlier one has noted.
+Their run.json files, and the record of the request's key, can't be written in one step. So all are noted in one file
+first; a server that starts completes what an earlier one has noted.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from app.runs import idempotency
+from app.runs.idempotency import KeyedRequest
 from trainer.files import DamagedFile, read_sealed, write_sealed
 from trainer.run_folder import RunFolder
 
@@ -19,35 +21,43 @@ Announced = tuple[RunFolder, Mapping[str, Any]]  # a claimed folder, and the lab
 _CLAIM_SECONDS = 600.0  # how old a folder without run.json is that nobody will complete
 
 
-def announce(home: Path, name: str, runs: Sequence[Announced]) -> None:
-    """Make the claimed folders runs, all of them or none."""
+def announce(home: Path, name: str, runs: Sequence[Announced], keyed: KeyedRequest | None = None) -> None:
+    """Make the claimed folders runs, all of them or none, and record the key of the request with them."""
     note = _notes(home) / f"{name}.json"
-    if len(runs) > 1:
+    if len(runs) > 1 or keyed:
         note.parent.mkdir(exist_ok=True)
-        write_sealed(note, {"runs": [{"folder": folder.id, **labels} for folder, labels in runs]})
+        values = [{"folder": folder.id, **labels} for folder, labels in runs]
+        write_sealed(note, {"runs": values, "keyed": keyed.values() if keyed else None})
     for folder, labels in runs:
         folder.announce(**labels)
+    if keyed:
+        idempotency.record(home, keyed, [folder.id for folder, _labels in runs], runs[0][1]["sweep"])
     note.unlink(missing_ok=True)
 
 
-def take_back(home: Path, name: str, folders: Sequence[RunFolder]) -> None:
-    """Remove the folders of runs that could not all be announced."""
+def take_back(home: Path, name: str, folders: Sequence[RunFolder], keyed: KeyedRequest | None = None) -> None:
+    """Remove the folders of runs that could not all be announced, and then what was recorded of their request."""
     (_notes(home) / f"{name}.json").unlink(missing_ok=True)
     for folder in folders:
         shutil.rmtree(folder.path, ignore_errors=True)
+    if keyed:
+        idempotency.forget(home, keyed)
 
 
 def complete(home: Path) -> None:
     """Announce what a killed server had noted, and remove folders that were claimed long ago and never announced."""
     for note in sorted(_notes(home).glob("*.json")):
         try:
-            runs = (read_sealed(note) or {}).get("runs", [])
+            values = read_sealed(note) or {}
         except DamagedFile:
-            runs = []
+            values = {}
+        runs, keyed = values.get("runs", []), values.get("keyed")
         for labels in runs:
-            folder = RunFolder(home / "runs" / labels.pop("folder"))
+            folder = RunFolder(home / "runs" / labels["folder"])
             if folder.config_path.exists() and folder.is_empty():
-                folder.announce(**labels)
+                folder.announce(**{name: value for name, value in labels.items() if name != "folder"})
+        if keyed:
+            idempotency.record(home, KeyedRequest(**keyed), [run["folder"] for run in runs], runs[0]["sweep"])
         note.unlink(missing_ok=True)
     for path in (home / "runs").glob("[!.]*"):
         folder = RunFolder(path)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Engine, NullPool, create_engine, event, text
 from sqlalchemy.exc import OperationalError
@@ -19,6 +21,7 @@ from trainer.i18n import _
 SCHEMA = "0005"  # the latest revision in app/store/migrations/versions
 BUSY_SECONDS = 2.0  # how long SQLite waits for another program's lock before a request is answered by 503
 _OPEN_SECONDS = 10.0  # the same at a start, which has nobody else to answer
+_LONGEST_PATH = 500  # bytes; SQLite takes 511, with the suffix of its journal
 _NOT_DAMAGE = {  # SQLite's codes for what is in the way of a database that may be whole
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
@@ -34,9 +37,19 @@ _WAL_IS_SAFE_FROM = (3, 51, 3)  # older versions can corrupt a database in WAL m
 def make_engine(path: Path) -> Engine:
     """Create the engine for the database at ``path``. Use it through ``reading`` and ``writing``."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.touch()
+
+    def connect() -> sqlite3.Connection:
+        """Open the file, but never make it: it may be missing because its disk is not mounted."""
+        if not path.exists():
+            raise sqlite3.DatabaseError("the file is missing")
+        address = f"file:{quote(str(path))}?mode=rw"
+        return sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+
     engine = create_engine(
         f"sqlite:///{path}",
-        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        creator=connect,
         poolclass=NullPool,  # opening a connection is cheaper than waiting for one
     )
 
@@ -104,6 +117,11 @@ def open_index(path: Path, *, replace_newer: bool = False) -> tuple[Engine, str]
     brought up to date. Raises ``IndexUnusable`` for an index of a newer version, unless ``replace_newer`` sets it aside,
     and where the disk or another program is in the way.
     """
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        message = _(
+            "The path {path} is too long for SQLite. Set RUNOFF_HOME to a folder with a path below {limit} bytes."
+        )
+        raise IndexUnusable(message.format(path=path, limit=_LONGEST_PATH - len(path.name)))
     try:
         told = _make_room(path, replace_newer=replace_newer)
         engine = make_engine(path)

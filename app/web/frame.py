@@ -23,8 +23,8 @@ class Header:
     num_queued: int = 0
     device: str = ""
     known: bool = False  # False on an error page, which must not touch the database
-    problem: str = ""  # what keeps the server from its work, as a sentence
-    notice: str = ""  # what it is busy with, as a sentence
+    problem: str = ""  # what keeps the server from its work
+    notice: str = ""  # what it is busy with
 
 
 def header_of(request: Request) -> Header:
@@ -45,17 +45,20 @@ def header_from(state: Runoff, counts: Mapping[str, int]) -> Header:
         counts["queued"],
         device_title(state),
         known=True,
-        problem=problem_of(state),
+        problem=" ".join(problems_of(state)),
         notice=_notice_of(state),
     )
 
 
-def problem_of(state: Runoff) -> str:
-    """What keeps the server from its work, as a sentence; empty if nothing does."""
+def problems_of(state: Runoff) -> list[str]:
+    """What keeps the server from its work, as sentences: the home, the disk, or the trainer."""
+    if missing := state.presence.problem():
+        return [missing]
     try:
-        return Room.of(state.settings.home, state.settings.reserve).sentence
+        room = Room.of(state.settings.home, state.settings.reserve).sentence
     except OSError as error:
-        return _("{home} can't be used: {reason}.").format(home=state.settings.home, reason=error.strerror)
+        room = _("{home} can't be used: {reason}.").format(home=state.settings.home, reason=error.strerror)
+    return [problem for problem in (room, state.scheduler.waits_for) if problem]
 
 
 def _notice_of(state: Runoff) -> str:

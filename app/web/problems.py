@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from app.errors import Conflict, NotFound, Problem, Refused
+from app.errors import Conflict, NotFound, Problem, Refused, Unavailable
 from app.store.database import is_damage, is_locked
 from app.store.predictions import PredictionsError, PredictionsMissing
 from app.web import templating
@@ -53,7 +53,10 @@ def handle_problems(app: FastAPI) -> None:
         if is_damage(error):
             app.state.runoff.indexer.suspect()
             app.state.runoff.scheduler.wake()
-        return answer_problem(request.scope, as_problem(error))
+        problem = as_problem(error)
+        if problem.status == 503 and (missing := app.state.runoff.presence.problem()):
+            problem = Unavailable(missing)
+        return answer_problem(request.scope, problem)
 
     for kind in HANDLED:
         app.add_exception_handler(kind, handle)

@@ -6,11 +6,12 @@ import hmac
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import Problem
+from app.errors import Problem, Unavailable
 from app.settings import Settings
 from app.web.problems import answer_problem, as_problem
 from trainer.i18n import _
@@ -66,6 +67,9 @@ class Guard:
 
         headers = Headers(scope=scope)
         problem = self._refusal(scope, headers)
+        if problem is None and scope["method"] not in _SAFE and scope["path"] != "/login":
+            missing = await run_in_threadpool(scope["app"].state.runoff.presence.problem)
+            problem = Unavailable(missing) if missing else None
         if problem is None:
             try:
                 await self.app(scope, _limited(scope, headers, receive), send_with_headers)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from app.schemas import IndexProgress
 from app.web import templating
 from app.web.deps import State
-from app.web.frame import Header, problem_of
+from app.web.frame import Header, problems_of
 from app.web.security import COOKIE
 from trainer.i18n import _
 
@@ -38,18 +38,21 @@ class SystemOut(BaseModel):
 @router.get("/healthz", tags=["system"])
 def healthz(state: State) -> dict[str, str]:
     """Health check: ``ok``, or ``degraded`` if runs can't start. Needs no token and gives no details."""
-    return {"status": "degraded" if problem_of(state) else "ok"}
+    return {"status": "degraded" if problems_of(state) else "ok"}
 
 
 @router.get("/api/v1/system", tags=["system"])
 def system(state: State) -> SystemOut:
     """What keeps the server from its work: the reasons why it is degraded."""
-    problem = problem_of(state)
-    usage = shutil.disk_usage(state.settings.home)
+    problems = problems_of(state)
+    try:
+        free = shutil.disk_usage(state.settings.home).free
+    except OSError:
+        free = 0
     return SystemOut(
-        status="degraded" if problem else "ok",
-        problems=[problem] if problem else [],
-        disk_free=usage.free,
+        status="degraded" if problems else "ok",
+        problems=problems,
+        disk_free=free,
         disk_reserve=state.settings.reserve,
         indexing=state.indexer.progress,
     )

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
@@ -168,6 +169,7 @@ def test_a_server_that_reloads_protects_its_child(
     monkeypatch.setattr(
         "uvicorn.run", lambda _app, **options: served.update(options, safe=os.environ["PYTHONSAFEPATH"])
     )
+    monkeypatch.setattr("app.cli.serve.signal.signal", lambda *_arguments: None)
     monkeypatch.setenv("PYTHONSAFEPATH", "")
     monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)
     assert run_main(monkeypatch, capsys, "serve", "--port", str(free_port()), "--reload")[0] == 0
@@ -181,3 +183,41 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@pytest.mark.parametrize("first", ["lost", "busy"])
+def test_a_start_is_sent_again_with_the_same_key(monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    keys: list[str] = []
+    waited: list[float] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["idempotency-key"])
+        if len(keys) == 1 and first == "lost":
+            raise httpx.ReadError("Connection reset by peer")
+        if len(keys) == 1:
+            return httpx.Response(503, headers={"retry-after": "3"}, json={"detail": "not now"})
+        return httpx.Response(201, json={"id": "a"})
+
+    monkeypatch.setattr("app.cli.client.time.sleep", waited.append)
+    sender = client.Client("http://127.0.0.1:1")
+    sender._http = httpx.Client(base_url=sender.url, transport=httpx.MockTransport(answer))
+    assert sender.start_run(dataset="digits") == {"id": "a"}
+    assert sender.start_sweep(base={}) == {"id": "a"}
+    assert len(keys) == 3
+    assert keys[0] == keys[1] != keys[2]
+    assert waited == [1 if first == "lost" else 3]
+
+
+def test_a_start_is_sent_again_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(503, headers={"retry-after": "1"}, json={"detail": "The disk is full."})
+
+    monkeypatch.setattr("app.cli.client.time.sleep", lambda _seconds: None)
+    sender = client.Client("http://127.0.0.1:1")
+    sender._http = httpx.Client(base_url=sender.url, transport=httpx.MockTransport(answer))
+    with pytest.raises(client.ClientError, match="The disk is full"):
+        sender.start_run(dataset="digits")
+    assert len(sent) == 2

@@ -30,7 +30,7 @@ def test_many_new_folders_are_read_by_a_process_of_its_own(
     monkeypatch.setattr("app.runs.indexer._MANY", 3)
     ids = {finish(new_run(tmp_path / "runs", seed=seed)).id for seed in range(5)}
     reader = Reader(tmp_path / "db.sqlite3", tmp_path / "runs")
-    index = Indexer(engine, tmp_path / "runs", reader)
+    index = Indexer(engine, tmp_path / "runs", reader=reader)
     told: list[IndexProgress] = []
     monkeypatch.setattr(index, "_report", told.append)
     assert not index.discover()  # the process reads them, not this one
@@ -42,13 +42,13 @@ def test_many_new_folders_are_read_by_a_process_of_its_own(
 
 def test_few_new_folders_are_read_at_once(engine: Engine, tmp_path: Path) -> None:
     folder = finish(new_run(tmp_path / "runs"))
-    assert Indexer(engine, tmp_path / "runs", Reader(tmp_path / "db.sqlite3", tmp_path / "runs")).discover()
+    assert Indexer(engine, tmp_path / "runs", reader=Reader(tmp_path / "db.sqlite3", tmp_path / "runs")).discover()
     assert run_ids(engine) == {folder.id}
 
 
 def test_a_rebuild_by_the_process_says_how_many(engine: Engine, tmp_path: Path) -> None:
     ids = {finish(new_run(tmp_path / "runs", seed=seed)).id for seed in range(2)}
-    index = Indexer(engine, tmp_path / "runs", Reader(tmp_path / "db.sqlite3", tmp_path / "runs"))
+    index = Indexer(engine, tmp_path / "runs", reader=Reader(tmp_path / "db.sqlite3", tmp_path / "runs"))
     assert index.rebuild() == 2
     assert index.progress is None
     assert run_ids(engine) == ids
@@ -56,7 +56,7 @@ def test_a_rebuild_by_the_process_says_how_many(engine: Engine, tmp_path: Path) 
 
 def test_a_rebuild_that_is_interrupted_is_refused(engine: Engine, tmp_path: Path) -> None:
     finish(new_run(tmp_path / "runs"))
-    index = Indexer(engine, tmp_path / "runs", Reader(tmp_path / "db.sqlite3", tmp_path / "runs"))
+    index = Indexer(engine, tmp_path / "runs", reader=Reader(tmp_path / "db.sqlite3", tmp_path / "runs"))
     index.end()
     with pytest.raises(Problem, match="interrupted") as problem:
         index.rebuild()

@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from app.errors import NotFound
+from app.routes.api.starting import IdempotencyKey, start_once
 from app.runs import commands
 from app.runs.plan import plan_run
 from app.schemas import AccuracyCost, EpochList, FileList, RunChange, RunLabels, RunList, RunOut, StepList
@@ -46,13 +47,15 @@ _create_schema = {
 @router.post(
     "",
     status_code=201,
+    response_model=RunOut,
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _create_schema}}}},
 )
-def start_run(state: State, response: Response, body: Annotated[dict[str, Any], Body()]) -> RunOut:
-    """Start a run."""
-    [run] = commands.start(state, plan_run(state.settings.home, body)).runs
-    response.headers["location"] = f"/api/v1/runs/{run.id}"
-    return run_out(run)
+def start_run(
+    state: State, response: Response, body: Annotated[dict[str, Any], Body()], idempotency_key: IdempotencyKey = None
+) -> Any:
+    """Start a run. With `Idempotency-Key` the request can be repeated safely."""
+    home = state.settings.home
+    return start_once(state, response, idempotency_key, ["runs", body], lambda: plan_run(home, body))
 
 
 @router.get("")
@@ -177,7 +180,7 @@ async def follow_events(
     given = last_event_id or ""
     seen = int(given[:18]) if given.isascii() and given.isdigit() else 0
     offset = seq = 0
-    while True:  # sleeps without holding a thread, because many may listen
+    while not state.ending.is_set():  # sleeps without holding a thread, because many may listen
         is_active, chunk = await run_in_threadpool(_poll_events, state, run_id, offset, seq)
         for event in chunk.events:
             seq = event["seq"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 
+from app.routes.api.starting import IdempotencyKey, start_once
 from app.runs import commands
 from app.runs.commands import Started
 from app.runs.plan import plan
@@ -14,10 +17,11 @@ from app.web.deps import Reading, State
 router = APIRouter(tags=["sweeps"])
 
 
-@router.post("/sweeps", status_code=201)
-def start_sweep(state: State, response: Response, sweep: SweepIn) -> SweepOut:
-    """Start every combination of a grid, with repeats; all of the runs or none."""
-    return _created(response, commands.start(state, plan(state.settings.home, sweep)))
+@router.post("/sweeps", status_code=201, response_model=SweepOut)
+def start_sweep(state: State, response: Response, sweep: SweepIn, idempotency_key: IdempotencyKey = None) -> Any:
+    """Start every combination of a grid, with repeats; all of the runs or none. Takes `Idempotency-Key`."""
+    asked = ["sweeps", sweep.model_dump(mode="json", exclude_unset=True)]
+    return start_once(state, response, idempotency_key, asked, lambda: plan(state.settings.home, sweep))
 
 
 @router.get("/sweeps/{sweep_id}")

@@ -58,7 +58,9 @@ def show(
     counts = queries.status_counts(session)
     measured = measurements.path(state.settings.home)
     measured_at = measured.stat().st_mtime_ns if measured.exists() else 0
-    version = f"{run.version}.{place}.{counts['running']}.{counts['queued']}.{measured_at}"
+    version = (
+        f"{run.version}.{place}.{counts['running']}.{counts['queued']}.{measured_at}.{hash(state.scheduler.waits_for)}"
+    )
     unchanged = templating.unchanged(request, version)
     if unchanged:
         return unchanged
@@ -145,6 +147,7 @@ def _page(state: Runoff, session: Session, run: Run, query: RunQuery, place: int
         left=remaining(run.seconds_left, run.updated_at),
         seconds_so_far=seconds_since(run.started_at) if run.status == "running" else 0.0,
         place_in_queue=place,
+        waits_for=state.scheduler.waits_for,
         next_seed=_next_seed(session, run),
         classes=list(run.class_names),
         images=images,

@@ -185,6 +185,7 @@ class RunPage(NamesClasses):
     left: float | None
     seconds_so_far: float
     place_in_queue: int
+    waits_for: str  # why no run can be started, as a sentence
     next_seed: int
     classes: list[str]
     images: Images | None
@@ -239,6 +240,8 @@ class RunPage(NamesClasses):
             )
         if self.run.queue_reason == "disk":
             return _("It waits because the disk has too little free space.")
+        if self.run.queue_reason == "host" and self.waits_for:
+            return self.waits_for
         if self.run.queue_reason == "host":
             return _("It waits for the trainer, which is starting.")
         if self.place_in_queue <= 1:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from app.runs.executors import ExecutorUnavailable, Interrupted, Refused, RunNotStarted
+from app.runs.presence import Check, unchecked
 from trainer import wire
 from trainer.i18n import _
 from trainer.interpreter import python_command
@@ -42,11 +43,13 @@ _LARGEST_LOG = 2**20  # bytes; a host.log above this size is overwritten by the 
 class LocalExecutor:
     """Starts runs on this machine, through the host of the folder ``home`` that runs this version of the code.
 
-    ``command`` replaces ``python -m trainer.host`` as the command that starts a host.
+    ``command`` replaces ``python -m trainer.host`` as the command that starts a host. None is started while
+    ``home_problem`` says why.
     """
 
-    def __init__(self, home: Path, *, command: list[str] | None = None) -> None:
+    def __init__(self, home: Path, *, command: list[str] | None = None, home_problem: Check = unchecked) -> None:
         self._home = home.resolve()
+        self._home_problem = home_problem
         self._command = command or python_command("trainer.host")
         self._lock = threading.Lock()
         self._kept: socket.socket | None = None  # the connection that stays open
@@ -161,6 +164,8 @@ class LocalExecutor:
                 self._kept = None
 
     def _start_host(self) -> None:
+        if missing := self._home_problem():
+            raise ExecutorUnavailable(missing)
         path = wire.log_path(self._home)
         environment = {name: value for name, value in os.environ.items() if name != "RUNOFF_TOKEN"}
         try:

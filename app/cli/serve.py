@@ -1,0 +1,126 @@
+"""The command ``runoff serve``: everything that can prevent a start is one sentence, and a signal ends it quietly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+import trainer
+from app import resources
+from app.settings import Settings, SettingsError, load_settings
+from trainer.i18n import _
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from sqlalchemy import Engine
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: RUNOFF_HOST or 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; default: RUNOFF_PORT or 8000.")] = None,
+    reload: Annotated[bool, typer.Option("--reload", help="Restart when the code changes; runs continue.")] = False,
+) -> None:
+    """Start the server. It ends with status 0 on SIGTERM or Ctrl-C, and its runs continue."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: sys.exit(0))
+    settings = load_settings(host=host, port=port)
+    os.environ.update(RUNOFF_HOME=str(settings.home), RUNOFF_HOST=settings.host, RUNOFF_PORT=str(settings.port))
+
+    from app.server import lock_home
+    from app.store.database import open_index
+    from app.web.listening import raise_file_limit
+
+    raise_file_limit()
+    with lock_home(settings) as lock:
+        sockets = _bind(settings)
+        uploads = settings.home / "uploads"
+        uploads.mkdir(exist_ok=True)
+        tempfile.tempdir = str(uploads)  # large uploads are kept next to the data sets, not in a small /tmp
+        engine, told = open_index(settings.database)
+        if told:
+            typer.echo(told)
+        if reload:
+            engine.dispose()
+            for bound in sockets:
+                bound.close()
+            _serve_with_reload(settings)
+        else:
+            _serve(settings, lock, engine, sockets)
+
+
+def _serve(settings: Settings, lock: IO[bytes], engine: Engine, sockets: list[socket.socket]) -> None:
+    from app.main import create_app
+    from app.server import serving, settle_memory
+    from app.web.listening import Server
+
+    with serving(settings, train=True, lock=lock, engine=engine) as state:
+        server = Server(create_app(settings, state=state), at_end=state.ending.set)
+        settle_memory()
+        _greet(settings)
+        server.run(sockets)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # it is ending
+
+
+def _serve_with_reload(settings: Settings) -> None:
+    """Serve in a child, which is replaced when the code changes. This process keeps the lock on the home."""
+    import uvicorn
+    from uvicorn.config import LOGGING_CONFIG
+
+    from app.logs import uvicorn_config
+
+    _greet(settings)
+    os.environ["PYTHONSAFEPATH"] = "1"  # for the child: as -P in python_command
+    uvicorn.run(
+        "app.cli.serve:app_of_child",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        reload=True,
+        log_level="warning",
+        log_config=uvicorn_config(LOGGING_CONFIG),
+        reload_dirs=_watched(),
+        timeout_graceful_shutdown=2,
+        timeout_keep_alive=30,
+    )
+
+
+def app_of_child() -> FastAPI:
+    """The application in the child of a server with ``--reload``, whose parent has locked the home."""
+    from app.main import create_app
+
+    return create_app(lock=Path(os.devnull).open("rb"))
+
+
+def _greet(settings: Settings) -> None:
+    typer.echo(
+        _("Runoff serves {url} from {home}").format(url=f"http://{settings.host}:{settings.port}", home=settings.home)
+    )
+    if settings.required_token() and not settings.token:
+        typer.echo(_("Other machines can reach this address, so a token is required; runoff token prints it."))
+
+
+def _watched() -> list[str]:
+    """The folders whose changes restart a server with ``--reload``."""
+    packages = [resources.PACKAGE, Path(trainer.__file__).parent]
+    return [str(path) for path in [*packages, resources.folder("templates")]]
+
+
+def _bind(settings: Settings) -> list[socket.socket]:
+    from app.web.listening import bind
+
+    try:
+        return bind(settings.host, settings.port)
+    except OSError as error:
+        raise SettingsError(
+            _("{host}:{port} can't be used: {reason}. Choose another with --port.").format(
+                host=settings.host, port=settings.port, reason=error.strerror
+            )
+        ) from None

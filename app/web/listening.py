@@ -1,0 +1,118 @@
+"""The HTTP server under the application: its sockets, how many connections it holds, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import resource
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.config import LOGGING_CONFIG
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from app.errors import Unavailable
+from app.logs import uvicorn_config
+from trainer.i18n import _
+
+BACKLOG = 128  # connections that wait to be accepted
+IDLE_SECONDS = 30  # after which a connection without a request is closed
+_REFUSED_SECONDS = 5  # how long a connection above the limit has for its request, which gets a 503
+_FILES_OF_SERVER = 16  # open files of a server without a request
+_FILES_PER_CONNECTION = 3  # its socket, and the index with its journal while a request is handled
+_RETRY_SECONDS = "2"
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen at all addresses of ``host``. Raises ``OSError``, for example if the port is in use."""
+    listening: list[socket.socket] = []
+    missing: OSError | None = None
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _name, address in dict.fromkeys(infos):
+        try:
+            bound = socket.socket(family, kind, protocol)
+        except OSError as error:  # such as a machine without IPv6
+            missing = error
+            continue
+        listening.append(bound)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind(address)
+            bound.listen(BACKLOG)  # of two that are bound at the same moment, only one can listen
+            bound.setblocking(False)
+        except OSError:
+            for each in listening:
+                each.close()
+            raise
+    if not listening and missing is not None:
+        raise missing
+    return listening
+
+
+def most_connections() -> int:
+    """How many connections leave enough of the process's open files for the work on them."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        limit = 2**20  # connections
+    return max(2, (limit - _FILES_OF_SERVER) // _FILES_PER_CONNECTION)
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as this process may have."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS has a lower limit than it names
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class Protocol(H11Protocol):
+    """HTTP/1.1 that answers 503 above a number of connections, and closes one that never sends a request."""
+
+    limit = 2**20
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        count = len(self.connections)
+        if count > 2 * self.limit:
+            transport.abort()
+        elif count > self.limit:
+            self.app = _busy
+            self.loop.call_later(_REFUSED_SECONDS, transport.close)
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(IDLE_SECONDS, self.timeout_keep_alive_handler)
+
+
+async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
+    problem = Unavailable(_("The server has too many connections. Try again in a few seconds."))
+    headers = {"retry-after": _RETRY_SECONDS, "connection": "close"}
+    answer = Response(json.dumps(problem.body()), 503, headers, "application/problem+json")
+    await answer(scope, receive, send)
+
+
+class Server(uvicorn.Server):
+    """A server that ends with status 0 on SIGTERM and SIGINT. ``at_end`` is called at once, so that streams end."""
+
+    def __init__(self, app: ASGIApp, at_end: Callable[[], None]) -> None:
+        Protocol.limit = most_connections()
+        config = uvicorn.Config(
+            app,
+            http=Protocol,
+            backlog=BACKLOG,
+            log_level="warning",
+            log_config=uvicorn_config(LOGGING_CONFIG),
+            timeout_graceful_shutdown=2,
+            timeout_keep_alive=IDLE_SECONDS,
+        )
+        super().__init__(config)
+        self._at_end = at_end
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End within seconds, as ``timeout_graceful_shutdown`` says; a second signal changes nothing."""
+        self.should_exit = True
+        self._at_end()
