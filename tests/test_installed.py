@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import unescape
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -87,38 +89,51 @@ def test_nothing_else_is_installed(environment: Path) -> None:
     assert all(path.startswith(str(environment)) for path in said.split())
 
 
-@pytest.mark.parametrize(("is_of_a_student", "options"), [(False, []), (True, ["--reload"])])
-def test_it_serves_and_trains(environment: Path, tmp_path: Path, is_of_a_student: bool, options: list[str]) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    if is_of_a_student:
-        strangers.fill(folder)
+def test_it_serves_and_trains_in_a_students_folder(environment: Path, tmp_path: Path) -> None:
+    folder = strangers.fill(tmp_path / "folder")
     files = sorted(folder.iterdir())
-    with serving(environment, folder, tmp_path / "home", *options) as browser:
+    with serving(environment, folder, tmp_path / "home", "--reload") as browser:
         run = browser.post("/api/v1/runs", json=DIGITS).raise_for_status().json()
         wait_for(lambda: status_of(browser, run["id"]) not in ("queued", "running"), TRAIN_SECONDS)
         assert status_of(browser, run["id"]) == "finished"
-        page = browser.get(f"/runs/{run['id']}", headers={"Accept": "text/html"}).raise_for_status().text
-        sheets = re.findall(r'<link rel="stylesheet"[^>]* href="([^"]+)"', page)
-        assert sheets
-        assert all("{" in browser.get(address).raise_for_status().text for address in sheets)
-        (address, *_others) = re.findall(r'data-figure="([^"]+)"', page)
-        figure = browser.get(address).raise_for_status().json()
-        assert any(trace["y"] for trace in figure["data"])
+        assert_page_is_whole(browser, f"/runs/{run['id']}")
     assert sorted(folder.iterdir()) == files, "nothing is written where the server was started"
 
 
-def test_the_demo_ends_with_a_comparison_in_a_students_folder(environment: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [environment / "bin" / "runoff", "demo", "--exit"],
-        cwd=strangers.fill(tmp_path / "folder"),
-        env=environment_variables(tmp_path / "home"),
-        capture_output=True,
+def test_the_demo_serves_and_trains_in_an_empty_folder(environment: Path, tmp_path: Path) -> None:
+    """The demo starts ``runoff serve``, trains three nets, and ends with the address of their comparison."""
+    folder, home = tmp_path / "folder", tmp_path / "home"
+    folder.mkdir()
+    port = free_port()
+    demo = subprocess.Popen(
+        [environment / "bin" / "runoff", "demo"],
+        cwd=folder,
+        env=environment_variables(home) | {"RUNOFF_PORT": str(port)},
+        stdout=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"/compare\?run=\w+&run=\w+&run=\w+", done.stdout)
+    assert demo.stdout is not None
+    with demo, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as browser:
+        try:
+            (address,) = re.findall(r"/compare\?run=\w+&run=\w+&run=\w+", next(filter(is_comparison, demo.stdout)))
+            assert_page_is_whole(browser, address)
+        finally:
+            demo.send_signal(signal.SIGINT)
+    assert list(folder.iterdir()) == [], "nothing is written where the demo was started"
+
+
+def is_comparison(line: str) -> bool:
+    return "/compare?" in line
+
+
+def assert_page_is_whole(browser: httpx.Client, address: str) -> None:
+    """The page has style sheets and a figure with points."""
+    page = browser.get(address, headers={"Accept": "text/html"}).raise_for_status().text
+    sheets = re.findall(r'<link rel="stylesheet"[^>]* href="([^"]+)"', page)
+    assert sheets
+    assert all("{" in browser.get(sheet).raise_for_status().text for sheet in sheets)
+    (figure, *_others) = re.findall(r'data-figure="([^"]+)"', page)
+    assert any(trace["y"] for trace in browser.get(unescape(figure)).raise_for_status().json()["data"])
 
 
 @contextmanager

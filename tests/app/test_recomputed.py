@@ -91,7 +91,7 @@ def trained(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
         while not client.is_up():
             assert time.monotonic() < deadline, "the server does not answer"
             time.sleep(0.05)
-        base = {"dataset": "mnist", "epochs": 1, "seed": 0}
+        base = {"dataset": "mnist", "epochs": 1, "seed": 0, "train_fraction": 0.2}
         ids = [str(client.start_run(model=model, **base)["id"]) for model in ("fc", "cnn", "fc")]
         for run in ids:
             while (status := client.run(run)["status"]) in ("queued", "running"):

@@ -41,7 +41,7 @@ def until(page: Page, script: str, holds: Callable[[Any], bool], seconds: float 
 def test_from_the_form_to_the_comparison(page: Page, server: Server) -> None:
     page.goto("/")
     expect(page.locator("h1")).to_have_text("Runs")
-    first = start_run(page, "cnn", 40)
+    first = start_run(page, "cnn", 20)
 
     expect(page.locator("#run-header .badge")).to_contain_text("Running")
     until(page, _NUM_POINTS, lambda count: count >= 2)
