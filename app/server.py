@@ -6,6 +6,7 @@ import fcntl
 import gc
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
@@ -27,6 +28,7 @@ from trainer.i18n import _
 from trainer.run_folder import write_json
 
 logger = logging.getLogger(__name__)
+_UNFINISHED_SECONDS = 600.0  # after which nobody completes a temporary file
 
 
 class AlreadyRunning(RuntimeError):
@@ -44,6 +46,22 @@ def lock_home(settings: Settings) -> IO[bytes]:
         message = _("A Runoff server is already running on {home}. Use it, or set RUNOFF_HOME to another folder.")
         raise AlreadyRunning(message.format(home=settings.home)) from None
     return file
+
+
+def open_home(settings: Settings) -> tuple[IO[bytes], Engine, str]:
+    """Take the home for this server and bring it in order: its lock, its open index, and a sentence if that is a new one.
+
+    What a killed server left unfinished is completed or removed. Raises ``AlreadyRunning``, ``IndexUnusable`` and
+    ``OSError``.
+    """
+    lock = lock_home(settings)
+    try:
+        _remove_leftovers(settings)
+        home_id(settings.home)
+        return lock, *open_index(settings.database)
+    except BaseException:
+        lock.close()
+        raise
 
 
 def make_state(settings: Settings, engine: Engine | None = None) -> Runoff:
@@ -74,12 +92,13 @@ def serving(
 ) -> Iterator[Runoff]:
     """The parts of a server at work, and their end. With ``train`` false nothing is scheduled.
 
-    ``lock`` is the lock on the home and ``engine`` its open index, if the caller has them already. Raises
-    ``AlreadyRunning`` and ``IndexUnusable``.
+    ``lock`` and ``engine`` are what ``open_home`` has returned, if the caller has called it already. Raises what that
+    raises.
     """
-    lock = lock or lock_home(settings)
-    _remove_leftovers(settings)
-    home_id(settings.home)
+    if lock is None:
+        lock, engine, told = open_home(settings)
+        if told:
+            logger.warning(told)
     state = make_state(settings, engine)
     address = settings.home / "server.json"
     with suppress(OSError):  # a full disk: commands then don't find the server, but pages work
@@ -112,6 +131,9 @@ def _remove_leftovers(settings: Settings) -> None:
     for path in [settings.home / "uploads", *settings.runs.glob(".deleted-*")]:
         shutil.rmtree(path, ignore_errors=True)
     (settings.home / "uploads").mkdir(exist_ok=True)
+    for path in [*settings.home.glob(".*.tmp"), *settings.home.glob(".*.new")]:  # not one that is being written now
+        if time.time() - path.stat().st_mtime > _UNFINISHED_SECONDS:
+            path.unlink(missing_ok=True)
     starting.complete(settings.home)
     for path in trash.purge(settings.home):
         logger.warning("The deleted run %s was removed after %s days.", path.name, trash.DAYS_KEPT)

@@ -85,11 +85,9 @@ def serve(
 
     from app.logs import uvicorn_config
     from app.main import create_app
-    from app.server import lock_home
-    from app.store.database import open_index
+    from app.server import open_home
 
-    lock = lock_home(settings)
-    engine, told = open_index(settings.database)  # here, where an error is a sentence
+    lock, engine, told = open_home(settings)  # here, where an error is a sentence
     if told:
         typer.echo(told)
     if reload:

@@ -85,15 +85,16 @@ class Indexer:
             return None
 
     def _find_what_came_later(self) -> None:
-        """At the first tick: find the runs whose run.json is newer than the index, which an earlier server left behind."""
+        """At the first tick: find the runs that a killed server has changed in the folder, but not in the index."""
         if self._written_at is None:
             return
         with reading(self.engine) as session:
             known = session.exec(select(Run.id)).all()
         for folder in (RunFolder(self.runs / run_id) for run_id in known):
-            with suppress(OSError):
-                if (folder.path / "run.json").stat().st_mtime > self._written_at - _COARSE_SECONDS:
-                    self._again.add(folder.id)
+            for path in (folder.path / "run.json", folder.stop_path):
+                with suppress(OSError):
+                    if path.stat().st_mtime > self._written_at - _COARSE_SECONDS:
+                        self._again.add(folder.id)
         self._written_at = None
 
     def _read_those_again(self) -> None:

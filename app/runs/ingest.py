@@ -226,6 +226,7 @@ def rows_of(
     run = _row_of(folder, before)
     epochs: Epochs = {}
     apply(folder, run, epochs, log.events)
+    run.fruitless_attempts = _fruitless_attempts(folder.read_run() or {}, log)
     if problems and trust_row and before is not None:
         _keep_what_was_known(run, epochs, before, epochs_before(folder.id))
     if log.last is not None:
@@ -234,6 +235,13 @@ def rows_of(
         run.event_seq = max(run.event_seq, before.event_seq)
     lifecycle.restore(run, folder, log.last, problems)
     return Rows(run, epochs, before.version if before is not None else None)
+
+
+def _fruitless_attempts(record: Mapping[str, Any], log: EventLog) -> int:
+    """The number that run.json has, unless an attempt after that had an epoch."""
+    after = record.get("after_attempt", 0)
+    has_epoch = any(event["type"] == "epoch" and event["attempt"] > after for event in log.events)
+    return 0 if has_epoch else int(record.get("fruitless_attempts", 0))
 
 
 def store(session: Session, rows: Rows) -> None:
@@ -303,7 +311,6 @@ def _row_of(folder: RunFolder, before: Run | None) -> Run:
         queued_at=record.get("queued_at", created_at),
         error=record.get("error"),
         attempt=record.get("after_attempt", 0),
-        fruitless_attempts=record.get("fruitless_attempts", 0),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,14 @@ def announce(home: Path, name: str, runs: Sequence[Announced]) -> None:
 
 
 def take_back(home: Path, name: str, folders: Sequence[RunFolder]) -> None:
-    """Remove the folders of runs that could not all be announced."""
+    """Remove the folders of runs that could not all be announced. What is left of one is no run."""
     (_notes(home) / f"{name}.json").unlink(missing_ok=True)
     for folder in folders:
-        shutil.rmtree(folder.path, ignore_errors=True)
+        hidden = folder.path.with_name(f".deleted-{folder.id}")
+        with suppress(OSError):
+            folder.path.rename(hidden)
+        for path in (folder.path, hidden):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def complete(home: Path) -> None:
@@ -49,6 +54,8 @@ def complete(home: Path) -> None:
             if folder.config_path.exists() and folder.is_empty():
                 folder.announce(**labels)
         note.unlink(missing_ok=True)
+    for unfinished in _notes(home).glob(".*"):
+        unfinished.unlink(missing_ok=True)
     for path in (home / "runs").glob("[!.]*"):
         folder = RunFolder(path)
         is_old = path.is_dir() and time.time() - path.stat().st_mtime > _CLAIM_SECONDS

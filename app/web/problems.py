@@ -78,11 +78,12 @@ def as_problem(error: Exception) -> Problem:
             message = _("The index is damaged or was removed. It is being made again from the run folders.")
             return Problem(f"{message} {_('Try again in a few seconds.')}", status=503)
         case DatabaseError() | OSError():
-            logger.exception("Storage failed.")
+            reason = getattr(error, "orig", None) or error
+            logger.error("The disk or the database could not be used: %s", reason)
             message = _(
                 "The disk or the database could not be used: {reason}. Free some space or check the server's log."
             )
-            return Problem(message.format(reason=getattr(error, "orig", None) or error), status=503)
+            return Problem(message.format(reason=reason), status=503)
     logger.exception("A route failed.", exc_info=error)
     return Problem(_("Something went wrong in Runoff. The server's log has the details; please report it."), status=500)
 
