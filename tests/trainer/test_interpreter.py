@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("module", ["trainer", "trainer.host", "trainer.datasets", "app.cli", "app.runs.read_many"])
+@pytest.mark.parametrize("module", ["trainer", "trainer.host", "trainer.datasets", "app.cli"])
 def test_a_strangers_files_are_not_imported(tmp_path: Path, module: str) -> None:
     done = subprocess.run(
         python_command(module, "--help"), cwd=strangers.fill(tmp_path), capture_output=True, text=True, check=False
