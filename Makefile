@@ -26,7 +26,7 @@ test: $(VENV)/ready-dev
 	@$(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/faults $(ARGS)
 
 faults: $(VENV)/ready-dev
-	@$(BIN)/python -m pytest -n auto --dist loadfile --full tests/faults $(if $(findstring --quick,$(ARGS)),,tests/trainer/test_exact_resume.py) $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile --full tests/faults $(if $(findstring --quick,$(ARGS)),,tests/app/test_state_machine.py tests/trainer/test_exact_resume.py) $(ARGS)
 
 check: $(VENV)/ready-dev
 	@$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ import fcntl
 import gc
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
@@ -26,10 +27,12 @@ from app.runs.tidying import tidy
 from app.settings import Settings
 from app.state import Runoff
 from app.store.database import open_index
+from trainer.home import home_id
 from trainer.i18n import _
 from trainer.run_folder import write_json
 
 logger = logging.getLogger(__name__)
+_UNFINISHED_SECONDS = 600.0  # after which nobody completes a temporary file
 
 
 class AlreadyRunning(RuntimeError):
@@ -47,6 +50,16 @@ def lock_home(settings: Settings) -> IO[bytes]:
         message = _("A Runoff server is already running on {home}. Use it, or set RUNOFF_HOME to another folder.")
         raise AlreadyRunning(message.format(home=settings.home)) from None
     return file
+
+
+def prepare(settings: Settings) -> tuple[Engine, str]:
+    """Bring a locked home in order: its open index, and a sentence if that is a new one.
+
+    What a killed server left unfinished is completed or removed. Raises ``IndexUnusable`` and ``OSError``.
+    """
+    _remove_leftovers(settings)
+    home_id(settings.home)
+    return open_index(settings.database)
 
 
 def make_state(settings: Settings, engine: Engine | None = None) -> Runoff:
@@ -87,31 +100,33 @@ def serving(
 ) -> Iterator[Runoff]:
     """The parts of a server at work, and their end. With ``train`` false nothing is scheduled.
 
-    ``lock`` is the lock on the home and ``engine`` its open index, if the caller has them already. Raises
-    ``AlreadyRunning`` and ``IndexUnusable``.
+    ``lock`` is what ``lock_home`` returned and ``engine`` is from ``prepare``, if the caller has called them already.
+    Raises what they raise.
     """
-    lock = lock or lock_home(settings)
-    _remove_leftovers(settings)
-    state = make_state(settings, engine)
-    address = settings.home / "server.json"
-    with suppress(OSError):  # a full disk: commands then don't find the server, but pages work
-        write_json(address, {"url": f"http://{_reachable_host(settings.host)}:{settings.port}"})
-    if train:
-        with suppress(ExecutorUnavailable):  # the scheduler tries again, and the queue says why it waits
-            state.executor.ensure_host()
-        state.scheduler.begin()
-    try:
-        yield state
-    finally:
-        state.indexer.end()
-        state.scheduler.end()
-        state.imports.end()
-        state.checks.end()
-        state.executor.close()
-        state.engine.dispose()
-        with suppress(OSError):  # the home is gone
-            address.unlink(missing_ok=True)
-        lock.close()
+    with lock or lock_home(settings):
+        if engine is None:
+            engine, told = prepare(settings)
+            if told:
+                logger.warning(told)
+        state = make_state(settings, engine)
+        address = settings.home / "server.json"
+        with suppress(OSError):  # a full disk: commands then don't find the server, but pages work
+            write_json(address, {"url": f"http://{_reachable_host(settings.host)}:{settings.port}"})
+        if train:
+            with suppress(ExecutorUnavailable):  # the scheduler tries again, and the queue says why it waits
+                state.executor.ensure_host()
+            state.scheduler.begin()
+        try:
+            yield state
+        finally:
+            state.indexer.end()
+            state.scheduler.end()
+            state.imports.end()
+            state.checks.end()
+            state.executor.close()
+            state.engine.dispose()
+            with suppress(OSError):  # the home is gone
+                address.unlink(missing_ok=True)
 
 
 def settle_memory() -> None:
@@ -126,6 +141,9 @@ def _remove_leftovers(settings: Settings) -> None:
     for path in [settings.home / "uploads", *settings.runs.glob(".deleted-*")]:
         shutil.rmtree(path, ignore_errors=True)
     (settings.home / "uploads").mkdir(exist_ok=True)
+    for path in [*settings.home.glob(".*.tmp"), *settings.home.glob(".*.new")]:  # not one that is being written now
+        if time.time() - path.stat().st_mtime > _UNFINISHED_SECONDS:
+            path.unlink(missing_ok=True)
     starting.complete(settings.home)
     tidy(settings.home)
 

@@ -198,7 +198,12 @@ class RunFolder:
         return record.get("id", self.id) != self.id or (home is not None and home != known_home_id(self.home))
 
     def write_run(self, run: dict[str, Any]) -> None:
-        write_sealed(self.path / "run.json", run)
+        """Replace run.json. Raises ``OSError`` if it is still as it was; not if only the sync of the folder failed."""
+        try:
+            write_sealed(self.path / "run.json", run)
+        except OSError:
+            if self.read_run() != run:
+                raise
 
     def read_config(self) -> RunConfig:
         """The run's config. Raises ``ValueError`` if config.json is missing or not valid."""

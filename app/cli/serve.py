@@ -33,8 +33,7 @@ def serve(
     settings = load_settings(host=host, port=port)
     os.environ.update(RUNOFF_HOME=str(settings.home), RUNOFF_HOST=settings.host, RUNOFF_PORT=str(settings.port))
 
-    from app.server import lock_home
-    from app.store.database import open_index
+    from app.server import lock_home, prepare
     from app.web.listening import raise_file_limit
 
     raise_file_limit()
@@ -43,7 +42,7 @@ def serve(
         uploads = settings.home / "uploads"
         uploads.mkdir(exist_ok=True)
         tempfile.tempdir = str(uploads)  # large uploads are kept next to the data sets, not in a small /tmp
-        engine, told = open_index(settings.database)
+        engine, told = prepare(settings)
         if told:
             typer.echo(told)
         if reload:

@@ -149,7 +149,7 @@ def stop_now(state: Runoff, run_id: str) -> Run:
     with writing(state.engine) as session:
         run = get_run(session, run_id)
         lifecycle.ask_to_stop(session, folder, run)
-        session.commit()
+        _commit(state, session, run_id)
     has_ended = state.executor.force_stop(folder, run.attempt)
     state.scheduler.wake()
     if not has_ended:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from sqlalchemy.exc import OperationalError, StatementError
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from app.runs.copying import COPYING_SECONDS, is_unready, last_change
 from app.runs.ingest import Rows, apply_to_rows, delete_rows, epochs_of_run, ingest, rows_of, store
 from app.runs.presence import Check, unchecked
 from app.runs.reader import Reader, Report
@@ -34,9 +34,6 @@ from trainer.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 _LOOK_AT_ALL_SECONDS = 30.0
-_UNREADY_SECONDS = 600.0  # how long a new folder may lack its run.json: the time that a process needs to start
-_COPYING_SECONDS = 10.0  # how long a copied folder must be without a change before it counts as complete
-_MADE_SECONDS = 5.0  # run.json follows config.json within this time, unless the folder is a copy
 _DISCOVER_SECONDS = 0.5  # how long a tick may read new folders; the rest follows at the next one
 _MANY = 200  # new folders from which on they are read by a process of its own: about a second's work
 _BATCH = 20  # folders whose rows are stored in one transaction, so that it holds the write lock for a moment only
@@ -45,7 +42,7 @@ _COARSE_SECONDS = 1.0  # within it two changes of a folder may have the same tim
 
 
 class Indexer:
-    """Keeps the database up to date with the folders below ``runs``. With a ``reader``, it reads many folders.
+    """Keeps the database up to date with the folders below ``runs``. With a ``reader``, that process reads many.
 
     No row is removed while ``home_problem`` says that the folders are missing.
     """
@@ -100,15 +97,16 @@ class Indexer:
             return None
 
     def _find_what_came_later(self) -> None:
-        """At the first tick: find the runs whose run.json is newer than the index, which an earlier server left behind."""
+        """At the first tick: find the runs that a killed server has changed in the folder, but not in the index."""
         if self._written_at is None:
             return
         with reading(self.engine) as session:
             known = session.exec(select(Run.id)).all()
         for folder in (RunFolder(self.runs / run_id) for run_id in known):
-            with suppress(OSError):
-                if (folder.path / "run.json").stat().st_mtime > self._written_at - _COARSE_SECONDS:
-                    self._again.add(folder.id)
+            for path in (folder.path / "run.json", folder.stop_path):
+                with suppress(OSError):
+                    if path.stat().st_mtime > self._written_at - _COARSE_SECONDS:
+                        self._again.add(folder.id)
         self._written_at = None
 
     def _read_those_again(self) -> None:
@@ -157,7 +155,7 @@ class Indexer:
     def _has_news(self, run: Run) -> bool:
         folder = RunFolder(self.runs / run.id)
         if run.imported:  # it may not have been copied as a whole when it was found
-            return 0 <= time.time() - _last_change(folder) < 2 * _LOOK_AT_ALL_SECONDS
+            return 0 <= time.time() - last_change(folder) < 2 * _LOOK_AT_ALL_SECONDS
         try:
             return folder.events_path.stat().st_size != run.event_offset
         except FileNotFoundError:
@@ -220,7 +218,7 @@ class Indexer:
 
     def _end_many(self) -> None:
         self.progress = None
-        self._may_read_many_at = time.monotonic() + _COPYING_SECONDS
+        self._may_read_many_at = time.monotonic() + COPYING_SECONDS
 
     def _report(self, progress: IndexProgress) -> None:
         self.progress = progress
@@ -231,7 +229,7 @@ class Indexer:
         start = self._next_new % max(len(new), 1)
         has_changed, num_seen, num_unready = False, 0, 0
         for batch in _batches([*new[start:], *new[:start]]):
-            ready = [folder for folder in batch if not _is_unready(folder)]
+            ready = [folder for folder in batch if not is_unready(folder)]
             has_changed |= any(self._ingest(ready))
             num_seen += len(batch)
             num_unready += len(batch) - len(ready)
@@ -248,7 +246,7 @@ class Indexer:
         new = [folder for folder in folders if folder.id not in known]
         count, num_seen = 0, len(folders) - len(new)
         for batch in _batches(new):
-            count += sum(self._ingest([folder for folder in batch if not _is_unready(folder)]))
+            count += sum(self._ingest([folder for folder in batch if not is_unready(folder)]))
             num_seen += len(batch)
             report(IndexProgress(done=num_seen, total=len(folders)))
         return count
@@ -318,10 +316,13 @@ class Indexer:
         """
         self._is_suspect = True
         self._renew_if_lost()
-        try:
-            count = self._reader.rebuild(self._report) if self._reader is not None else self.read_all(report)
-        finally:
-            self.progress = None
+        if self._reader is not None and len(self._folders()) > _MANY:
+            try:
+                count = self._reader.rebuild(self._report)
+            finally:
+                self.progress = None
+        else:
+            count = self.read_all(report)
         with reading(self.engine) as session:
             known = session.exec(select(Run.id)).all()
         self._remove_rows([run_id for run_id in known if RunFolder(self.runs / run_id).is_empty()])
@@ -341,37 +342,6 @@ class Indexer:
         """Stop reading: the server ends."""
         if self._reader is not None:
             self._reader.end()
-
-
-def _is_unready(folder: RunFolder) -> bool:
-    """Whether files may still be added to a new folder: its run.json is to come, or it is being copied here."""
-    try:
-        if not (folder.path / "run.json").exists():
-            return time.time() - folder.path.stat().st_mtime < _UNREADY_SECONDS
-        return _is_copy(folder) and time.time() - _last_change(folder) < _COPYING_SECONDS and not folder.is_alive()
-    except OSError:
-        return False
-
-
-def _is_copy(folder: RunFolder) -> bool:
-    """Whether the files are younger than the run; also where run.json can't be read."""
-    record = folder.read_run()
-    if record is None or not folder.config_path.exists():
-        return True
-    try:
-        created = datetime.fromisoformat(record["created_at"]).timestamp()
-    except (LookupError, TypeError, ValueError):
-        return False
-    return folder.config_path.stat().st_ctime - created > _MADE_SECONDS
-
-
-def _last_change(folder: RunFolder) -> float:
-    """When a file of the folder was last written, renamed or copied here; copying can't set this time to an older one."""
-    changes = [0.0]
-    for path in [folder.path, *folder.path.rglob("*")]:
-        with suppress(FileNotFoundError):
-            changes.append(path.stat().st_ctime)
-    return max(changes)
 
 
 def _batches(folders: Sequence[RunFolder]) -> Iterator[Sequence[RunFolder]]:

@@ -226,6 +226,7 @@ def rows_of(
     run = _row_of(folder, before)
     epochs: Epochs = {}
     apply(folder, run, epochs, log.events)
+    run.fruitless_attempts = _fruitless_attempts(folder.read_run() or {}, log)
     if problems and trust_row and before is not None:
         _keep_what_was_known(run, epochs, before, epochs_before(folder.id))
     if log.last is not None:
@@ -248,6 +249,13 @@ def store(session: Session, batch: Sequence[Rows]) -> None:
     for name, values in (("run", runs), ("epoch", epochs)):
         if values:
             session.connection().execute(insert(SQLModel.metadata.tables[name]), values)
+
+
+def _fruitless_attempts(record: Mapping[str, Any], log: EventLog) -> int:
+    """The number that run.json has, unless an attempt after that had an epoch."""
+    after = record.get("after_attempt", 0)
+    has_epoch = any(event["type"] == "epoch" and event["attempt"] > after for event in log.events)
+    return 0 if has_epoch else int(record.get("fruitless_attempts", 0))
 
 
 def lost_lines(folder: RunFolder, before: Run | None, log: EventLog) -> list[str]:
@@ -307,7 +315,6 @@ def _row_of(folder: RunFolder, before: Run | None) -> RunColumns:
         queued_at=record.get("queued_at", created_at),
         error=record.get("error"),
         attempt=record.get("after_attempt", 0),
-        fruitless_attempts=record.get("fruitless_attempts", 0),
     )
 
 

@@ -62,7 +62,7 @@ def cancel(session: Session, folder: RunFolder, run: Run) -> None:
     """Cancel a queued run. Ask a running one to stop at its next step. Raises ``Conflict`` for a run that has ended."""
     if run.status == "queued":
         ended_at = now()
-        _transition(session, run, "queued", to="cancelled", finished_at=ended_at, cancel_requested=False)
+        _transition(session, run, "queued", to="cancelled", finished_at=ended_at, **_AT_REST)
         _record(folder, run, status="cancelled", ended_at=ended_at)
     elif run.status == "running":
         ask_to_stop(session, folder, run)
@@ -75,9 +75,10 @@ def ask_to_stop(session: Session, folder: RunFolder, run: Run) -> None:
     """Note that a running run is to be ended by force, so that it counts as cancelled. Raises ``Conflict``."""
     if run.status != "running":
         raise Conflict(_("The run is {status}; only a running run can be stopped.").format(status=run.status))
-    folder.request_stop()
     run.cancel_requested, run.version = True, next_version(session)
     session.add(run)
+    session.flush()  # what the index can't take is refused before the folder has it
+    folder.request_stop()
 
 
 def note_silence(session: Session, run: Run, since: str | None) -> None:
@@ -91,13 +92,13 @@ def resume(session: Session, folder: RunFolder, run: Run) -> None:
     if run.status not in ("failed", "cancelled"):
         message = _("The run is {status}; only failed and cancelled runs can be resumed.")
         raise Conflict(message.format(status=run.status))
-    folder.clear_stop()
-    if folder.is_imported():  # from now on it is a run of this home
-        folder.write_run((folder.read_run() or record_of(run)) | {"id": folder.id, "home": home_id(folder.home)})
-    _requeue(session, folder, run, "failed", "cancelled", fruitless_attempts=0)
+    own = {"id": folder.id, "home": home_id(folder.home)} if folder.is_imported() else {}  # a run of this home now
+    _requeue(session, folder, run, "failed", "cancelled", fruitless_attempts=0, **own)
 
 
-def _requeue(session: Session, folder: RunFolder, run: Run, *sources: str, fruitless_attempts: int) -> None:
+def _requeue(
+    session: Session, folder: RunFolder, run: Run, *sources: str, fruitless_attempts: int, **record: Any
+) -> None:
     queued_at = now()
     _transition(
         session,
@@ -111,7 +112,9 @@ def _requeue(session: Session, folder: RunFolder, run: Run, *sources: str, fruit
         imported=False,
         **_AT_REST,
     )
-    _record(folder, run, status="queued", queued_at=queued_at, error=None, fruitless_attempts=fruitless_attempts)
+    folder.clear_stop()
+    values = {"queued_at": queued_at, "error": None, "fruitless_attempts": fruitless_attempts, **record}
+    _record(folder, run, status="queued", **values)
 
 
 # What the scheduler decides ------------------------------------------------------------------------------------------
@@ -119,10 +122,11 @@ def _requeue(session: Session, folder: RunFolder, run: Run, *sources: str, fruit
 
 def begin_attempt(session: Session, folder: RunFolder, run: Run, device: str) -> None:
     """A queued run starts its next attempt, on ``device``."""
-    if not folder.is_alive():  # else they are those of a process that a command has started
+    if not folder.is_alive():  # else they are those of the process that trains already
         folder.clear_stop()
         folder.heartbeat_path.unlink(missing_ok=True)
-    _transition(session, run, "queued", to="running", attempt=run.attempt + 1, device=device, **_AT_REST)
+    values = _AT_REST | {"cancel_requested": folder.stop_requested()}
+    _transition(session, run, "queued", to="running", attempt=run.attempt + 1, device=device, **values)
 
 
 def note_queue_reason(session: Session, reason: str) -> None:
@@ -243,9 +247,12 @@ def restore(run: RunColumns, folder: RunFolder, last_event: dict[str, Any] | Non
     last_attempt = last_event["attempt"] if last_event else 0
     if record.get("status") and record.get("after_attempt", 0) >= last_attempt:
         run.status, run.error = record["status"], record.get("error")
-        run.fruitless_attempts = record.get("fruitless_attempts", 0)
         run.finished_at = None if run.status == "queued" else record.get("ended_at") or run.finished_at
         _set_at_rest(run)
+        has_begun = not run.imported and (folder.stop_requested() or folder.is_alive())
+        if run.status == "queued" and has_begun:  # its attempt has written nothing yet
+            run.status, run.attempt = "running", run.attempt + 1
+            run.cancel_requested = folder.stop_requested()
     elif last_event is None or last_event["type"] not in TERMINAL:
         run.status = "running"
         run.cancel_requested = folder.stop_requested()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import DatabaseError
 
 from app.runs import lifecycle
 from app.runs.executors import Executor, ExecutorUnavailable, RunNotStarted
@@ -105,6 +106,8 @@ class Scheduler:
         except Exception as error:
             if is_damage(error):
                 self.indexer.suspect()
+            elif isinstance(error, OSError | DatabaseError):
+                logger.error("The scheduler will try again: %s", getattr(error, "orig", None) or error)
             else:
                 logger.exception("The scheduler will try again.")
             return True

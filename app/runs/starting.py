@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,17 @@ def announce(home: Path, name: str, runs: Sequence[Announced], keyed: KeyedReque
 
 
 def take_back(home: Path, name: str, folders: Sequence[RunFolder], keyed: KeyedRequest | None = None) -> None:
-    """Remove the folders of runs that could not all be announced, and then what was recorded of their request."""
+    """Remove the folders of runs that could not all be announced, and then what was recorded of their request.
+
+    What is left of a folder is no run.
+    """
     (_notes(home) / f"{name}.json").unlink(missing_ok=True)
     for folder in folders:
-        shutil.rmtree(folder.path, ignore_errors=True)
+        hidden = folder.path.with_name(f".deleted-{folder.id}")
+        with suppress(OSError):
+            folder.path.rename(hidden)
+        for path in (folder.path, hidden):
+            shutil.rmtree(path, ignore_errors=True)
     if keyed:
         idempotency.forget(home, keyed)
 
@@ -59,6 +67,8 @@ def complete(home: Path) -> None:
         if keyed:
             idempotency.record(home, KeyedRequest(**keyed), [run["folder"] for run in runs], runs[0]["sweep"])
         note.unlink(missing_ok=True)
+    for unfinished in _notes(home).glob(".*"):
+        unfinished.unlink(missing_ok=True)
     for path in (home / "runs").glob("[!.]*"):
         folder = RunFolder(path)
         is_old = path.is_dir() and time.time() - path.stat().st_mtime > _CLAIM_SECONDS

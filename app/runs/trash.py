@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from app.errors import Conflict, NotFound
@@ -22,10 +23,8 @@ def put(folder: RunFolder) -> None:
     target = _path(folder.home, folder.id)
     target.parent.mkdir(exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)  # an earlier run of this id
-    folder.path.rename(target)
-    os.utime(target)  # when it was deleted
-    for parent in (target.parent, folder.path.parent):
-        sync_folder(parent)
+    os.utime(folder.path)  # when it was deleted
+    _move(folder.path, target)
 
 
 def take_back(home: Path, run_id: str) -> RunFolder:
@@ -36,18 +35,27 @@ def take_back(home: Path, run_id: str) -> RunFolder:
         raise NotFound(message.format(id=run_id[:40], days=DAYS_KEPT))
     if folder.path.exists():
         raise Conflict(_("There is a run {id} already.").format(id=run_id))
-    source.rename(folder.path)
-    for parent in (source.parent, folder.path.parent):
-        sync_folder(parent)
+    _move(source, folder.path)
     return folder
 
 
+def _move(source: Path, target: Path) -> None:
+    """Rename a folder. What was renamed is not refused where only the sync fails."""
+    source.rename(target)
+    with suppress(OSError):
+        for parent in (source.parent, target.parent):
+            sync_folder(parent)
+
+
 def purge(home: Path) -> Iterator[Path]:
-    """Remove what was deleted 30 days ago or earlier."""
+    """Remove what was deleted 30 days ago or earlier, and what is left of it after an earlier try."""
     for path in sorted((home / "trash").glob("*")):
-        if not path.is_symlink() and time.time() - path.lstat().st_mtime > DAYS_KEPT * _DAY_SECONDS:
+        is_old = not path.is_symlink() and time.time() - path.lstat().st_mtime > DAYS_KEPT * _DAY_SECONDS
+        if is_old and not path.name.startswith("."):
+            path = path.rename(path.with_name(f".{path.name}"))  # a part of a run can't be taken back
+            yield path.with_name(path.name[1:])
+        if path.name.startswith("."):
             shutil.rmtree(path, ignore_errors=True)
-            yield path
 
 
 def _path(home: Path, run_id: str) -> Path:

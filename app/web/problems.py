@@ -84,11 +84,12 @@ def as_problem(error: Exception) -> Problem:
             logger.warning("Another program holds the database: %s", error.orig)
             return Problem(_("Another program holds the database of the runs. Try again in a few seconds."), status=503)
         case DatabaseError() | OSError():
-            logger.exception("Storage failed.")
+            reason = getattr(error, "orig", None) or error
+            logger.error("The disk or the database could not be used: %s", reason)
             message = _(
                 "The disk or the database could not be used: {reason}. Free some space or check the server's log."
             )
-            return Problem(message.format(reason=getattr(error, "orig", None) or error), status=503)
+            return Problem(message.format(reason=reason), status=503)
     logger.exception("A route failed.", exc_info=error)
     return Problem(_("Something went wrong in Runoff. The server's log has the details; please report it."), status=500)
 

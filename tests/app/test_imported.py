@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from app.runs import indexer, lifecycle
+from app.runs import copying, lifecycle
 from app.runs.indexer import Indexer
 from app.store.database import make_engine, migrate, reading, writing
 from app.store.tables import Run
@@ -26,7 +26,7 @@ from trainer.run_folder import RunFolder
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Indexer:
     """An indexer that takes a copy as complete at once."""
-    monkeypatch.setattr(indexer, "_COPYING_SECONDS", 0)
+    monkeypatch.setattr(copying, "COPYING_SECONDS", 0)
     return live(tmp_path / "home")
 
 
@@ -132,9 +132,9 @@ def test_a_slow_copy_is_waited_for(tmp_path: Path) -> None:
         look_at_all(index)
         assert rows(index) == {}
     shutil.copytree(away / "predictions", target.predictions)
-    assert indexer._is_unready(target)
+    assert copying.is_unready(target)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(indexer, "_COPYING_SECONDS", 0)
+        patch.setattr(copying, "COPYING_SECONDS", 0)
         look_at_all(index)
     assert rows(index)[whole.id].status == "finished"
 

@@ -46,7 +46,10 @@ def test_few_new_folders_are_read_at_once(engine: Engine, tmp_path: Path) -> Non
     assert run_ids(engine) == {folder.id}
 
 
-def test_a_rebuild_by_the_process_says_how_many(engine: Engine, tmp_path: Path) -> None:
+def test_a_rebuild_by_the_process_says_how_many(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.runs.indexer._MANY", 1)
     ids = {finish(new_run(tmp_path / "runs", seed=seed)).id for seed in range(2)}
     index = Indexer(engine, tmp_path / "runs", reader=Reader(tmp_path / "db.sqlite3", tmp_path / "runs"))
     assert index.rebuild() == 2
@@ -54,7 +57,10 @@ def test_a_rebuild_by_the_process_says_how_many(engine: Engine, tmp_path: Path) 
     assert run_ids(engine) == ids
 
 
-def test_a_rebuild_that_is_interrupted_is_refused(engine: Engine, tmp_path: Path) -> None:
+def test_a_rebuild_that_is_interrupted_is_refused(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.runs.indexer._MANY", 0)
     finish(new_run(tmp_path / "runs"))
     index = Indexer(engine, tmp_path / "runs", reader=Reader(tmp_path / "db.sqlite3", tmp_path / "runs"))
     index.end()
@@ -82,7 +88,7 @@ def test_folders_that_are_not_ready_do_not_delay_the_others(
     runs = tmp_path / "runs"
     folders = [finish(new_run(runs, seed=seed)) for seed in range(7)]
     first = sorted(folder.id for folder in folders)[:5]
-    monkeypatch.setattr("app.runs.indexer._is_unready", lambda folder: folder.id in first)
+    monkeypatch.setattr("app.runs.indexer.is_unready", lambda folder: folder.id in first)
     index = Indexer(engine, runs)
     for _tick in range(4):
         index.discover()

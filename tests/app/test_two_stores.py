@@ -15,11 +15,15 @@ from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
 from app.main import create_app
-from app.runs import commands, starting, trash
+from app.runs import commands, lifecycle, starting, trash
 from app.runs.plan import plan
 from app.schemas import SweepIn
 from app.server import make_state
 from app.settings import Settings
+from app.store.database import reading, writing
+from app.store.tables import Run
+from tests.app.run_folders import CANCELLED, say, started
+from trainer import files
 from trainer.run_folder import RunFolder
 
 SWEEP = {"base": {"dataset": "digits", "model": "fc"}, "grid": {"seed": [0, 1, 2]}}
@@ -144,8 +148,11 @@ def test_folders_that_were_claimed_long_ago_are_removed(home: Path) -> None:
         (home / "runs" / name).mkdir(parents=True)
         (home / "runs" / name / "config.json").write_text("{}")
     os.utime(home / "runs" / "old", (time.time() - 3600,) * 2)
+    (home / "starting").mkdir()
+    (home / "starting" / ".sweep.json.1.tmp").touch()
     starting.complete(home)
     assert [path.name for path in (home / "runs").iterdir()] == ["young"]
+    assert list((home / "starting").iterdir()) == []
 
 
 def test_a_deleted_run_is_taken_back(site: TestClient, home: Path) -> None:
@@ -209,3 +216,181 @@ def test_a_change_that_the_index_missed_is_found_at_the_start(home: Path) -> Non
     with TestClient(create_app(settings, train=False), base_url="http://localhost") as site:
         site.app.state.runoff.indexer.tick()  # type: ignore[attr-defined]
         assert (row(site, run)["name"], row(site, other)["name"]) == ("new", "FC on digits")
+
+
+def failing_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk takes a rename, but not the sync of its folder."""
+
+    def fail(_path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files, "sync_folder", fail)
+    monkeypatch.setattr(trash, "sync_folder", fail)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_not_refused_where_only_the_sync_fails(
+    site: TestClient, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin(site)
+    do, is_done = CHANGES[change]
+    with monkeypatch.context() as patch:
+        failing_syncs(patch)
+        assert do(site, run).status_code in (200, 202, 204)
+    assert is_done(row(site, run))
+    site.post("/api/v1/reindex")
+    assert is_done(row(site, run))
+
+
+def test_a_run_is_restored_where_only_the_sync_fails(site: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = begin(site)
+    site.delete(f"/api/v1/runs/{run}")
+    with monkeypatch.context() as patch:
+        failing_syncs(patch)
+        assert site.post(f"/api/v1/runs/{run}/restore").status_code == 200
+    assert row(site, run)["status"] == "queued"
+
+
+def test_a_file_that_was_replaced_needs_no_tidying_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_path: Path, **_options: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    files.write_bytes(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_run_that_waits_for_nothing_gives_no_reason(site: TestClient) -> None:
+    run = begin(site)
+    state = site.app.state.runoff  # type: ignore[attr-defined]
+    with writing(state.engine) as session:
+        lifecycle.note_queue_reason(session, "slot")
+        session.commit()
+    assert row(site, run)["queue_reason"] == "slot"
+    site.post(f"/api/v1/runs/{run}/cancel")
+    assert row(site, run)["queue_reason"] == ""
+
+
+def run_without_an_event(site: TestClient) -> RunFolder:
+    """A run whose process has begun, but has written nothing yet."""
+    state = site.app.state.runoff  # type: ignore[attr-defined]
+    folder = RunFolder(state.settings.runs / begin(site))
+    with writing(state.engine) as session:
+        lifecycle.begin_attempt(session, folder, session.get_one(Run, folder.id), "cpu")
+        session.commit()
+    return folder
+
+
+def test_a_stop_holds_where_the_index_cannot_follow(site: TestClient) -> None:
+    folder = run_without_an_event(site)
+    with failing_commits(site):
+        assert site.post(f"/api/v1/runs/{folder.id}/stop").status_code == 202
+    site.app.state.runoff.indexer.tick()  # type: ignore[attr-defined]
+    assert row(site, folder.id)["cancel_requested"]
+
+
+def test_a_cancel_outlives_the_index(site: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a rebuild nor the start of the attempt that goes on forgets it."""
+    folder = run_without_an_event(site)
+    site.post(f"/api/v1/runs/{folder.id}/cancel")
+    site.post("/api/v1/reindex")
+    found = row(site, folder.id)
+    assert (found["status"], found["cancel_requested"], found["attempt"]) == ("running", True, 1)
+    monkeypatch.setattr(RunFolder, "is_alive", lambda _folder: True)
+    state = site.app.state.runoff  # type: ignore[attr-defined]
+    with writing(state.engine) as session:
+        run = session.get_one(Run, folder.id)
+        run.status = "queued"
+        session.flush()
+        lifecycle.begin_attempt(session, folder, run, "cpu")
+        session.commit()
+    assert row(site, folder.id)["cancel_requested"]
+
+
+def test_a_cancel_that_the_index_missed_is_found_at_the_start(home: Path) -> None:
+    settings = Settings(home=home)
+    with TestClient(create_app(settings, train=False), base_url="http://localhost") as site:
+        folder = run_without_an_event(site)
+    os.utime(folder.path / "run.json", (1, 1))
+    os.utime(settings.database, (time.time() - 10,) * 2)
+    folder.request_stop()
+    with TestClient(create_app(settings, train=False), base_url="http://localhost") as site:
+        site.app.state.runoff.indexer.tick()  # type: ignore[attr-defined]
+        assert row(site, folder.id)["cancel_requested"]
+
+
+def test_a_rebuild_counts_attempts_without_an_epoch_as_before(site: TestClient) -> None:
+    folder = run_without_an_event(site)
+    state = site.app.state.runoff  # type: ignore[attr-defined]
+    say(folder, [started()])
+    state.indexer.tick()
+    with writing(state.engine) as session:
+        lifecycle.end_vanished_attempt(session, folder, session.get_one(Run, folder.id))
+        session.commit()
+    say(folder, [started(), CANCELLED], attempt=2)
+    state.indexer.tick()
+    for _rebuild in range(2):
+        with reading(state.engine) as session:
+            run = session.get_one(Run, folder.id)
+            assert (run.status, run.fruitless_attempts) == ("cancelled", 1)
+        state.indexer.rebuild()
+
+
+@pytest.mark.parametrize("command", ["cancel", "stop"])
+def test_a_stop_that_the_index_refuses_is_not_asked_for(site: TestClient, command: str) -> None:
+    folder = run_without_an_event(site)
+    engine = site.app.state.runoff.engine  # type: ignore[attr-defined]
+
+    def fail(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if statement.startswith("UPDATE"):
+            raise OperationalError(statement, {}, Exception("database or disk is full"))
+
+    event.listen(engine, "before_cursor_execute", fail)
+    assert site.post(f"/api/v1/runs/{folder.id}/{command}").status_code == 503
+    event.remove(engine, "before_cursor_execute", fail)
+    assert not folder.stop_requested()
+
+
+def test_what_is_left_of_an_old_deleted_run_is_not_taken_back(
+    site: TestClient, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin(site)
+    site.delete(f"/api/v1/runs/{run}")
+    os.utime(home / "trash" / run, (time.time() - 31 * 24 * 3600,) * 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "app.runs.trash.shutil.rmtree", lambda *_arguments, **_options: None
+        )  # as an error of the disk has it
+        list(trash.purge(home))
+    assert site.post(f"/api/v1/runs/{run}/restore").status_code == 404
+    list(trash.purge(home))
+    assert list((home / "trash").iterdir()) == []
+
+
+def test_what_is_left_of_a_run_that_could_not_start_is_no_run(
+    site: TestClient, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, failing_commits(site):
+        patch.setattr("app.runs.starting.shutil.rmtree", lambda *_arguments, **_options: None)
+        assert site.post("/api/v1/runs", json={"dataset": "digits", "model": "fc"}).status_code == 503
+    site.post("/api/v1/reindex")
+    assert site.get("/api/v1/runs").json()["total"] == 0
+
+
+def test_a_run_that_has_written_nothing_keeps_its_slot_after_a_rebuild(
+    site: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, other = run_without_an_event(site), begin(site, seed=1)
+    monkeypatch.setattr(RunFolder, "is_alive", lambda each: each.id == folder.id)
+    site.post("/api/v1/reindex")
+    assert [row(site, run)["status"] for run in (folder.id, other)] == ["running", "queued"]
+    assert row(site, folder.id)["attempt"] == 1
+
+
+def test_old_temporary_files_are_removed_at_the_start(home: Path) -> None:
+    home.mkdir()
+    for name in (".server.json.1.tmp", ".server.json.2.tmp"):
+        (home / name).touch()
+    os.utime(home / ".server.json.1.tmp", (time.time() - 3600,) * 2)
+    with TestClient(create_app(Settings(home=home), train=False)):
+        assert [path.name for path in home.glob(".*.tmp")] == [".server.json.2.tmp"]
