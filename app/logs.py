@@ -9,6 +9,8 @@ import threading
 import time
 from typing import Any
 
+from trainer.files import is_full
+
 _EVERY_SECONDS = 60.0
 _MOST_KEYS = 1000
 
@@ -49,6 +51,17 @@ class NotCancelled(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is written."""
         return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+def log_failure(logger: logging.Logger, text: str, error: BaseException) -> None:
+    """Log an error with its traceback; one line if the disk is full, where a traceback says nothing and takes space."""
+    cause: BaseException | None = error
+    while cause is not None and not is_full(cause) and "disk is full" not in str(cause):  # SQLite has a text for it
+        cause = cause.__context__
+    if cause is None:
+        logger.error(text, exc_info=error)
+    else:
+        logger.warning("%s %s", text, getattr(cause, "orig", None) or cause)
 
 
 def uvicorn_config(defaults: dict[str, Any]) -> dict[str, Any]:
