@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import logging
-import secrets
+import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from functools import partial
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from sqlmodel import Session, col, select
 
-from app.errors import Conflict, NotFound, Refused
+from app import uploads
+from app.errors import Conflict, InsufficientStorage, NotFound, Refused
 from app.schemas import DatasetWork
 from app.store.tables import ACTIVE, Run
+from app.uploads import Upload
 from trainer.config import FieldProblem
 from trainer.datasets import catalogue, worker
-from trainer.datasets.errors import DatasetError, UnknownDataset
+from trainer.datasets.errors import DatasetError, DiskFull, Interrupted, UnknownDataset
 from trainer.events import Progress
+from trainer.files import is_full, to_iso
 from trainer.i18n import _
 
-Job = Callable[..., Iterator[Progress]]  # takes on_start
 logger = logging.getLogger(__name__)
+FAILED_KEPT_SECONDS = 24 * 3600.0  # how long the message about a failed import stays
+MOST_INTERRUPTIONS = 3  # of one import, so that an import that takes all memory does not end every server
+_POLL_SECONDS = 2.0  # between two looks at the free space
+_LONGEST_PAUSE_SECONDS = 60.0
+_ENDING_SECONDS = 5.0  # within which a server ends if its child process was asked to
 
 
 def find_dataset(home: Path, name: str) -> catalogue.Dataset:
@@ -48,25 +57,44 @@ def remove_dataset(home: Path, session: Session, name: str) -> None:
         raise Conflict(f"{error.message} {error.advice}".strip()) from None
 
 
-def _safe_file_name(given: str) -> str:
-    """The last part of an uploaded file's name in harmless characters, with its ending: that tells the kind of archive."""
-    kept = "".join(c if c.isalnum() or c in " ._-()" else "_" for c in Path(given).name[-60:])
-    return kept.lstrip(".") or "archive"
+@dataclass
+class _Job:
+    """Work on one data set, its child process, and the upload that it imports."""
+
+    work: DatasetWork
+    upload: Upload | None = None
+    child: subprocess.Popen[bytes] | None = None
+    thread: threading.Thread | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def end(self) -> None:
+        """End the work soon. What an import has uploaded stays, unless the work is cancelled."""
+        self.stop.set()
+        if self.child is not None:
+            self.child.terminate()
+
+    def started(self, child: subprocess.Popen[bytes]) -> None:
+        self.child = child
+        if self.stop.is_set():
+            child.terminate()
 
 
 class Imports:
-    """All imports and downloads of this server, each in a thread that relays the progress of a child process."""
+    """All imports and downloads of this server, each in a thread that relays the progress of a child process.
 
-    def __init__(self, home: Path) -> None:
+    ``reserve`` bytes of the disk are kept free.
+    """
+
+    def __init__(self, home: Path, reserve: int = 0) -> None:
         self.home = home
-        self._work: dict[str, DatasetWork] = {}
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._reserve = reserve
+        self._jobs: dict[str, _Job] = {}
         self._lock = threading.Lock()
 
     def active(self) -> list[DatasetWork]:
         """The work that is in progress or has failed, oldest first."""
         with self._lock:
-            return [work.model_copy() for work in self._work.values()]
+            return [job.work.model_copy() for job in self._jobs.values()]
 
     def find(self, name: str) -> DatasetWork | None:
         """The work on one data set, if there is any."""
@@ -75,25 +103,57 @@ class Imports:
     def is_active(self, name: str) -> bool:
         """Whether work on the data set is in progress."""
         with self._lock:
-            return name in self._work and self._work[name].error is None
+            return name in self._jobs and self._jobs[name].work.error is None
+
+    # Beginning
+
+    def resume(self) -> None:
+        """Continue the imports that an earlier server has not finished, and remove what else it has left."""
+        try:
+            worker.remove_leftovers(self.home)
+            for upload in uploads.stored(self.home):
+                self._resume(upload)
+        except OSError as error:
+            logger.warning("Interrupted imports could not all be continued: %s", error)
+
+    def _resume(self, upload: Upload) -> None:
+        if upload.about.error is None and upload.about.interruptions >= MOST_INTERRUPTIONS:
+            message = _("The server ended unexpectedly {count} times during this import, so it was not tried again.")
+            advice = _("The memory may be too small for it. Import fewer or smaller images.")
+            upload = upload.fail({"message": message.format(count=upload.about.interruptions), "advice": advice})
+        if upload.about.error is not None and upload.about.failed_at < _a_day_ago():
+            upload.remove()
+            return
+        job = self._claim(DatasetWork(name=upload.name, what="import", error=upload.about.error))
+        job.upload = upload
+        if upload.about.error is None:
+            self._begin(job)
 
     def begin_import(self, file: BinaryIO, file_name: str, name: str, size: int) -> None:
         """Keep an uploaded archive under HOME and import it; images of other sizes become ``size`` pixels per side.
 
-        Raises ``Refused`` at the field ``name``, and ``Conflict`` for a name that is taken.
+        Raises ``Refused`` at the field ``name``, ``Conflict`` for a name that is taken, and ``InsufficientStorage``.
         """
         self._check_new_name(name)
-        folder = self.home / "uploads" / secrets.token_hex(8)
-        folder.mkdir(parents=True)
-        path = folder / _safe_file_name(file_name)
+        self._forget_old()
+        job = self._claim(DatasetWork(name=name, what="import"))
         try:
-            with path.open("wb") as target:
-                shutil.copyfileobj(file, target, 1 << 20)
-            job = partial(worker.import_images, self.home, name, path, size=size)
-            self._begin(DatasetWork(name=name, what="import"), job, path)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            self._check_space(file)
+            job.upload = uploads.store(self.home, name, file, file_name, size)
+        except BaseException as error:
+            self._forget(job)
+            if is_full(error):
+                message = _("The disk is full, so the upload was not kept. Free some space, then upload it again.")
+                raise InsufficientStorage(message) from None
             raise
+        self._begin(job)
+
+    def _check_space(self, file: BinaryIO) -> None:
+        """Raises ``OSError`` if a copy of the file would not leave the reserve of the disk free."""
+        num_bytes = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if shutil.disk_usage(self.home).free - num_bytes < self._reserve:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _check_new_name(self, name: str) -> None:
         if any(d.name == name and d.status != "damaged" for d in catalogue.list_datasets(self.home)):
@@ -105,60 +165,152 @@ class Imports:
             message = f"{error.message} {error.advice}".strip()
             raise Refused.fields([FieldProblem(field="name", message=message)]) from None
 
+    def _forget_old(self) -> None:
+        """Remove the messages about imports that failed more than a day ago."""
+        with self._lock:
+            failed = [job.upload for job in self._jobs.values() if job.work.error is not None]
+        for upload in failed:
+            if upload is not None and upload.about.failed_at < _a_day_ago():
+                self.dismiss(upload.name)
+
     def start_prepare(self, name: str) -> None:
         """Download and cache a known data set. Raises ``Conflict`` while the name is busy."""
-        self._begin(DatasetWork(name=name, what="download", unit="bytes"), partial(worker.prepare, self.home, name))
+        self._begin(self._claim(DatasetWork(name=name, what="download", unit="bytes")))
 
-    def _begin(self, work: DatasetWork, job: Job, source: Path | None = None) -> None:
+    def _claim(self, work: DatasetWork) -> _Job:
+        """Take the name, in place of work that has failed. Raises ``Conflict`` while the name is busy."""
         with self._lock:
-            before = self._work.get(work.name)
-            if before is not None and before.error is None:
-                message = _("{name} is already being prepared. Wait for it, or stop it first.")
-                raise Conflict(message.format(name=work.name))
-            self._work[work.name] = work
-        threading.Thread(
-            target=self._follow, args=(work, job, source), name=f"data set {work.name}", daemon=True
-        ).start()
+            before = self._jobs.get(work.name)
+            if before is not None and before.work.error is None:
+                message = _("{name} is already being prepared. Wait for it, or stop it first.").format(name=work.name)
+                raise Conflict(message, [FieldProblem(field="name", message=message)])
+            self._jobs[work.name] = job = _Job(work)
+        return job
 
-    def _follow(self, work: DatasetWork, job: Job, source: Path | None) -> None:
-        error = None
+    def _forget(self, job: _Job) -> None:
+        with self._lock:
+            self._jobs.pop(job.work.name, None)
+
+    # Work
+
+    def _begin(self, job: _Job) -> None:
+        job.thread = threading.Thread(target=self._follow, args=(job,), name=f"data set {job.work.name}", daemon=True)
+        job.thread.start()
+
+    def _follow(self, job: _Job) -> None:
+        """Work until the job is done, has failed, or is stopped; then remove its upload, or keep it for the next server."""
+        is_done, error = False, None
         try:
-            for event in job(on_start=partial(self._children.__setitem__, work.name)):
-                work.what, work.done, work.total, work.unit = event.what, event.done, event.total, event.unit
+            is_done = self._work_until_stopped(job)
         except DatasetError as problem:
-            error = {"message": problem.message, "advice": problem.advice}
+            if not job.stop.is_set():
+                error = {"message": problem.message, "advice": problem.advice}
         except Exception as problem:
-            logger.exception("Work on data set %s failed.", work.name)
+            logger.exception("Work on data set %s failed.", job.work.name)
             error = {"message": str(problem), "advice": _("See the server's log.")}
-        finally:
-            if source is not None:
-                shutil.rmtree(source.parent, ignore_errors=True)
-        with self._lock:
-            self._children.pop(work.name, None)
-            if error is None or work.cancelled:
-                self._work.pop(work.name, None)
+        try:
+            if job.upload is not None:
+                job.upload = _settled(job.upload, error, is_over=is_done or job.work.cancelled)
+        except OSError as problem:
+            logger.warning("The upload of data set %s could not be changed: %s", job.work.name, problem)
+        if error is None or job.work.cancelled:
+            self._forget(job)
+        else:
+            job.work.error = error
+
+    def _work_until_stopped(self, job: _Job) -> bool:
+        """Whether the job is done. While the disk is full it waits. Raises ``DatasetError``."""
+        pause = _POLL_SECONDS
+        while not job.stop.is_set():
+            try:
+                self._work(job)
+            except DiskFull as problem:
+                self._wait_for_space(job, problem, pause)
+                if not problem.needed:  # the free space does not tell whether it suffices, as with a quota
+                    pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            except Interrupted:
+                # A service manager asks all processes of a server to end, and ours may not know yet.
+                may_retry = job.upload is not None and job.upload.about.interruptions < MOST_INTERRUPTIONS
+                if not job.stop.wait(_ENDING_SECONDS) and not may_retry:
+                    raise
             else:
-                work.error = error
+                return True
+        return False
+
+    def _work(self, job: _Job) -> None:
+        name, work = job.work.name, job.work
+        if job.upload is None:
+            events: Iterator[Progress] = worker.prepare(self.home, name, on_start=job.started)
+        else:
+            job.upload = _changed(job.upload, interruptions=job.upload.about.interruptions + 1)
+            path, size = job.upload.path, job.upload.about.size
+            events = worker.import_images(self.home, name, path, size=size, reserve=self._reserve, on_start=job.started)
+        for event in events:
+            work.what, work.done, work.total, work.unit = event.what, event.done, event.total, event.unit
+
+    def _wait_for_space(self, job: _Job, problem: DiskFull, pause: float) -> None:
+        """Wait for ``pause`` seconds, and then until the disk has enough space or the job is stopped."""
+        if job.upload is not None:
+            job.upload = _changed(job.upload, interruptions=0)
+        job.work.waiting = f"{problem.message} {_('It continues automatically when there is enough space.')}"
+        job.work.done = job.work.total = 0
+        needed = max(problem.needed, self._reserve)
+        while not job.stop.wait(pause):
+            pause = _POLL_SECONDS
+            with suppress(OSError):
+                if shutil.disk_usage(self.home).free >= needed:
+                    break
+        job.work.waiting = ""
+
+    # Ending
 
     def cancel(self, name: str) -> None:
-        """Stop the work; its child process removes what it has written."""
+        """Stop the work; its child process removes what it has written, and an upload is removed."""
         with self._lock:
-            if name in self._work:
-                self._work[name].cancelled = True
-            if name in self._children:
-                self._children[name].terminate()
+            job = self._jobs.get(name)
+            if job is not None and job.work.error is None:
+                job.work.cancelled = True
+                job.end()
 
     def end(self, patience_seconds: float = 5.0) -> None:
-        """Stop all work and wait for its child processes, before the server ends."""
-        children = [*self._children.items()]
-        for name, _child in children:
-            self.cancel(name)
-        for _name, child in children:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(patience_seconds)
+        """Stop all work before the server ends. The next server continues what was being imported."""
+        with self._lock:
+            jobs = [*self._jobs.values()]
+        for job in jobs:
+            job.end()
+        deadline = time.monotonic() + patience_seconds
+        for job in jobs:
+            if job.thread is not None:
+                job.thread.join(max(deadline - time.monotonic(), 0.0))
 
     def dismiss(self, name: str) -> None:
         """Forget work that has failed."""
         with self._lock:
-            if name in self._work and self._work[name].error is not None:
-                del self._work[name]
+            job = self._jobs.get(name)
+            if job is None or job.work.error is None:
+                return
+            if job.upload is not None:
+                job.upload.remove()
+            del self._jobs[name]
+
+
+def _settled(upload: Upload, error: dict[str, str] | None, *, is_over: bool) -> Upload:
+    """The upload after the work on it: removed, failed, or kept as it is because the server ends."""
+    if is_over:
+        upload.remove()
+        return upload
+    return upload.fail(error) if error is not None else upload.change(interruptions=0)
+
+
+def _changed(upload: Upload, interruptions: int) -> Upload:
+    """The upload with the count written, if the disk has room for it."""
+    if upload.about.interruptions == interruptions:
+        return upload
+    try:
+        return upload.change(interruptions=interruptions)
+    except OSError:
+        return upload
+
+
+def _a_day_ago() -> str:
+    return to_iso(time.time() - FAILED_KEPT_SECONDS)

@@ -22,6 +22,7 @@ TITLES = {
     422: N_("Not accepted"),
     500: N_("Internal error"),
     503: N_("Not ready"),
+    507: N_("Disk full"),
 }
 
 
@@ -94,3 +95,9 @@ class Refused(Problem):
 
 class Unavailable(Problem):
     status = 503
+
+
+class InsufficientStorage(Problem):
+    """The disk has no room for what was sent."""
+
+    status = 507

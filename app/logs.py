@@ -9,6 +9,10 @@ import threading
 import time
 from typing import Any
 
+from sqlalchemy.exc import DatabaseError
+
+from trainer.files import is_full
+
 _EVERY_SECONDS = 60.0
 _MOST_KEYS = 1000
 
@@ -49,6 +53,18 @@ class NotCancelled(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is written."""
         return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+def log_failure(logger: logging.Logger, text: str, error: BaseException) -> None:
+    """Log an error with its traceback; in one line if a disk or the database failed, where a traceback says nothing."""
+    cause: BaseException | None = error
+    while cause is not None and not is_full(cause) and "disk is full" not in str(cause):  # SQLite has a text for it
+        cause = cause.__context__
+    if cause is not None or isinstance(error, OSError | DatabaseError):
+        cause = cause or error
+        logger.error("%s %s", text, getattr(cause, "orig", None) or cause)
+    else:
+        logger.error(text, exc_info=error)
 
 
 def uvicorn_config(defaults: dict[str, Any]) -> dict[str, Any]:

@@ -213,13 +213,17 @@ class FileList(BaseModel):
 
 
 class DatasetWork(BaseModel):
-    """Work on a data set: ``what`` is import, download or cache; ``error`` {message, advice} ends it."""
+    """Work on a data set: ``what`` is import, download or cache; ``error`` {message, advice} ends it.
+
+    ``waiting`` says what it waits for: space on the disk. It continues automatically.
+    """
 
     name: str
     what: str
     done: int = 0
     total: int = 0
     unit: str = "images"
+    waiting: str = ""
     error: dict[str, str] | None = None
     cancelled: bool = False
 

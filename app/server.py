@@ -27,6 +27,7 @@ from app.runs.tidying import tidy
 from app.settings import Settings
 from app.state import Runoff
 from app.store.database import open_index
+from trainer.files import is_full
 from trainer.home import home_id
 from trainer.i18n import _
 from trainer.run_folder import write_json
@@ -78,7 +79,7 @@ def make_state(settings: Settings, engine: Engine | None = None) -> Runoff:
         presence=presence,
         executor=executor,
         indexer=indexer,
-        imports=Imports(settings.home),
+        imports=Imports(settings.home, settings.reserve),
         checks=Checks(settings, engine),
         scheduler=Scheduler(
             engine,
@@ -98,7 +99,7 @@ def make_state(settings: Settings, engine: Engine | None = None) -> Runoff:
 def serving(
     settings: Settings, *, train: bool, lock: IO[bytes] | None = None, engine: Engine | None = None
 ) -> Iterator[Runoff]:
-    """The parts of a server at work, and their end. With ``train`` false nothing is scheduled.
+    """The parts of a server at work, and their end. With ``train`` false no run is scheduled.
 
     ``lock`` is what ``lock_home`` returned and ``engine`` is from ``prepare``, if the caller has called them already.
     Raises what they raise.
@@ -112,6 +113,7 @@ def serving(
         address = settings.home / "server.json"
         with suppress(OSError):  # a full disk: commands then don't find the server, but pages work
             write_json(address, {"url": f"http://{_reachable_host(settings.host)}:{settings.port}"})
+        state.imports.resume()
         if train:
             with suppress(ExecutorUnavailable):  # the scheduler tries again, and the queue says why it waits
                 state.executor.ensure_host()
@@ -136,15 +138,19 @@ def settle_memory() -> None:
 
 
 def _remove_leftovers(settings: Settings) -> None:
-    """Complete what a killed server left unfinished, or remove it: sweeps, uploads, deletions."""
+    """Complete what a killed server left unfinished, or remove it: sweeps and deletions."""
     settings.runs.mkdir(parents=True, exist_ok=True)
-    for path in [settings.home / "uploads", *settings.runs.glob(".deleted-*")]:
+    for path in settings.runs.glob(".deleted-*"):
         shutil.rmtree(path, ignore_errors=True)
-    (settings.home / "uploads").mkdir(exist_ok=True)
     for path in [*settings.home.glob(".*.tmp"), *settings.home.glob(".*.new")]:  # not one that is being written now
         if time.time() - path.stat().st_mtime > _UNFINISHED_SECONDS:
             path.unlink(missing_ok=True)
-    starting.complete(settings.home)
+    try:
+        starting.complete(settings.home)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        logger.warning("The disk is full: a sweep that was interrupted is completed by the next start.")
     tidy(settings.home)
 
 

@@ -64,6 +64,11 @@ function replaceForm(html, keepFile) {
   return true;
 }
 
+/** What an error page says. */
+function detailOf(html) {
+  return new DOMParser().parseFromString(html, "text/html").querySelector("main h1 + p")?.textContent;
+}
+
 function send(sent) {
   const request = new XMLHttpRequest();
   const words = sent.dataset.sending.replace("{name}", document.getElementById("import-file").files[0].name);
@@ -75,7 +80,8 @@ function send(sent) {
   request.addEventListener("load", () => {
     showProgress(null);
     const fine = request.status < 400;
-    if (!replaceForm(request.responseText, !fine)) showToast(sent.dataset.lost, "alert");
+    if (!replaceForm(request.responseText, !fine))
+      showToast(detailOf(request.responseText) || sent.dataset.lost, "alert");
     else if (fine) showToast(sent.dataset.sent, "check");
     refresh();
   });

@@ -11,6 +11,7 @@ import torch
 
 from trainer.config import ConfigError
 from trainer.events import Failed
+from trainer.files import is_full
 from trainer.i18n import _
 
 
@@ -61,7 +62,7 @@ def describe(error: BaseException) -> Failed:
             _("The machine does not have enough free memory for this run."),
             _("Choose a smaller batch size or width, or train fewer runs at a time, then start it again."),
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return Failed(
             "DiskFull",
             _("The disk is full, so the epoch could not be saved."),

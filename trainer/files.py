@@ -17,6 +17,11 @@ from typing import Any
 from trainer.i18n import _
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error means that the disk, or a quota of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def now() -> str:
     """The time in UTC, ISO 8601 with milliseconds and Z."""
     return to_iso(time.time())

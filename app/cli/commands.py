@@ -14,6 +14,7 @@ from app.cli.terminal import console, follow_runs, passing_bar, runs_table, show
 from app.cli.train import make_command
 from app.settings import Settings, SettingsError, load_settings
 from trainer.config import ConfigError, FieldProblem
+from trainer.files import is_full
 from trainer.i18n import _, ngettext
 
 app = typer.Typer(
@@ -35,9 +36,14 @@ def main() -> None:
     except ClientError as error:
         _fail([FieldProblem(**item) for item in error.errors], str(error), 2 if error.status == 422 else 1)
     except (SettingsError, ValueError, RuntimeError, OSError) as error:
-        _fail([], str(error), 1)
+        _fail([], _disk_full(error) if is_full(error) else str(error), 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _disk_full(error: BaseException) -> str:
+    path = getattr(error, "filename", None) or _("a file")
+    return _("The disk is full: {path} could not be written. Free some space, then try again.").format(path=path)
 
 
 def _fail(problems: list[FieldProblem], text: str, status: int) -> None:

@@ -33,6 +33,10 @@ class Room:
         """Whether there is enough more than the reserve, so that starting and stopping do not alternate."""
         return self.free >= _ENOUGH * self.reserve
 
+    def has_place_for(self, num_bytes: int) -> bool:
+        """Whether the reserve stays free when so many bytes are written."""
+        return self.free - num_bytes >= self.reserve
+
     @property
     def sentence(self) -> str:
         """What is wrong and what to do; empty while there is room."""

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DatabaseError
 
+from app.logs import log_failure
 from app.runs import lifecycle
 from app.runs.executors import Executor, ExecutorUnavailable, RunNotStarted
 from app.runs.indexer import Indexer
@@ -106,10 +106,8 @@ class Scheduler:
         except Exception as error:
             if is_damage(error):
                 self.indexer.suspect()
-            elif isinstance(error, OSError | DatabaseError):
-                logger.error("The scheduler will try again: %s", getattr(error, "orig", None) or error)
             else:
-                logger.exception("The scheduler will try again.")
+                log_failure(logger, "The scheduler will try again.", error)
             return True
 
     @property
@@ -126,6 +124,7 @@ class Scheduler:
         if problem := self._home_problem():
             logger.warning(problem)
             return False
+        self._look_at_room()  # first: on a full disk the rest may fail
         self._tidy()
         self.indexer.tick()
         with reading(self.engine) as session:
@@ -152,8 +151,8 @@ class Scheduler:
         """Log an ``OSError`` of one run, for example because its folder was deleted, so that the others are still handled."""
         try:
             yield
-        except OSError:
-            logger.exception("Run %s could not be checked. The scheduler will try again.", run_id)
+        except OSError as error:
+            log_failure(logger, f"Run {run_id} could not be checked. The scheduler will try again.", error)
 
     def _folder(self, run: Run) -> RunFolder:
         return RunFolder(self.folder / run.id)
@@ -201,11 +200,16 @@ class Scheduler:
         watched = time.monotonic() - seen_at >= min(limit, self.watch_seconds)
         return watched and time.time() - silent > limit
 
-    def _start_queued(self, queued: list[Run]) -> None:
+    def _look_at_room(self) -> Room:
+        """The room on the disk. It is noted since when there is too little."""
         room = Room.of(self.folder.parent, self._reserve)
         if room.is_short and self._short_since is None:
             self._short_since = to_iso(time.time() - _BEFORE_SHORT_SECONDS)
-        elif room.is_ample and self._short_since is not None:
+        return room
+
+    def _start_queued(self, queued: list[Run]) -> None:
+        room = self._look_at_room()
+        if room.is_ample and self._short_since is not None:
             self._resume_after_full_disk(self._short_since)
             self._short_since = None
         accelerators = self._accelerators(wanted=bool(queued))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -31,6 +32,7 @@ _NOT_DAMAGE = {  # SQLite's codes for what is in the way of a database that may 
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_READONLY,
 }
+_JOURNAL_BYTES = 4 * 2**20  # below that, a journal may not fit on the disk
 _WAL_IS_SAFE_FROM = (3, 51, 3)  # older versions can corrupt a database in WAL mode
 
 
@@ -59,7 +61,7 @@ def make_engine(path: Path) -> Engine:
         wal = sqlite3.sqlite_version_info >= _WAL_IS_SAFE_FROM
         for pragma in (
             "foreign_keys = ON",
-            f"journal_mode = {'WAL' if wal else 'DELETE'}",
+            f"journal_mode = {'WAL' if wal else _journal_beside(path)}",
             f"synchronous = {'FULL' if wal else 'EXTRA'}",
             f"busy_timeout = {BUSY_SECONDS * 1000:.0f}",
         ):
@@ -75,6 +77,19 @@ def make_engine(path: Path) -> Engine:
             connection.exec_driver_sql(f"BEGIN {mode}")
 
     return engine
+
+
+def _journal_beside(path: Path) -> str:
+    """The journal mode for older versions of SQLite: on a full disk in memory.
+
+    Rows can then still be changed, so that the true status of a run is shown. An index that a kill damages meanwhile is
+    made again.
+    """
+    try:
+        is_full = shutil.disk_usage(path.parent).free < _JOURNAL_BYTES
+    except OSError:
+        is_full = False
+    return "MEMORY" if is_full else "DELETE"
 
 
 def reading(engine: Engine) -> Session:
@@ -144,8 +159,12 @@ def _make_room(path: Path, *, replace_newer: bool) -> str:
         revision = _revision(connection)
         if revision is not None and revision < SCHEMA:
             copy = path.with_name(f"{path.name}.before-{SCHEMA}")
-            with closing(sqlite3.connect(copy)) as target:
-                connection.backup(target)
+            try:
+                with closing(sqlite3.connect(copy)) as target:
+                    connection.backup(target)
+            except sqlite3.Error:
+                copy.unlink(missing_ok=True)  # incomplete; the disk may be full
+                raise
     if revision is None or revision <= SCHEMA:
         return ""
     if not replace_newer:

@@ -14,12 +14,14 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from app.errors import Conflict, NotFound, Problem, Refused, Unavailable
+from app.errors import Conflict, InsufficientStorage, NotFound, Problem, Refused, Unavailable
+from app.logs import log_failure
 from app.store.database import is_damage, is_locked
 from app.store.predictions import PredictionsError, PredictionsMissing
 from app.web import templating
 from app.web.frame import Header
 from trainer.config import field_problems
+from trainer.files import is_full
 from trainer.i18n import _
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,12 @@ def as_problem(error: Exception) -> Problem:
             return Refused.fields(field_problems(error.errors()))
         case HTTPException(status_code=404):
             return NotFound(_("There is nothing at this address."))
+        case HTTPException(__cause__=OSError() as cause):  # while the body was read
+            if is_full(cause):
+                return InsufficientStorage(
+                    _("The disk is full, so nothing was kept. Free some space, then send it again.")
+                )
+            return as_problem(cause)
         case HTTPException():
             return Problem(str(error.detail), status=error.status_code)
         case PredictionsMissing():
@@ -84,12 +92,11 @@ def as_problem(error: Exception) -> Problem:
             logger.warning("Another program holds the database: %s", error.orig)
             return Problem(_("Another program holds the database of the runs. Try again in a few seconds."), status=503)
         case DatabaseError() | OSError():
-            reason = getattr(error, "orig", None) or error
-            logger.error("The disk or the database could not be used: %s", reason)
+            log_failure(logger, "Storage failed.", error)
             message = _(
                 "The disk or the database could not be used: {reason}. Free some space or check the server's log."
             )
-            return Problem(message.format(reason=reason), status=503)
+            return Problem(message.format(reason=getattr(error, "orig", None) or error), status=503)
     logger.exception("A route failed.", exc_info=error)
     return Problem(_("Something went wrong in Runoff. The server's log has the details; please report it."), status=500)
 
@@ -128,7 +135,7 @@ def _next_step(request: Request, status: int) -> tuple[str, str]:
     path = request.url.path
     if status == 401:
         return "/login", _("Sign in")
-    if status in (500, 503):
+    if status in (500, 503, 507):
         return path, _("Try again")
     for start, href, action in (
         ("/datasets", "/datasets", _("Go to the data sets")),

@@ -11,7 +11,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import Problem, Unavailable
+from app.errors import InsufficientStorage, Problem, Unavailable
+from app.runs.room import Room
 from app.settings import Settings
 from app.web.problems import answer_problem, as_problem
 from trainer.i18n import _
@@ -38,6 +39,8 @@ _SAFE = {"GET", "HEAD", "OPTIONS"}
 _OPEN_PATHS = {"/healthz", "/login"}
 _UPLOAD_PATHS = {"/datasets", "/api/v1/datasets"}  # read to a file on the disk, not into memory
 LARGEST_BODY = 2 * 2**20  # bytes, of any other request
+_COPIES = 2  # of an upload: as it arrives, and as it is kept until it is imported
+_LOOK_BYTES = 16 * 2**20  # of an upload between two looks at the free space
 
 
 class Guard:
@@ -48,6 +51,7 @@ class Guard:
         self.hosts = settings.host_names
         self.any_host = not settings.is_loopback and not settings.allowed_hosts
         self.token = settings.required_token()
+        self.home, self.reserve = settings.home, settings.reserve
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,7 +76,7 @@ class Guard:
             problem = Unavailable(missing) if missing else None
         if problem is None:
             try:
-                await self.app(scope, _limited(scope, headers, receive), send_with_headers)
+                await self.app(scope, self._limited(scope, headers, receive), send_with_headers)
                 return
             except Exception as error:
                 if began:  # too late for a response; the server closes the connection
@@ -91,10 +95,42 @@ class Guard:
         open_path = scope["path"] in _OPEN_PATHS or scope["path"].startswith("/static/")
         if self.token and not open_path and not self._has_token(headers):
             return Problem(_("This server requires a token. Sign in, or send it as Authorization: Bearer."), status=401)
-        length = headers.get("content-length", "")
-        if not _is_upload(scope, headers) and length.isascii() and length.isdigit() and int(length[:18]) > LARGEST_BODY:
-            return Problem(_too_large(), status=413)
-        return None
+        length = _length_of(headers)
+        if _is_upload(scope, headers):
+            return self._lacks_space(length)
+        return Problem(_too_large(), status=413) if length > LARGEST_BODY else None
+
+    def _lacks_space(self, num_bytes: int) -> Problem | None:
+        """The answer to an upload that would not leave the reserve of the disk free."""
+        try:
+            room = Room.of(self.home, self.reserve)
+        except OSError:
+            return None  # the route says what is wrong
+        return None if room.has_place_for(_COPIES * num_bytes) else InsufficientStorage(_no_space(room.free, num_bytes))
+
+    def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
+        """``receive`` that ends a body too long for the memory or the disk, whatever its headers say.
+
+        Raises ``HTTPException`` 413 or 507.
+        """
+        size = unseen = 0
+        is_upload = _is_upload(scope, headers)
+
+        async def receive_within_limit() -> Message:
+            nonlocal size, unseen
+            message = await receive()
+            size += len(message.get("body", b""))
+            unseen += len(message.get("body", b""))
+            if not is_upload and size > LARGEST_BODY:
+                raise HTTPException(413, _too_large())
+            if is_upload and unseen > _LOOK_BYTES:
+                unseen = 0
+                problem = self._lacks_space(0)
+                if problem is not None:
+                    raise HTTPException(problem.status, problem.detail)
+            return message
+
+        return receive_within_limit
 
     def _has_token(self, headers: Headers) -> bool:
         assert self.token is not None
@@ -108,6 +144,12 @@ class Guard:
         return hmac.compare_digest(given.encode(), self.token.encode())
 
 
+def _length_of(headers: Headers) -> int:
+    """The length of the body as the request states it; 0 if it does not."""
+    length = headers.get("content-length", "")
+    return int(length[:18]) if length.isascii() and length.isdigit() else 0
+
+
 def _is_upload(scope: Scope, headers: Headers) -> bool:
     return scope["path"] in _UPLOAD_PATHS and headers.get("content-type", "").startswith("multipart/")
 
@@ -116,21 +158,11 @@ def _too_large() -> str:
     return _("The request is larger than {limit} MB. Send less at once.").format(limit=LARGEST_BODY // 2**20)
 
 
-def _limited(scope: Scope, headers: Headers, receive: Receive) -> Receive:
-    """``receive`` that ends a body longer than allowed, whatever its headers say. Raises ``HTTPException`` 413."""
-    if _is_upload(scope, headers):
-        return receive
-    size = 0
-
-    async def receive_within_limit() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > LARGEST_BODY:
-            raise HTTPException(413, _too_large())
-        return message
-
-    return receive_within_limit
+def _no_space(free: int, num_bytes: int) -> str:
+    if not num_bytes:
+        return _("The disk is full, so the upload was refused. Free some space, then upload it again.")
+    text = _("The disk has {free:,} MB left; this upload needs {needed:,} MB. Free some space, then upload it again.")
+    return text.format(free=free // 10**6, needed=_COPIES * num_bytes // 10**6 + 1)
 
 
 def _same_origin(headers: Headers, host: str) -> bool:

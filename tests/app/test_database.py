@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel, select
 
-from app.store.database import make_engine, migrate, reading, writing
+from app.store.database import _WAL_IS_SAFE_FROM, make_engine, migrate, reading, writing
 from app.store.queries import RunFilter, conditions_of, order_of
 from app.store.tables import Epoch, Run
 
@@ -101,6 +103,19 @@ def test_a_failed_migration_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.undo()
     migrate(engine)
     assert "run" in inspect(engine).get_table_names()
+    engine.dispose()
+
+
+@pytest.mark.parametrize(("free", "expected"), [(0, "memory"), (10**9, "delete")])
+def test_on_a_full_disk_the_journal_takes_no_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, expected: str
+) -> None:
+    if sqlite3.sqlite_version_info >= _WAL_IS_SAFE_FROM:
+        expected = "wal"
+    monkeypatch.setattr("app.store.database.shutil.disk_usage", lambda _path: SimpleNamespace(free=free))
+    engine = make_engine(tmp_path / "db.sqlite3")
+    with reading(engine) as session:
+        assert session.connection().execute(text("PRAGMA journal_mode")).scalar() == expected
     engine.dispose()
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import sqlite3
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy.exc import OperationalError
 
-from app.logs import OncePerMinute
+from app.logs import OncePerMinute, log_failure
 
 
 def record(text: str = "The disk is full.", error: Exception | None = None) -> logging.LogRecord:
@@ -27,6 +30,27 @@ def test_a_failure_that_repeats_is_written_once_a_minute(monkeypatch: pytest.Mon
     last = record()
     assert once.filter(last)
     assert last.getMessage() == "The disk is full. (299 more times since it was last written)"
+
+
+def test_a_full_disk_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The log may be on the same disk."""
+    errors: list[BaseException] = [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OperationalError("COMMIT", {}, sqlite3.OperationalError("database or disk is full")),
+    ]
+    try:
+        try:
+            raise errors[1]
+        except OperationalError:
+            raise OperationalError("ROLLBACK", {}, sqlite3.OperationalError("no such savepoint")) from None
+    except OperationalError as error:
+        errors.append(error)
+    for each in errors:
+        log_failure(logging.getLogger("app"), "It was not written.", each)
+    assert [line.exc_info for line in caplog.records] == [None, None, None]
+    assert caplog.messages[2] == "It was not written. database or disk is full"
+    log_failure(logging.getLogger("app"), "It was not written.", OSError(errno.EIO, "Input/output error"))
+    assert caplog.records[-1].exc_info
 
 
 def test_information_is_never_dropped() -> None:

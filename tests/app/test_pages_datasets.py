@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from app.routes.pages.datasets import suggested_name
+from app.schemas import DatasetWork
 from tests.app.page_answers import joined
 from trainer.datasets import catalogue, worker
 from trainer.datasets.facts import KNOWN
@@ -92,14 +93,10 @@ def test_a_ready_set(site: Client, digits: catalogue.Dataset, add_run: Any) -> N
 
 
 def test_work_on_its_way_and_failed(site: Client, site_app: Any) -> None:
-    from app.schemas import DatasetWork
-
     imports = site_app.state.runoff.imports
-    imports._work["cifar10"] = DatasetWork(
-        name="cifar10", what="download", done=68_200_000, total=170_500_000, unit="bytes"
-    )
-    imports._work["pets"] = DatasetWork(
-        name="pets", what="import", error={"message": "The disk is full.", "advice": "Make room."}
+    imports._claim(DatasetWork(name="cifar10", what="download", done=68_200_000, total=170_500_000, unit="bytes"))
+    imports._claim(
+        DatasetWork(name="pets", what="import", error={"message": "The disk is full.", "advice": "Make room."})
     )
     text = site.get("/datasets").text
     assert "Downloading 170.5 MB" in text

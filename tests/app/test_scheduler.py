@@ -6,6 +6,7 @@ import fcntl
 import multiprocessing
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 from sqlmodel import select
 
 from app.runs import scheduler as scheduler_module
@@ -494,6 +496,28 @@ def test_runs_that_lacked_space_continue_when_there_is_some(
     scheduler.tick()
     assert (row(scheduler, folder.id).status, row(scheduler, folder.id).attempt) == ("running", 2)
     assert row(scheduler, other.id).status == "failed"
+
+
+def test_a_run_continues_even_if_nothing_could_be_written_while_the_disk_was_full(
+    make: Make, tmp_path: Path, executor: FakeExecutor, free: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, folder = make(reserve=5 * 10**8), new_run(tmp_path / "runs")
+    scheduler.tick()
+    say(folder, [started(), epoch(1), Failed("DiskFull", "The disk is full.", "Free some space.")])
+    executor.alive.clear()
+    free[0] = 0
+
+    def fail() -> bool:
+        raise OperationalError("COMMIT", {}, sqlite3.OperationalError("database or disk is full"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler.indexer, "tick", fail)
+        with pytest.raises(OperationalError):
+            scheduler.tick()
+    free[0] = 10**9
+    scheduler.tick()
+    scheduler.tick()
+    assert (row(scheduler, folder.id).status, row(scheduler, folder.id).attempt) == ("running", 2)
 
 
 def test_a_run_that_fails_again_for_lack_of_space_is_not_tried_for_ever(

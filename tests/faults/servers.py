@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -34,8 +35,10 @@ def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> Any:
 class Server:
     """A server process on a home; ``start`` after ``kill`` is a restart."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, *, log: Path | None = None, **settings: str) -> None:
+        self.home, self.log = home, log
+        self.settings = {"RUNOFF_SLOTS": "2", "RUNOFF_MEASURE": "false"}
+        self.settings |= {"RUNOFF_RESERVE_MB": "0"} | settings  # the disk of the power cuts is small
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -43,11 +46,21 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        environment = {**os.environ, "RUNOFF_HOME": str(self.home), "RUNOFF_PORT": str(self.port), "RUNOFF_SLOTS": "2"}
-        environment |= {"RUNOFF_MEASURE": "false", "RUNOFF_RESERVE_MB": "0"}  # the disk of the power cuts is small
-        environment.pop("RUNOFF_DATASETS", None)
-        self.process = subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], env=environment)
+        self.process = self.open()
         wait_for(self.client.is_up)
+
+    def open(self) -> subprocess.Popen[bytes]:
+        """A server process, whether or not it can serve."""
+        environment = {**os.environ, "RUNOFF_HOME": str(self.home), "RUNOFF_PORT": str(self.port), **self.settings}
+        environment.pop("RUNOFF_DATASETS", None)
+        with contextlib.ExitStack() as stack:
+            log = None if self.log is None else stack.enter_context(self.log.open("ab"))
+            return subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], env=environment, stdout=log, stderr=log)
+
+    def stop(self) -> None:
+        """End the server in order."""
+        self.process.terminate()
+        self.process.wait()
 
     def kill(self) -> None:
         self.process.kill()
@@ -85,8 +98,7 @@ class Server:
     def close(self) -> None:
         """Stop the server and the host, after its runs have ended."""
         self.client.close()
-        self.process.terminate()
-        self.process.wait()
+        self.stop()
         LocalExecutor(self.home).end_host()
 
 

@@ -53,7 +53,7 @@ class Disk:
         self.path.mkdir()
         with self._image.open("wb") as file:
             file.truncate(128 << 20)
-        subprocess.run(["mkfs.ext4", "-q", "-F", self._image], check=True)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", self._image], check=True)
         mounted = self.mount()
         if mounted.returncode:
             pytest.skip(f"root can't mount a file system here: {mounted.stderr.strip()}")

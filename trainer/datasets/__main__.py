@@ -6,7 +6,6 @@ Ends on SIGTERM, SIGINT and when nobody reads its output any more, and cleans up
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import signal
@@ -17,13 +16,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from trainer.datasets.errors import DatasetError, UnknownDataset
+from trainer.datasets.errors import DatasetError, DiskFull, UnknownDataset
 from trainer.events import Progress, payload
+from trainer.files import is_full
 from trainer.home import home
 from trainer.i18n import _
 
 _REPORT_SECONDS = 0.1
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
@@ -66,6 +65,7 @@ def _arguments() -> argparse.Namespace:
     importing.add_argument("source", type=Path)
     importing.add_argument("--size", type=int, default=64)
     importing.add_argument("--title")
+    importing.add_argument("--reserve", type=int, default=0, help="bytes of the disk to keep free")
     return parser.parse_args()
 
 
@@ -78,7 +78,8 @@ def _work(arguments: argparse.Namespace) -> None:
     else:
         from trainer.datasets.importing import import_images
 
-        import_images(home(), arguments.name, arguments.source, Reporter(), size=arguments.size, title=arguments.title)
+        options = {key: getattr(arguments, key) for key in ("size", "title", "reserve")}
+        import_images(home(), arguments.name, arguments.source, Reporter(), **options)
 
 
 def _explain(error: Exception) -> DatasetError:
@@ -97,8 +98,8 @@ def _explain(error: Exception) -> DatasetError:
 
 
 def _explain_disk(error: OSError) -> DatasetError:
-    if error.errno in _FULL:
-        return DatasetError(_("The disk is full."), _("Free some space, then try again."))
+    if is_full(error):
+        return DiskFull(_("The disk is full."), _("Free some space, then try again."))
     where = f": {error.filename}" if error.filename else ""
     return DatasetError(
         _("Could not write to disk: {reason}{where}.").format(reason=error.strerror or error, where=where),
@@ -121,7 +122,8 @@ def main() -> int:
         failure = _explain(error)
     _deaf()
     if failure is not None:
-        say({"type": "error", "message": failure.message, "advice": failure.advice})
+        needed = {"needed": failure.needed} if isinstance(failure, DiskFull) else {}
+        say({"type": "error", "message": failure.message, "advice": failure.advice, **needed})
         return 1
     say({"type": "ready"})
     return 0

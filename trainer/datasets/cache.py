@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
@@ -177,8 +178,10 @@ def _write_images(path: Path, rows: Rows, done: int, total: int, report: Report)
 def _write_labels(path: Path, labels: NDArray[np.integer[Any]], num_classes: int) -> None:
     import numpy as np
 
+    content = io.BytesIO()  # numpy would report a full disk as an error without a number
+    np.save(content, labels.astype(np.uint8 if num_classes <= 256 else np.uint16), allow_pickle=False)
     with path.open("wb") as file:
-        np.save(file, labels.astype(np.uint8 if num_classes <= 256 else np.uint16), allow_pickle=False)
+        file.write(content.getvalue())
         file.flush()
         os.fsync(file.fileno())
 

@@ -18,6 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.datasets.facts import PARTIAL
 from trainer.i18n import _
 
 _CONNECT_SECONDS = 6.0  # for all addresses together: name, connection and first answer
@@ -46,7 +47,7 @@ class Remote:
 
 def fetch(remote: Remote, target: Path, received: Received) -> None:
     """Download into ``target``; it exists only when complete and checked. Raises ``DownloadFailed``."""
-    partial = target.with_name(f"{target.name}.part")
+    partial = target.with_name(target.name + PARTIAL)
     try:
         _try_all(remote, partial, received)
         partial.replace(target)

@@ -6,6 +6,7 @@ by split, class and natural file name (img2 before img10), so the same files giv
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from trainer.datasets import archive, cache, layout
 from trainer.datasets.decode import SUFFIXES, Header, Unreadable, decode, quiet_images, read_header
-from trainer.datasets.errors import DatasetError
+from trainer.datasets.errors import DatasetError, DiskFull
 from trainer.datasets.layout import Parts
 from trainer.datasets.worker import LARGEST_SIZE, SMALLEST_SIZE, check_name
 from trainer.events import Progress
@@ -64,7 +65,14 @@ class Target:
 
 
 def import_images(
-    home: Path, name: str, source: Path, report: cache.Report, *, size: int, title: str | None = None
+    home: Path,
+    name: str,
+    source: Path,
+    report: cache.Report,
+    *,
+    size: int,
+    title: str | None = None,
+    reserve: int = 0,
 ) -> None:
     """Make the cache of an imported data set; see ``worker.import_images``. Raises ``DatasetError``."""
     check_name(name)
@@ -76,7 +84,7 @@ def import_images(
         places = layout.recognise([*survey.files])
         _number_rows(survey, places)
         rows = folder / "rows"
-        target = _decode_all(source, survey, places, rows, size, report)
+        target = _decode_all(source, survey, places, rows, size, reserve, report)
         made = folder / "cache"
         made.mkdir()
         _write(made, survey, places, rows, target, _facts(name, source, title, survey, places), report)
@@ -146,7 +154,7 @@ def _number_rows(survey: Survey, places: layout.Layout) -> None:
 
 
 def _decode_all(
-    source: Path, survey: Survey, places: layout.Layout, rows: Path, size: int, report: cache.Report
+    source: Path, survey: Survey, places: layout.Layout, rows: Path, size: int, reserve: int, report: cache.Report
 ) -> Target:
     """Decode every image into its row of the file ``rows``; those that fail are marked unreadable.
 
@@ -154,7 +162,7 @@ def _decode_all(
     """
     while True:
         target = _target(survey, places, size)
-        _check_space(rows.parent, len(places.places), target)
+        _check_space(rows.parent, len(places.places), target, reserve)
         _decode_rows(source, survey, rows, target, report)
         if _target(survey, places, size) == target:
             return target
@@ -175,16 +183,17 @@ def _target(survey: Survey, places: layout.Layout, size: int) -> Target:
     return Target(grey, height, width)
 
 
-def _check_space(folder: Path, count: int, target: Target) -> None:
-    """The decoded images are written twice for a moment. Raises ``DatasetError`` where there is no room."""
+def _check_space(folder: Path, count: int, target: Target, reserve: int) -> None:
+    """The decoded images are written twice for a moment. Raises ``DiskFull`` if that would not leave the reserve free."""
     channels, height, width = target.shape
-    needed, free = 2 * count * channels * height * width, shutil.disk_usage(folder).free
+    needed, free = 2 * count * channels * height * width + reserve, shutil.disk_usage(folder).free
     if needed > free:
-        raise DatasetError(
+        raise DiskFull(
             _("The disk has {free:,} MB left; this import needs {needed:,} MB.").format(
                 free=free // 1_000_000, needed=needed // 1_000_000 + 1
             ),
             _("Free some space, then try again."),
+            needed=needed,
         )
 
 
@@ -203,7 +212,8 @@ def _decode_rows(source: Path, survey: Survey, rows: Path, target: Target, repor
             try:
                 with member.open() as image:
                     pixels = decode(image, grey=target.grey, height=height, width=width)
-                os.pwrite(file.fileno(), pixels.tobytes(), found.row * row_bytes)
+                if os.pwrite(file.fileno(), pixels.tobytes(), found.row * row_bytes) < row_bytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(rows))
             except Unreadable:
                 found.header = None
             done += 1

@@ -19,18 +19,29 @@ from typing import Any
 
 from trainer.datasets import cache
 from trainer.datasets.catalogue import get_dataset
-from trainer.datasets.errors import DatasetError, UnknownDataset
-from trainer.datasets.facts import KNOWN, NAME, KnownSet
+from trainer.datasets.errors import DatasetError, DiskFull, Interrupted, UnknownDataset
+from trainer.datasets.facts import KNOWN, NAME, PARTIAL, KnownSet
 from trainer.events import Progress
 from trainer.i18n import _
 from trainer.interpreter import python_command
 
-__all__ = ["DatasetError", "UnknownDataset", "check_name", "find_known", "import_images", "prepare"]
+__all__ = [
+    "DatasetError",
+    "DiskFull",
+    "Interrupted",
+    "UnknownDataset",
+    "check_name",
+    "find_known",
+    "import_images",
+    "prepare",
+    "remove_leftovers",
+]
 
 OnStart = Callable[[subprocess.Popen[bytes]], None]  # is given the child, to end it from another thread
 DEFAULT_SIZE = 64  # pixels per side, for images that are not all of one small size
 SMALLEST_SIZE, LARGEST_SIZE = 8, 512
 _PATIENCE_SECONDS = 10
+_ASKED_TO_END = {code for signum in (signal.SIGTERM, signal.SIGINT) for code in (128 + signum, -signum)}
 
 
 def find_known(name: str) -> KnownSet:
@@ -74,16 +85,35 @@ def import_images(
     *,
     size: int = DEFAULT_SIZE,
     title: str | None = None,
+    reserve: int = 0,
     on_start: OnStart | None = None,
 ) -> Generator[Progress, None, None]:
     """Cache the images of a zip, tar, tar.gz or folder of class folders under ``name``.
 
-    ``size`` (pixels per side) is for images that are not all of one size of at most 64. Raises ``DatasetError`` with a
-    sentence and an advice, and leaves nothing behind then. Closing the generator ends the child.
+    ``size`` (pixels per side) is for images that are not all of one size of at most 64; ``reserve`` bytes of the disk are
+    kept free. Raises ``DatasetError`` with a sentence and an advice (``DiskFull`` if the disk is full, ``Interrupted`` if
+    the child was asked to end) and leaves nothing behind then. Closing the generator ends the child.
     """
     check_name(name)
-    arguments = ["import", "--size", str(size), *([] if title is None else [f"--title={title}"]), "--"]
-    yield from _relay(home, name, [*arguments, name, str(source.absolute())], on_start)
+    arguments = ["import", "--size", str(size), f"--reserve={reserve}"]
+    arguments += [*([] if title is None else [f"--title={title}"]), "--", name, str(source.absolute())]
+    yield from _relay(home, name, arguments, on_start)
+
+
+def remove_leftovers(home: Path) -> None:
+    """Remove what killed processes have left unfinished: half-made caches and partial downloads.
+
+    What a living process works on stays.
+    """
+    making = home / "datasets" / ".making"
+    for name in [path.name for path in making.iterdir()] if making.is_dir() else []:
+        cache.clean(home, name)
+    for known in KNOWN.values():
+        partial = [home / "downloads" / f"{path}{PARTIAL}" for path in known.packed]
+        if any(path.exists() for path in partial):
+            with cache.locked(home, known.name, wait=False) as taken:
+                for path in partial if taken else ():
+                    path.unlink(missing_ok=True)
 
 
 def _relay(home: Path, name: str, arguments: list[str], on_start: OnStart | None) -> Generator[Progress, None, None]:
@@ -109,13 +139,15 @@ def _read(child: subprocess.Popen[bytes]) -> Generator[Progress, None, None]:
         line: dict[str, Any] = json.loads(raw)
         kind = line.pop("type")
         if kind == "error":
-            raise DatasetError(line["message"], line["advice"])
+            raise DiskFull(**line) if "needed" in line else DatasetError(**line)
         if kind == "ready":
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(_PATIENCE_SECONDS)
             return
         yield Progress(**line)
     code = child.wait()
+    if code in _ASKED_TO_END:
+        raise Interrupted(_("The images could not be read: the process was ended."), _("Try again."))
     what = signal.Signals(-code).name if code < 0 else _("status {code}").format(code=code)
     raise DatasetError(
         _("The images could not be read: the process ended unexpectedly ({what}).").format(what=what),

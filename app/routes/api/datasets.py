@@ -33,9 +33,12 @@ def list_datasets(state: State) -> DatasetList:
     )
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, responses={507: {"description": "The disk is full: nothing was kept."}})
 def import_dataset(state: State, file: UploadFile, name: Annotated[str, Form()], size: ImageSize = 64) -> DatasetWork:
-    """Import a zip, tar or tar.gz of class folders; follow it with ``GET /datasets/{name}``."""
+    """Import a zip, tar or tar.gz of class folders; follow it with ``GET /datasets/{name}``.
+
+    If the server is restarted meanwhile, the import starts again from the uploaded file.
+    """
     state.imports.begin_import(file.file, file.filename or "", name, size)
     return DatasetWork(name=name, what="import")
 

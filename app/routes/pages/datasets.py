@@ -47,6 +47,7 @@ class Work:
     message: str
     advice: str
     is_stopping: bool
+    waiting: str = ""  # what it waits for
 
     @property
     def has_failed(self) -> bool:
@@ -55,6 +56,8 @@ class Work:
     @property
     def title(self) -> str:
         """One word for the badge."""
+        if self.waiting:
+            return _("Waiting")
         return {"download": _("Downloading"), "cache": _("Preparing")}.get(self.what, _("Importing"))
 
     @property
@@ -95,7 +98,7 @@ class Card:
     def badge(self) -> tuple[str, str, str]:
         """CSS class, icon and text of the state."""
         if self.work and self.state == "working":
-            return "running", "spin", self.work.title
+            return ("warn", "clock", self.work.title) if self.work.waiting else ("running", "spin", self.work.title)
         return {
             "ready": ("ok", "check", _("Ready")),
             "failed": ("bad", "alert", _("Failed")),
@@ -252,6 +255,7 @@ def _work_of(work: DatasetWork) -> Work:
         message=error.get("message", ""),
         advice=error.get("advice", ""),
         is_stopping=work.cancelled,
+        waiting=work.waiting,
     )
 
 
