@@ -43,7 +43,8 @@ from trainer.run_folder import RunFolder
 
 BASE = {"dataset": "digits", "model": "fc", "epochs": 2}
 REFUSALS = (Problem, OSError, DatabaseError)
-MOST_RUNS = 8
+MOST_RUNS = 6
+SETTLES_AFTER = 5
 # What a tick, or a restart with ticks, may make of a status
 CHANGES = {
     "queued": {"running", "failed", "cancelled", "finished"},
@@ -72,6 +73,7 @@ class Machine(RuleBasedStateMachine):
         self.state: Runoff | None = None
         self.wanted: dict[str, dict[str, Any]] = {}  # accepted names and marks
         self.must_not_train: set[str] = set()  # cancelled, stopped or finished, until they are resumed
+        self.unsettled = 0  # how much was done since everything was last compared
         self.sweeps: dict[str, int] = {}  # how many runs each has
 
     @initialize()
@@ -251,9 +253,15 @@ class Machine(RuleBasedStateMachine):
     @precondition(_is_up)
     @rule(name=st.sampled_from(USER_COMMANDS), number=NUMBERS, fault=FAULTS)
     def command(self, name: str, number: int, fault: Fault | None) -> None:
+        self.unsettled += 1
         run_id = self.run(number, "trash" if name == "restore" else "runs")
         if run_id is not None:
             self._do(name, run_id, fault)
+
+    @precondition(_is_up)
+    @rule(name=st.sampled_from(USER_COMMANDS), number=NUMBERS)
+    def undisturbed_command(self, name: str, number: int) -> None:
+        self.command(name=name, number=number, fault=None)
 
     @precondition(_is_up)
     @rule(number=NUMBERS)
@@ -280,6 +288,7 @@ class Machine(RuleBasedStateMachine):
     )
     def work(self, what: str, fault: Fault | None, start: str, intruder: tuple[int, str, int] | None) -> None:
         """A tick of the scheduler or of the indexer, or a rebuild. Meanwhile a user may ask for something."""
+        self.unsettled += 1
         assert self.state is not None
         works: dict[str, Callable[[], Any]] = {
             "tick": self.state.scheduler.tick,  # type: ignore[attr-defined]
@@ -355,6 +364,7 @@ class Machine(RuleBasedStateMachine):
         ),
     )
     def process(self, number: int, what: str) -> None:
+        self.unsettled += 1
         run_ids = sorted(self.world.alive)
         run_id = run_ids[number % len(run_ids)]
         process = self.world.alive[run_id]
@@ -375,15 +385,17 @@ class Machine(RuleBasedStateMachine):
 
     # what must hold --------------------------------------------------------------------------------------------------
 
+    @precondition(lambda self: self.unsettled >= SETTLES_AFTER)
     @rule(is_rebuilt=st.booleans())
     def settle(self, is_rebuilt: bool) -> None:
         """The faults are over, and the server has time. Then everything must agree."""
+        self.unsettled = 0
         self.world.disk.is_full = False
         if self.state is None:
             self._start_server(None)
         assert self.state is not None
         tick = self.state.scheduler.tick  # type: ignore[attr-defined]
-        for seconds in (130, 31, 31, 31, 31, 31):  # a run that hangs is ended in the meantime
+        for seconds in (130, 31, 31, 31, 31):  # a run that hangs is ended in the meantime
             self.world.pass_over(seconds)
             for run_id in [run_id for run_id, process in self.world.alive.items() if process.has_ended]:
                 self.world.end(run_id)
