@@ -18,7 +18,7 @@ from sqlmodel import Session
 from app.errors import Conflict, NotFound, Problem
 from app.runs import lifecycle, starting, sweeps, trash
 from app.runs.idempotency import KeyedRequest
-from app.runs.ingest import ingest
+from app.runs.ingest import add_new, ingest
 from app.runs.plan import Plan, PlannedRun, plan
 from app.schemas import RunChange, SweepIn
 from app.state import Runoff
@@ -63,29 +63,27 @@ def _create(
 ) -> list[Run]:
     """Write the folders of the runs, then their rows; after a failure no folder is left.
 
-    A folder becomes a run by its run.json. All are written under the database's write lock, so that the indexer never
-    finds only some runs of a sweep.
+    A folder becomes a run by its run.json. The rows of a sweep are stored in one transaction, so that nobody sees only
+    some of its runs.
     """
     folders: list[RunFolder] = []
     name = new_id()
     try:
         for run in runs:
             folders.append(RunFolder.claim(state.settings.runs, run.config))
-        with writing(state.engine) as session:
-            session.connection()
-            announced = []
-            for folder, run, created_at in zip(folders, runs, _increasing_times(), strict=False):
-                labels = {"name": run.name, "tags": planned.tags, "notes": planned.notes, "warnings": run.warnings}
-                announced.append((folder, {**labels, "sweep": sweep, "created_at": created_at}))
-            starting.announce(state.settings.home, name, announced, keyed)
-            rows = [row for folder in folders if (row := ingest(session, folder))]
-            session.commit()
+        announced = []
+        for folder, run, created_at in zip(folders, runs, _increasing_times(), strict=False):
+            labels = {"name": run.name, "tags": planned.tags, "notes": planned.notes, "warnings": run.warnings}
+            announced.append((folder, {**labels, "sweep": sweep, "created_at": created_at}))
+        starting.announce(state.settings.home, name, announced, keyed)
+        rows = add_new(state.engine, folders)
     except BaseException as error:
         starting.take_back(state.settings.home, name, folders, keyed)
         if not isinstance(error, OSError):
             raise
         message = _("The run could not be written: {reason}. Free some space in {home} and try again.")
         raise Problem(message.format(reason=error.strerror, home=state.settings.home), status=503) from error
+    starting.settle(state.settings.home, name)
     state.scheduler.wake()
     return rows
 

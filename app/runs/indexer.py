@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError, StatementError
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from app.runs import starting
 from app.runs.copying import COPYING_SECONDS, is_unready, last_change
 from app.runs.ingest import Rows, apply_to_rows, delete_rows, epochs_of_run, ingest, rows_of, store
 from app.runs.presence import Check, unchecked
@@ -302,12 +303,13 @@ class Indexer:
                     store(session, [rows])
 
     def _folders(self) -> list[RunFolder]:
-        """Every folder that may hold a run. One with a dot in front is being deleted."""
+        """Every folder that may hold a run: not those that are being made now, or removed, which have a dot in front."""
         if not self.runs.is_dir():
             return []
         with os.scandir(self.runs) as entries:
             names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-        return [RunFolder(self.runs / name) for name in names]
+        being_made = starting.pending(self.runs.parent)
+        return [RunFolder(self.runs / name) for name in names if name not in being_made]
 
     def rebuild(self, report: Report = lambda progress: None) -> int:
         """Make every row again from its folder; returns the number of runs.

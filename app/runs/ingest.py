@@ -14,10 +14,11 @@ from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import delete, insert
-from sqlmodel import Session, SQLModel, select
+from sqlalchemy import Engine, delete, insert
+from sqlmodel import Session, SQLModel, col, select
 
 from app.runs import lifecycle
+from app.store.database import writing
 from app.store.predictions import PredictionsError, load_correct
 from app.store.queries import next_version
 from app.store.tables import Epoch, Run, RunColumns
@@ -209,6 +210,18 @@ def ingest(session: Session, folder: RunFolder, *, trust_row: bool = True) -> Ru
         session.expunge(before)
     store(session, [rows])
     return session.get_one(Run, folder.id)
+
+
+def add_new(engine: Engine, folders: Sequence[RunFolder]) -> list[Run]:
+    """Add the rows of new runs in one transaction. Those that the indexer has found meanwhile stay as they are."""
+    made = [rows for folder in folders if (rows := rows_of(folder, None, lambda _run_id: {}))]
+    ids = [rows.run.id for rows in made]
+    with writing(engine) as session:
+        known = set(session.exec(select(Run.id).where(col(Run.id).in_(ids))).all())
+        store(session, [rows for rows in made if rows.run.id not in known])
+        by_id = {run.id: run for run in session.exec(select(Run).where(col(Run.id).in_(ids))).all()}
+        session.commit()
+    return [by_id[run_id] for run_id in ids]
 
 
 def rows_of(

@@ -1,7 +1,8 @@
 """The runs of a sweep begin together or not at all, also if the server is killed in between.
 
-Their run.json files, and the record of the request's key, can't be written in one step. So all are noted in one file
-first; a server that starts completes what an earlier one has noted.
+Their run.json files, the record of the request's key and the rows of the index can't be written in one step. So all are
+noted in one file first. The indexer ignores the folders that a note names, and a server that starts completes what an
+earlier one has noted, or removes what that has refused.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ from trainer.files import DamagedFile, read_sealed, write_sealed
 from trainer.run_folder import RunFolder
 
 Announced = tuple[RunFolder, Mapping[str, Any]]  # a claimed folder, and the labels of its run.json
+_REFUSED = ".refused"
 _CLAIM_SECONDS = 600.0  # how old a folder without run.json is that nobody will complete
 
 
 def announce(home: Path, name: str, runs: Sequence[Announced], keyed: KeyedRequest | None = None) -> None:
-    """Make the claimed folders runs, all of them or none, and record the key of the request with them."""
+    """Make the claimed folders runs, all of them or none, and record the key of the request with them.
+
+    Call ``settle`` once they are in the index, or ``take_back``.
+    """
     note = _notes(home) / f"{name}.json"
     if len(runs) > 1 or keyed:
         note.parent.mkdir(exist_ok=True)
@@ -33,7 +38,17 @@ def announce(home: Path, name: str, runs: Sequence[Announced], keyed: KeyedReque
         folder.announce(**labels)
     if keyed:
         idempotency.record(home, keyed, [folder.id for folder, _labels in runs], runs[0][1]["sweep"])
-    note.unlink(missing_ok=True)
+
+
+def settle(home: Path, name: str) -> None:
+    """The announced runs are in the index."""
+    with suppress(OSError):  # the next start removes the note
+        (_notes(home) / f"{name}.json").unlink(missing_ok=True)
+
+
+def pending(home: Path) -> set[str]:
+    """The ids of runs that are being made or taken back now."""
+    return {run["folder"] for note in _notes(home).glob("*") for run in _read(note).get("runs", [])}
 
 
 def take_back(home: Path, name: str, folders: Sequence[RunFolder], keyed: KeyedRequest | None = None) -> None:
@@ -41,24 +56,37 @@ def take_back(home: Path, name: str, folders: Sequence[RunFolder], keyed: KeyedR
 
     What is left of a folder is no run.
     """
-    (_notes(home) / f"{name}.json").unlink(missing_ok=True)
+    note = _notes(home) / f"{name}.json"
+    refused = note.with_suffix(_REFUSED)
+    with suppress(OSError):  # a single run has no note
+        note.rename(refused)
+    note.unlink(missing_ok=True)
     for folder in folders:
-        hidden = folder.path.with_name(f".deleted-{folder.id}")
-        with suppress(OSError):
-            folder.path.rename(hidden)
-        for path in (folder.path, hidden):
-            shutil.rmtree(path, ignore_errors=True)
+        _remove(folder)
     if keyed:
         idempotency.forget(home, keyed)
+    refused.unlink(missing_ok=True)
+
+
+def _remove(folder: RunFolder) -> None:
+    hidden = folder.path.with_name(f".deleted-{folder.id}")
+    with suppress(OSError):
+        folder.path.rename(hidden)
+    for path in (folder.path, hidden):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def complete(home: Path) -> None:
-    """Announce what a killed server had noted, and remove folders that were claimed long ago and never announced."""
+    """Announce what a killed server had noted, and remove what it had refused, or claimed and never announced."""
+    for note in sorted(_notes(home).glob(f"*{_REFUSED}")):
+        values = _read(note)
+        for run in values.get("runs", []):
+            _remove(RunFolder(home / "runs" / run["folder"]))
+        if values.get("keyed"):
+            idempotency.forget(home, KeyedRequest(**values["keyed"]))
+        note.unlink(missing_ok=True)
     for note in sorted(_notes(home).glob("*.json")):
-        try:
-            values = read_sealed(note) or {}
-        except DamagedFile:
-            values = {}
+        values = _read(note)
         runs, keyed = values.get("runs", []), values.get("keyed")
         for labels in runs:
             folder = RunFolder(home / "runs" / labels["folder"])
@@ -75,6 +103,13 @@ def complete(home: Path) -> None:
         is_claim = is_old and folder.is_empty() and {item.name for item in path.iterdir()} <= {"config.json", "lock"}
         if is_claim and not folder.is_alive():
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _read(note: Path) -> dict[str, Any]:
+    try:
+        return read_sealed(note) or {}
+    except DamagedFile:
+        return {}
 
 
 def _notes(home: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -141,6 +142,56 @@ def test_a_sweep_is_whole_after_a_kill(home: Path, monkeypatch: pytest.MonkeyPat
         assert len({run["sweep"] for run in runs}) == 1
         assert {run["status"] for run in runs} == {"queued"}
     assert list((home / "starting").glob("*")) == []
+
+
+def test_others_read_and_write_while_a_sweep_is_written_and_see_none_of_it(
+    site: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.store.database.BUSY_SECONDS", 0.05)
+    other = begin(site, seed=9)
+    real, seen = RunFolder.announce, []
+
+    def announce(folder: RunFolder, **labels: Any) -> None:
+        real(folder, **labels)
+        assert site.patch(f"/api/v1/runs/{other}", json={"notes": folder.id}).status_code == 200
+        site.app.state.runoff.indexer.tick()  # type: ignore[attr-defined]
+        seen.append(site.get("/api/v1/runs").json()["total"])
+
+    monkeypatch.setattr(RunFolder, "announce", announce)
+    assert site.post("/api/v1/sweeps", json=SWEEP).status_code == 201
+    assert seen == [1, 1, 1]
+    assert site.get("/api/v1/runs").json()["total"] == 4
+
+
+@pytest.mark.parametrize("removed", [0, 1, 2])
+def test_a_refused_sweep_is_gone_after_a_kill(home: Path, monkeypatch: pytest.MonkeyPatch, removed: int) -> None:
+    """The index refuses the rows, and the process ends while it removes one folder after the other."""
+
+    class Killed(BaseException):
+        pass
+
+    real, left = starting._remove, removed
+
+    def remove(folder: RunFolder) -> None:
+        nonlocal left
+        if not left:
+            raise Killed
+        left -= 1
+        real(folder)
+
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    state = make_state(Settings(home=home))
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "add_new", refuse)
+        patch.setattr(starting, "_remove", remove)
+        with pytest.raises(Killed):
+            commands.start(state, plan(home, SweepIn.model_validate(SWEEP)))
+    with TestClient(create_app(Settings(home=home), train=False), base_url="http://localhost") as site:
+        site.app.state.runoff.indexer.tick()  # type: ignore[attr-defined]
+        assert site.get("/api/v1/runs").json()["total"] == 0
+    assert [*(home / "starting").iterdir(), *(home / "runs").iterdir()] == []
 
 
 def test_folders_that_were_claimed_long_ago_are_removed(home: Path) -> None:
