@@ -204,7 +204,14 @@ def is_degraded(server: Server) -> bool:
 
 
 @pytest.mark.parametrize(
-    "round_of", [during_a_run, during_an_import, during_an_upload, during_a_start, during_a_migration]
+    "round_of",
+    [
+        during_a_run,
+        pytest.param(during_an_import, marks=pytest.mark.full),
+        pytest.param(during_an_upload, marks=pytest.mark.full),
+        pytest.param(during_a_start, marks=pytest.mark.full),
+        pytest.param(during_a_migration, marks=pytest.mark.full),
+    ],
 )
 def test_a_full_disk(small: Server, filler: Filler, archive: bytes, full: bool, count: Count, round_of: Round) -> None:
     rounds = 6 if full else 1

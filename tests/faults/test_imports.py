@@ -25,7 +25,7 @@ from tests.faults.conftest import Count
 from tests.faults.servers import Server, wait_for
 from trainer.datasets import catalogue, worker
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.full]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,6 @@ def has_come(server: Server, name: str, what: str, part: float) -> bool:
     return (done[0] == what and done[1] >= part) or (what == "import" and done[0] == "cache")
 
 
-@pytest.mark.full
 def test_an_import_of_the_command_line_that_is_killed_leaves_nothing(
     tmp_path: Path, archive: bytes, full: bool, count: Count
 ) -> None:

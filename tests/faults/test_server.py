@@ -26,6 +26,7 @@ from tests.faults.conftest import Count
 from tests.faults.servers import BASE, wait_for
 
 pytestmark = pytest.mark.faults
+full_form = pytest.mark.full
 LONG = {**BASE, "epochs": 2000}
 
 
@@ -74,7 +75,7 @@ def spot(tmp_path: Path) -> Iterator[Path]:
     LocalExecutor(home).end_host()
 
 
-@pytest.mark.parametrize("same", ["home", "link", "port"])
+@pytest.mark.parametrize("same", ["port", pytest.param("home", marks=full_form), pytest.param("link", marks=full_form)])
 def test_of_two_servers_one_ends_with_a_sentence(spot: Path, same: str, full: bool, count: Count) -> None:
     times = 10 if full else 1
     for number in range(times):
@@ -100,7 +101,14 @@ def test_of_two_servers_one_ends_with_a_sentence(spot: Path, same: str, full: bo
     count(f"two servers at once, the same {same}", times, "one sentence and status 1")
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
+@pytest.mark.parametrize(
+    "signals",
+    [
+        [signal.SIGTERM],
+        pytest.param([signal.SIGINT], marks=full_form),
+        pytest.param([signal.SIGTERM, signal.SIGTERM], marks=full_form),
+    ],
+)
 def test_a_signal_ends_open_streams_quietly(spot: Path, signals: list[int], count: Count) -> None:
     server = Process(spot, free_port())
     run = server.client.start_run(**LONG)["id"]
@@ -134,7 +142,7 @@ def _lines(stream: httpx.Response) -> Iterator[str]:
         yield from stream.iter_lines()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=full_form)])
 def test_a_signal_during_the_start_is_quiet(spot: Path, number: int, full: bool, count: Count) -> None:
     delays = [0.05 * step for step in range(60)] if full else [0.2, 0.7, 1.2]
     for delay in delays:
@@ -145,6 +153,7 @@ def test_a_signal_during_the_start_is_quiet(spot: Path, number: int, full: bool,
     count(f"{signal.Signals(number).name} during the start", len(delays), "no traceback")
 
 
+@pytest.mark.full
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.mark.parametrize("part", ["home", "runs"])
@@ -210,6 +219,7 @@ def test_more_clients_than_descriptors_get_a_503(spot: Path, full: bool, count: 
     )
 
 
+@pytest.mark.full
 def test_repeated_requests_without_sense_fill_no_log(spot: Path, count: Count) -> None:
     server = Process(spot, free_port())
     with httpx.Client() as client:
@@ -224,6 +234,7 @@ def test_repeated_requests_without_sense_fill_no_log(spot: Path, count: Count) -
     count("requests for a missing page, and malformed ones", 4200, f"{len(server.printed):,} bytes of log")
 
 
+@pytest.mark.full
 def test_why_no_host_starts_is_shown_until_it_does(spot: Path, count: Count) -> None:
     """The home is too deep for a socket, and the folder for it is in the way."""
     from trainer import wire
