@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from weakref import WeakValueDictionary
 
 from app.errors import Conflict, Refused
 from trainer.config import FieldProblem
@@ -25,7 +26,8 @@ from trainer.i18n import _
 KEPT_SECONDS = 24 * 3600.0
 LONGEST = 255
 FIELD = "Idempotency-Key"
-answering = Lock()  # held from looking for the record of a key until it is written
+_locks: WeakValueDictionary[str, Lock] = WeakValueDictionary()
+_lock_of_locks = Lock()
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ class Record:
     runs: list[str]
     sweep: str | None
     answer: Any
+
+
+def answering(keyed: KeyedRequest) -> Lock:
+    """The lock to hold from looking for the record of a key until it is written."""
+    with _lock_of_locks:
+        return _locks.setdefault(keyed.name, Lock())
 
 
 def record(home: Path, keyed: KeyedRequest, runs: Sequence[str], sweep: str | None, answer: Any = None) -> None:

@@ -170,7 +170,7 @@ def test_an_epoch_that_no_copy_has_stays_named(index: Indexer) -> None:
     second = folder.events_path.read_bytes().index(b'"epoch":2,"step":20')
     flip(folder.events_path, second)
     index.engine.dispose()
-    (index.runs.parent / "runoff.sqlite3").unlink()
+    Path(index.engine.url.database or "").write_bytes(b"")
     migrate(index.engine)
     index.tick()
     before = folder.events_path.read_bytes()

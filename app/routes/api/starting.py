@@ -42,7 +42,7 @@ def start_once(state: Runoff, response: Response, key: str | None, asked: Any, p
         return _answer(started)
     home = state.settings.home
     keyed = KeyedRequest.of(key, asked)
-    with idempotency.answering:
+    with idempotency.answering(keyed):
         found = idempotency.find(home, keyed)
         if found is not None and found.answer is not None:
             return _sent(found.answer, found.sweep, found.runs[0])
