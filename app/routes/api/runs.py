@@ -53,7 +53,7 @@ _create_schema = {
 def start_run(
     state: State, response: Response, body: Annotated[dict[str, Any], Body()], idempotency_key: IdempotencyKey = None
 ) -> Any:
-    """Start a run. With `Idempotency-Key` the request can be repeated safely."""
+    """Start a run. With the header Idempotency-Key it can be repeated safely."""
     home = state.settings.home
     return start_once(state, response, idempotency_key, ["runs", body], lambda: plan_run(home, body))
 
