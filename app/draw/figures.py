@@ -182,7 +182,7 @@ def accuracy_figure(curve: RunCurve, *, last_epoch: int) -> Figure:
         curves.append(Band(curve.index, x, low, high))
     curves.append(Line(curve.index, _("test"), x, test, hover(_("test"), "%{y:.2f} % (%{text})"), text))
     axes = axes_by("epoch", last_epoch=last_epoch, x_range=(0.8, last_epoch + 0.2) if last_epoch > 1 else None)
-    return Figure(curves, axes if x else replace(axes, y_range=(0, 100)))
+    return Figure(curves, axes if x else replace(axes, x_range=(0.5, last_epoch + 0.5), y_range=(0, 100)))
 
 
 def step_figure(
@@ -203,17 +203,16 @@ def step_figure(
     points = [point for point in curve.points if point.test_loss > 0]
     x = [float(point.epoch * steps_per_epoch) for point in points]
     test = Line(curve.index, _("test"), x, [point.test_loss for point in points], hover(_("test"), "%{y:.4f}"))
+    y = [*training.y, *test.y] or [0.01, 10.0]
     axes = Axes(
-        _("step ({n} per epoch)").format(n=f"{steps_per_epoch:,}"),
+        _("step ({n} per epoch)").format(n=f"{steps_per_epoch:,}") if steps_per_epoch else _("step"),
         _X_FORMATS["epoch"],
-        x_range=(0, total_steps),
-        y_ticks=log_ticks([*training.y, *test.y]),
+        x_range=(0, total_steps or 1),
+        y_ticks=log_ticks(y),
     )
-    losses_shown = [*training.y, *test.y] or [0.01, 10.0]
-    if max(losses_shown) == min(losses_shown):  # plotly.js would show two decades, with too many ticks
-        losses_shown = [losses_shown[0] / 2, losses_shown[0] * 2]
-        axes = replace(axes, y_range=(losses_shown[0], losses_shown[1]))
-    elif not training.y and not test.y:
+    if min(y) == max(y):  # plotly.js would show two decades, with too many ticks
+        axes = replace(axes, y_range=(y[0] / 2, y[0] * 2))
+    elif not shown and not points:
         axes = replace(axes, y_range=(0.01, 10.0))
     return Figure([training, test], axes)
 

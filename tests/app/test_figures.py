@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs_version
 from starlette.testclient import TestClient
 
 from app.compare import curves
-from app.draw.figures import Axis, RunCurve, plotly_json, step_figure
+from app.draw.figures import Axis, RunCurve, accuracy_figure, plotly_json, step_figure
 from app.routes.pages.compare_query import CompareQuery
 from tests.app.run_folders import finish, new_run, say, started, steps
 from trainer.run_folder import RunFolder
@@ -106,8 +106,19 @@ def test_server_and_trainer_do_not_import_plotly() -> None:
 
 
 def test_a_loss_chart_without_losses_has_a_readable_axis() -> None:
-    figure = plotly_json(step_figure([], [], RunCurve(0, "a", []), steps_per_epoch=10, total_steps=30))
-    assert figure["layout"]["yaxis"]["range"] == [-2, 1]
+    """That of a queued run, whose number of steps is not known yet, too."""
+    for per_epoch, total in ((10, 30), (0, 0)):
+        layout = plotly_json(step_figure([], [], RunCurve(0, "a", []), steps_per_epoch=per_epoch, total_steps=total))[
+            "layout"
+        ]
+        assert layout["yaxis"]["range"] == [-2, 1]
+        assert [tick for tick in layout["yaxis"]["tickvals"] if 0.01 <= tick <= 10] == [0.01, 0.1, 1, 10]
+        assert layout["xaxis"]["range"][0] < layout["xaxis"]["range"][1]
+
+
+def test_an_accuracy_chart_without_epochs_has_the_epochs_to_come() -> None:
+    layout = plotly_json(accuracy_figure(RunCurve(0, "a", []), last_epoch=1))["layout"]
+    assert (layout["xaxis"]["range"], layout["yaxis"]["range"]) == ([0.5, 1.5], [0, 100])
 
 
 def test_a_single_loss_has_a_narrow_axis() -> None:

@@ -121,9 +121,8 @@ def figure(state: State, session: Reading, run_id: str, figure: Literal["accurac
     if figure == "accuracy":
         return JSONResponse(plotly_json(accuracy_figure(curve, last_epoch=run.epochs)))
     steps = steps_of(state.run_folder(run_id))
-    per_epoch = run.steps_per_epoch or 1
     shown = step_figure(
-        steps.steps, steps.losses, curve, steps_per_epoch=per_epoch, total_steps=run.total_steps or per_epoch
+        steps.steps, steps.losses, curve, steps_per_epoch=run.steps_per_epoch or 0, total_steps=run.total_steps or 0
     )
     return JSONResponse(plotly_json(shown))
 
