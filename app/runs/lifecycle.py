@@ -45,8 +45,9 @@ def _transition(session: Session, run: Run, *sources: str, to: str, **values: An
 
 
 def _record(folder: RunFolder, run: Run, **values: Any) -> None:
-    """Write what was decided to run.json, with the attempt after which it was."""
-    folder.write_run((folder.read_run() or record_of(run)) | {"after_attempt": run.attempt, **values})
+    """Write what was decided to run.json, with the attempts so far."""
+    counts = {"after_attempt": run.attempt, "fruitless_attempts": run.fruitless_attempts}
+    folder.write_run((folder.read_run() or record_of(run)) | counts | values)
 
 
 def record_of(run: Run) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from app.server import make_state
 from app.settings import Settings
 from app.store.database import reading, writing
 from app.store.tables import Run
-from tests.app.run_folders import CANCELLED, say, started
+from tests.app.run_folders import CANCELLED, epoch, say, started
 from trainer import files
 from trainer.run_folder import RunFolder
 
@@ -384,6 +384,25 @@ def test_a_rebuild_counts_attempts_without_an_epoch_as_before(site: TestClient) 
         with reading(state.engine) as session:
             run = session.get_one(Run, folder.id)
             assert (run.status, run.fruitless_attempts) == ("cancelled", 1)
+        state.indexer.rebuild()
+
+
+def test_an_epoch_ends_the_count_of_attempts_without_one_after_a_rebuild_too(site: TestClient) -> None:
+    """The process ends unexpectedly twice, the second time after an epoch and when it was asked to stop."""
+    folder = run_without_an_event(site)
+    state = site.app.state.runoff  # type: ignore[attr-defined]
+    for attempt, events in ((1, [started()]), (2, [started(), epoch(1)])):
+        say(folder, events, attempt=attempt)
+        state.indexer.tick()
+        with writing(state.engine) as session:
+            run = session.get_one(Run, folder.id)
+            run.attempt, run.cancel_requested = attempt, attempt == 2
+            lifecycle.end_vanished_attempt(session, folder, run)
+            session.commit()
+    for _rebuild in range(2):
+        with reading(state.engine) as session:
+            run = session.get_one(Run, folder.id)
+            assert (run.status, run.fruitless_attempts) == ("cancelled", 0)
         state.indexer.rebuild()
 
 
