@@ -34,6 +34,7 @@ FAILED_KEPT_SECONDS = 24 * 3600.0  # how long the message about a failed import 
 MOST_INTERRUPTIONS = 3  # of one import, so that an import that takes all memory does not end every server
 _POLL_SECONDS = 2.0  # between two looks at the free space
 _LONGEST_PAUSE_SECONDS = 60.0
+_PASSING = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # what a process lacks for some time only
 _ENDING_SECONDS = 5.0  # within which a server ends if its child process was asked to
 
 
@@ -195,7 +196,13 @@ class Imports:
 
     def _begin(self, job: _Job) -> None:
         job.thread = threading.Thread(target=self._follow, args=(job,), name=f"data set {job.work.name}", daemon=True)
-        job.thread.start()
+        try:
+            job.thread.start()
+        except RuntimeError as error:  # too many threads
+            self._forget(job)
+            if job.upload is not None:
+                job.upload.remove()
+            raise OSError(errno.EAGAIN, str(error)) from None
 
     def _follow(self, job: _Job) -> None:
         """Work until the job is done, has failed, or is stopped; then remove its upload, or keep it for the next server."""
@@ -228,6 +235,14 @@ class Imports:
                 self._wait_for_space(job, problem, pause)
                 if not problem.needed:  # the free space does not tell whether it suffices, as with a quota
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            except OSError as problem:
+                if problem.errno not in _PASSING:
+                    raise
+                job.work.waiting = _("It could not be started ({reason}) and is tried again.").format(
+                    reason=problem.strerror
+                )
+                job.stop.wait(pause)
+                job.work.waiting, pause = "", min(2 * pause, _LONGEST_PAUSE_SECONDS)
             except Interrupted:
                 # A service manager asks all processes of a server to end, and ours may not know yet.
                 may_retry = job.upload is not None and job.upload.about.interruptions < MOST_INTERRUPTIONS

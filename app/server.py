@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO
+from typing import IO, NamedTuple
 
 from sqlalchemy import Engine
 
@@ -26,7 +26,7 @@ from app.runs.scheduler import Scheduler
 from app.runs.tidying import tidy
 from app.settings import Settings
 from app.state import Runoff
-from app.store.database import open_index
+from app.store.database import last_write, open_index
 from trainer.files import is_full
 from trainer.home import home_id
 from trainer.i18n import _
@@ -53,24 +53,37 @@ def lock_home(settings: Settings) -> IO[bytes]:
     return file
 
 
-def prepare(settings: Settings) -> tuple[Engine, str]:
-    """Bring a locked home in order: its open index, and a sentence if that is a new one.
+class Prepared(NamedTuple):
+    """A home in order: its open index, a sentence if that is a new one, and when an earlier server wrote it."""
 
-    What a killed server left unfinished is completed or removed. Raises ``IndexUnusable`` and ``OSError``.
+    engine: Engine
+    told: str
+    written_at: float
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Bring a locked home in order. What a killed server left unfinished is completed or removed.
+
+    Raises ``IndexUnusable`` and ``OSError``.
     """
     _remove_leftovers(settings)
     home_id(settings.home)
-    return open_index(settings.database)
+    return _open(settings)
 
 
-def make_state(settings: Settings, engine: Engine | None = None) -> Runoff:
+def _open(settings: Settings) -> Prepared:
+    written_at = last_write(settings.database)  # before it is opened, which writes to it
+    return Prepared(*open_index(settings.database), written_at)
+
+
+def make_state(settings: Settings, prepared: Prepared | None = None) -> Runoff:
     """The parts of a server on its home, with the database up to date. Nothing runs yet. Raises ``IndexUnusable``."""
-    if engine is None:
-        engine, told = open_index(settings.database)
-        if told:
-            logger.warning(told)
+    engine, told, written_at = prepared or _open(settings)
+    if told:
+        logger.warning(told)
     presence = Presence.of(settings.home)
-    indexer = Indexer(engine, settings.runs, presence.problem, reader=Reader(settings.database, settings.runs))
+    reader = Reader(settings.database, settings.runs)
+    indexer = Indexer(engine, settings.runs, presence.problem, reader=reader, written_at=written_at)
     executor = LocalExecutor(settings.home, home_problem=presence.problem)
     measuring = Measuring(engine, settings.home, executor) if settings.measure else None
     return Runoff(
@@ -97,19 +110,15 @@ def make_state(settings: Settings, engine: Engine | None = None) -> Runoff:
 
 @contextmanager
 def serving(
-    settings: Settings, *, train: bool, lock: IO[bytes] | None = None, engine: Engine | None = None
+    settings: Settings, *, train: bool, lock: IO[bytes] | None = None, prepared: Prepared | None = None
 ) -> Iterator[Runoff]:
     """The parts of a server at work, and their end. With ``train`` false no run is scheduled.
 
-    ``lock`` is what ``lock_home`` returned and ``engine`` is from ``prepare``, if the caller has called them already.
+    ``lock`` and ``prepared`` are what ``lock_home`` and ``prepare`` returned, if the caller has called them already.
     Raises what they raise.
     """
     with lock or lock_home(settings):
-        if engine is None:
-            engine, told = prepare(settings)
-            if told:
-                logger.warning(told)
-        state = make_state(settings, engine)
+        state = make_state(settings, prepared or prepare(settings))
         address = settings.home / "server.json"
         with suppress(OSError):  # a full disk: commands then don't find the server, but pages work
             write_json(address, {"url": f"http://{_reachable_host(settings.host)}:{settings.port}"})
@@ -150,7 +159,7 @@ def _remove_leftovers(settings: Settings) -> None:
     except OSError as error:
         if not is_full(error):
             raise
-        logger.warning("The disk is full: a sweep that was interrupted is completed by the next start.")
+        logger.warning("The disk is full: a sweep that was interrupted is completed when there is space.")
     tidy(settings.home)
 
 

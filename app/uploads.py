@@ -58,9 +58,13 @@ class Upload:
         remove(self.home, self.name)
 
     def fail(self, error: dict[str, str]) -> Upload:
-        """Remove the archive, and keep why its import has failed."""
+        """Remove the archive, and keep why its import has failed; only in memory if that can't be written."""
         shutil.rmtree(self.folder, ignore_errors=True)  # first, because the disk may be full
-        return self.change(error=error, failed_at=now())
+        values: dict[str, Any] = {"error": error, "failed_at": now()}
+        try:
+            return self.change(**values)
+        except OSError:
+            return replace(self, about=replace(self.about, **values))
 
 
 def store(home: Path, name: str, file: BinaryIO, file_name: str, size: int) -> Upload:

@@ -7,6 +7,8 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -19,7 +21,10 @@ from trainer.i18n import _
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from sqlalchemy import Engine
+
+    from app.server import Prepared
+
+_LOOK_AT_PARENT_SECONDS = 1.0
 
 
 def serve(
@@ -42,24 +47,22 @@ def serve(
         uploads = settings.home / "uploads"
         uploads.mkdir(exist_ok=True)
         tempfile.tempdir = str(uploads)  # large uploads are kept next to the data sets, not in a small /tmp
-        engine, told = prepare(settings)
-        if told:
-            typer.echo(told)
+        prepared = prepare(settings)
         if reload:
-            engine.dispose()
+            prepared.engine.dispose()
             for bound in sockets:
                 bound.close()
             _serve_with_reload(settings)
         else:
-            _serve(settings, lock, engine, sockets)
+            _serve(settings, lock, prepared, sockets)
 
 
-def _serve(settings: Settings, lock: IO[bytes], engine: Engine, sockets: list[socket.socket]) -> None:
+def _serve(settings: Settings, lock: IO[bytes], prepared: Prepared, sockets: list[socket.socket]) -> None:
     from app.main import create_app
     from app.server import serving, settle_memory
     from app.web.listening import Server
 
-    with serving(settings, train=True, lock=lock, engine=engine) as state:
+    with serving(settings, train=True, lock=lock, prepared=prepared) as state:
         server = Server(create_app(settings, state=state), at_end=state.ending.set)
         settle_memory()
         _greet(settings)
@@ -95,7 +98,15 @@ def app_of_child() -> FastAPI:
     """The application in the child of a server with ``--reload``, whose parent has locked the home."""
     from app.main import create_app
 
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     return create_app(lock=Path(os.devnull).open("rb"))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has ended, for the lock on the home ends with that."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_AT_PARENT_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _greet(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError, StatementError
+from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -26,7 +26,7 @@ from app.runs.ingest import Rows, apply_to_rows, delete_rows, epochs_of_run, ing
 from app.runs.presence import Check, unchecked
 from app.runs.reader import Reader, Report
 from app.schemas import IndexProgress
-from app.store.database import is_damage, open_index, reading, writing
+from app.store.database import alone, is_damage, last_write, open_index, reading, writing
 from app.store.queries import next_version
 from app.store.tables import ACTIVE, Run
 from trainer.event_log import EventLogChanged, read_events
@@ -49,8 +49,15 @@ class Indexer:
     """
 
     def __init__(
-        self, engine: Engine, runs: Path, home_problem: Check = unchecked, *, reader: Reader | None = None
+        self,
+        engine: Engine,
+        runs: Path,
+        home_problem: Check = unchecked,
+        *,
+        reader: Reader | None = None,
+        written_at: float | None = None,
     ) -> None:
+        """``written_at`` is when an earlier server wrote the index; None: look at the file now."""
         self._home_problem = home_problem
         self.engine = engine
         self.runs = runs
@@ -64,7 +71,9 @@ class Indexer:
         self._is_suspect = False
         self._renewing = threading.Lock()
         self._again: set[str] = set()
-        self._written_at = self._time_of_last_write()  # None once a tick has looked what came later
+        if written_at is None:
+            written_at = last_write(Path(engine.url.database or ""))
+        self._written_at: float | None = written_at  # None once a tick has looked what came later
 
     def tick(self) -> bool:
         """Index what is new; True when anything changed."""
@@ -91,12 +100,6 @@ class Indexer:
         """Make the row of a run again from its folder at the next tick, or remove it where there is no folder."""
         self._again.add(run_id)
 
-    def _time_of_last_write(self) -> float | None:
-        try:
-            return Path(self.engine.url.database or "").stat().st_mtime
-        except OSError:
-            return None
-
     def _find_what_came_later(self) -> None:
         """At the first tick: find the runs that a killed server has changed in the folder, but not in the index."""
         if self._written_at is None:
@@ -111,6 +114,9 @@ class Indexer:
         self._written_at = None
 
     def _read_those_again(self) -> None:
+        if self._reader is not None and len(self._again) > _MANY:
+            self._leave_to(self._reader, everything=True)
+            self._again.clear()
         for run_id in list(self._again):
             folder = RunFolder(self.runs / run_id)
             if folder.path.is_dir():
@@ -130,7 +136,8 @@ class Indexer:
                 return
             self._is_suspect = False
             is_another, is_gone = self._file_now() != self._file, self._file_now() is None
-            engine, told = open_index(Path(path))
+            with alone():
+                engine, told = open_index(Path(path))
             engine.dispose()
             if is_another or told:
                 removed = _("The index was removed, so a new one is made from the run folders.")
@@ -204,22 +211,29 @@ class Indexer:
         if self._remove_rows(gone) and gone:
             logger.warning("The folders of runs %s were gone, so their rows are removed.", ", ".join(gone))
         if self._reader is not None and len(new) > _MANY:
-            self._leave_to(self._reader)
+            self._leave_to(self._reader, mtime=mtime)
             return bool(gone)
         has_changed, is_complete = self._read_some(new)
         if is_complete and time.time() - mtime > _COARSE_SECONDS:
             self._seen_mtime = mtime
         return bool(has_changed or gone)
 
-    def _leave_to(self, reader: Reader) -> None:
-        """Let the process read the new folders, one process after the other."""
+    def _leave_to(self, reader: Reader, *, mtime: float = 0.0, everything: bool = False) -> None:
+        """Let the process read the new folders, or all, one process after the other.
+
+        If nothing is left after that, the folder of runs is not looked at again while its time is ``mtime``.
+        """
+
+        def end(is_complete: bool) -> None:
+            self.progress = None
+            self._may_read_many_at = time.monotonic() + COPYING_SECONDS
+            if is_complete and began_at - mtime > _COARSE_SECONDS:
+                self._seen_mtime = mtime
+
         if time.monotonic() >= self._may_read_many_at:
             self._may_read_many_at = float("inf")
-            reader.begin(self._report, self._end_many)
-
-    def _end_many(self) -> None:
-        self.progress = None
-        self._may_read_many_at = time.monotonic() + COPYING_SECONDS
+            began_at = time.time()
+            reader.begin(self._report, end, everything=everything)
 
     def _report(self, progress: IndexProgress) -> None:
         self.progress = progress
@@ -239,18 +253,20 @@ class Indexer:
         self._next_new = start + num_unready  # those that were read are not new any more
         return has_changed, num_seen == len(new) and not num_unready
 
-    def read_new(self, report: Report) -> int:
-        """Read all folders that are not in the index yet; returns the number of runs that were added."""
+    def read_new(self, report: Report) -> bool:
+        """Read all folders that are not in the index yet; whether none of them has to be looked at again."""
         folders = self._folders()
         with reading(self.engine) as session:
             known = set(session.exec(select(Run.id)).all())
         new = [folder for folder in folders if folder.id not in known]
-        count, num_seen = 0, len(folders) - len(new)
+        num_seen, num_unready = len(folders) - len(new), 0
         for batch in _batches(new):
-            count += sum(self._ingest([folder for folder in batch if not is_unready(folder)]))
+            ready = [folder for folder in batch if not is_unready(folder)]
+            self._ingest(ready)
             num_seen += len(batch)
+            num_unready += len(batch) - len(ready)
             report(IndexProgress(done=num_seen, total=len(folders)))
-        return count
+        return not num_unready
 
     def _remove_rows(self, run_ids: Sequence[str]) -> bool:
         """Remove the rows of runs whose folders are gone; False if the home itself is not there."""
@@ -295,8 +311,8 @@ class Indexer:
         try:
             with session.begin_nested():
                 store(session, list(read.values()))
-        except StatementError as error:
-            if isinstance(error, OperationalError) or is_damage(error):
+        except Exception as error:
+            if _is_no_fault_of_a_run(error):
                 raise
             for run_id, rows in read.items():  # one of them does not fit
                 with _isolated(session, run_id):
@@ -363,10 +379,14 @@ def _isolated(session: Session, run_id: str) -> Iterator[None]:
 
 @contextmanager
 def _logged(run_id: str) -> Iterator[None]:
-    """Keep what a broken folder (a run.json edited by hand, say) causes to that run."""
+    """Keep what a broken folder causes to that run: a run.json edited by hand, say, or a text that is no Unicode."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError, StatementError, OSError) as error:
-        if isinstance(error, OperationalError) or is_damage(error):
+    except Exception as error:
+        if _is_no_fault_of_a_run(error):
             raise
         logger.warning("Run %s can't be read: %r", run_id, error)
+
+
+def _is_no_fault_of_a_run(error: Exception) -> bool:
+    return isinstance(error, OperationalError | MemoryError) or is_damage(error)

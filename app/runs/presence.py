@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,23 +19,26 @@ def unchecked() -> str:
 
 @dataclass(frozen=True)
 class Presence:
-    """A home: its id, and device and inode of the home and of its folder of runs."""
+    """A home: its id, and the inode of its folder of runs.
+
+    A disk that is mounted again may have another device number, so that says nothing.
+    """
 
     home: Path
     id: str
-    folders: Mapping[Path, tuple[int, int]]
+    inode: int
 
     @classmethod
     def of(cls, home: Path) -> Presence:
         """The home as it is now. Raises ``OSError``."""
         runs = home / "runs"
         runs.mkdir(parents=True, exist_ok=True)
-        return cls(home, home_id(home), {path: _identity(path) for path in (home, runs)})
+        return cls(home, home_id(home), runs.stat().st_ino)
 
     def problem(self) -> str:
         """A sentence if the home is not there; empty if it is."""
         try:
-            is_same = all(_identity(path) == known for path, known in self.folders.items())
+            is_same = (self.home / "runs").stat().st_ino == self.inode
             is_there = is_same and known_home_id(self.home) == self.id
         except (FileNotFoundError, NotADirectoryError):
             is_there = False
@@ -48,8 +51,3 @@ class Presence:
             "Nothing is started or changed until it is back. To use what is there now, restart the server."
         )
         return text.format(home=self.home)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_dev, stat.st_ino

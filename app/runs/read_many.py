@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -24,10 +25,11 @@ def main() -> None:
     parser.add_argument("database", type=Path)
     parser.add_argument("runs", type=Path)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which closes the standard input
     threading.Thread(target=_end_with_server, daemon=True).start()
     indexer = Indexer(make_engine(arguments.database), arguments.runs)
-    count = indexer.read_all(_report) if arguments.all else indexer.read_new(_report)
-    _say(json.dumps({"count": count}))
+    result = indexer.read_all(_report) if arguments.all else int(indexer.read_new(_report))
+    _say(json.dumps({"result": result}))
 
 
 def _report(progress: IndexProgress) -> None:

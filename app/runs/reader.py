@@ -29,16 +29,24 @@ class Reader:
         self._child: subprocess.Popen[bytes] | None = None
         self._is_ending = False
 
-    def begin(self, report: Report, on_end: Callable[[], None]) -> None:
-        """Read the new folders in the background. ``on_end`` is called whatever happens."""
+    def begin(self, report: Report, on_end: Callable[[bool], None], *, everything: bool = False) -> None:
+        """Read the new folders, or all, in the background.
+
+        ``on_end`` is called whatever happens, with whether none of them has to be looked at again.
+        """
 
         def read() -> None:
+            is_complete = False
             try:
-                self._read([], report)
+                is_complete = bool(self._read(["--all"] if everything else [], report))
             finally:
-                on_end()
+                on_end(is_complete)
 
-        threading.Thread(target=read, name="reader", daemon=True).start()
+        try:
+            threading.Thread(target=read, name="reader", daemon=True).start()
+        except RuntimeError:  # too many threads
+            on_end(False)
+            raise
 
     def rebuild(self, report: Report) -> int:
         """Read all folders again; returns the number of runs. Raises ``Problem`` if the process ended before."""
@@ -55,7 +63,7 @@ class Reader:
             self._child.terminate()
 
     def _read(self, options: list[str], report: Report) -> int | None:
-        """The number of runs; None if the process ended before it had read all folders."""
+        """What the process says in the end; None if it ended before it had read all folders."""
         with self._one_at_a_time:
             if self._is_ending:
                 return None
@@ -64,7 +72,7 @@ class Reader:
                 assert self._child.stdout is not None
                 for line in self._child.stdout:
                     message: dict[str, Any] = json.loads(line)
-                    if "count" in message:
-                        return int(message["count"])
+                    if "result" in message:
+                        return int(message["result"])
                     report(IndexProgress(**message))
             return None

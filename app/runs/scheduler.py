@@ -6,13 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Engine
 
 from app.logs import log_failure
-from app.runs import lifecycle
+from app.runs import lifecycle, starting
 from app.runs.executors import Executor, ExecutorUnavailable, RunNotStarted
 from app.runs.indexer import Indexer
 from app.runs.measuring import Measuring
@@ -73,6 +73,7 @@ class Scheduler:
         self._unavailable = ""  # why the executor is not ready
         self._not_started = ""  # why it could not start the last run
         self._tidy_at = time.monotonic() + _TIDY_SECONDS
+        self._began_at, self._has_completed_starts = time.time(), False
 
     # the thread
     def begin(self) -> None:
@@ -125,6 +126,7 @@ class Scheduler:
             logger.warning(problem)
             return False
         self._look_at_room()  # first: on a full disk the rest may fail
+        self._complete_starts()
         self._tidy()
         self.indexer.tick()
         with reading(self.engine) as session:
@@ -139,6 +141,13 @@ class Scheduler:
         if self._measuring:
             self._measuring.tick(busy=bool(running or queued))
         return bool(running or queued)
+
+    def _complete_starts(self) -> None:
+        """Complete the sweeps that an earlier server has noted, if the disk was too full for that at the start."""
+        if not self._has_completed_starts:
+            with suppress(OSError):
+                starting.complete(self.folder.parent, before=self._began_at)
+                self._has_completed_starts = True
 
     def _tidy(self) -> None:
         """Once a day, remove what is kept for some days only."""

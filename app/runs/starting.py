@@ -7,6 +7,7 @@ earlier one has noted, or removes what that has refused.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -30,10 +31,9 @@ def announce(home: Path, name: str, runs: Sequence[Announced], keyed: KeyedReque
     Call ``settle`` once they are in the index, or ``take_back``.
     """
     note = _notes(home) / f"{name}.json"
-    if len(runs) > 1 or keyed:
-        note.parent.mkdir(exist_ok=True)
-        values = [{"folder": folder.id, **labels} for folder, labels in runs]
-        write_sealed(note, {"runs": values, "keyed": keyed.values() if keyed else None})
+    note.parent.mkdir(exist_ok=True)
+    values = [{"folder": folder.id, **labels} for folder, labels in runs]
+    write_sealed(note, {"runs": values, "keyed": keyed.values() if keyed else None})
     for folder, labels in runs:
         folder.announce(**labels)
     if keyed:
@@ -58,7 +58,7 @@ def take_back(home: Path, name: str, folders: Sequence[RunFolder], keyed: KeyedR
     """
     note = _notes(home) / f"{name}.json"
     refused = note.with_suffix(_REFUSED)
-    with suppress(OSError):  # a single run has no note
+    with suppress(OSError):  # there may be no note yet
         note.rename(refused)
     note.unlink(missing_ok=True)
     for folder in folders:
@@ -76,16 +76,25 @@ def _remove(folder: RunFolder) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def complete(home: Path) -> None:
-    """Announce what a killed server had noted, and remove what it had refused, or claimed and never announced."""
-    for note in sorted(_notes(home).glob(f"*{_REFUSED}")):
+def is_noted(home: Path, keyed: KeyedRequest) -> bool:
+    """Whether runs of this request are being made, or wait to be completed."""
+    return any((_read(note).get("keyed") or {}).get("name") == keyed.name for note in _notes(home).glob("*.json"))
+
+
+def complete(home: Path, before: float = math.inf) -> None:
+    """Announce what a killed server had noted, and remove what it had refused, or claimed and never announced.
+
+    Only notes that were written earlier than ``before`` count. Raises ``OSError``, after which it can be tried again.
+    """
+    notes = [note for note in sorted(_notes(home).glob("*")) if note.stat().st_mtime < before]
+    for note in (note for note in notes if note.suffix == _REFUSED):
         values = _read(note)
         for run in values.get("runs", []):
             _remove(RunFolder(home / "runs" / run["folder"]))
         if values.get("keyed"):
             idempotency.forget(home, KeyedRequest(**values["keyed"]))
         note.unlink(missing_ok=True)
-    for note in sorted(_notes(home).glob("*.json")):
+    for note in (note for note in notes if note.suffix == ".json" and not note.name.startswith(".")):
         values = _read(note)
         runs, keyed = values.get("runs", []), values.get("keyed")
         for labels in runs:
@@ -95,7 +104,7 @@ def complete(home: Path) -> None:
         if keyed:
             idempotency.record(home, KeyedRequest(**keyed), [run["folder"] for run in runs], runs[0]["sweep"])
         note.unlink(missing_ok=True)
-    for unfinished in _notes(home).glob(".*"):
+    for unfinished in (note for note in notes if note.name.startswith(".")):
         unfinished.unlink(missing_ok=True)
     for path in (home / "runs").glob("[!.]*"):
         folder = RunFolder(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -14,6 +15,7 @@ from trainer.files import sync_folder
 from trainer.i18n import _
 from trainer.run_folder import RunFolder, is_id
 
+logger = logging.getLogger(__name__)
 DAYS_KEPT = 30
 _DAY_SECONDS = 24 * 3600
 
@@ -50,12 +52,16 @@ def _move(source: Path, target: Path) -> None:
 def purge(home: Path) -> Iterator[Path]:
     """Remove what was deleted 30 days ago or earlier, and what is left of it after an earlier try."""
     for path in sorted((home / "trash").glob("*")):
-        is_old = not path.is_symlink() and time.time() - path.lstat().st_mtime > DAYS_KEPT * _DAY_SECONDS
-        if is_old and not path.name.startswith("."):
-            path = path.rename(path.with_name(f".{path.name}"))  # a part of a run can't be taken back
-            yield path.with_name(path.name[1:])
-        if path.name.startswith("."):
-            shutil.rmtree(path, ignore_errors=True)
+        try:
+            is_old = not path.is_symlink() and time.time() - path.lstat().st_mtime > DAYS_KEPT * _DAY_SECONDS
+            hidden = path
+            if is_old and not path.name.startswith("."):
+                hidden = path.rename(path.with_name(f".{path.name}.{time.time_ns()}"))  # a part can't be taken back
+                yield path
+            if hidden.name.startswith("."):
+                shutil.rmtree(hidden, ignore_errors=True)
+        except OSError as error:
+            logger.warning("The deleted run %s could not be removed: %s", path.name, error)
 
 
 def _path(home: Path, run_id: str) -> Path:

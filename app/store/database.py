@@ -6,7 +6,9 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +23,8 @@ from trainer.i18n import _
 
 SCHEMA = "0005"  # the latest revision in app/store/migrations/versions
 BUSY_SECONDS = 2.0  # how long SQLite waits for another program's lock before a request is answered by 503
+_OWN_WRITER_SECONDS = 30.0  # how long a writer waits for another one of this process
+_writer = threading.RLock()
 _OPEN_SECONDS = 10.0  # the same at a start, which has nobody else to answer
 _LONGEST_PATH = 500  # bytes; SQLite takes 511, with the suffix of its journal
 _NOT_DAMAGE = {  # SQLite's codes for what is in the way of a database that may be whole
@@ -97,9 +101,37 @@ def reading(engine: Engine) -> Session:
     return Session(engine, expire_on_commit=False)
 
 
-def writing(engine: Engine) -> Session:
-    """A session for writing. Its transaction takes the write lock when it begins."""
-    return Session(engine.execution_options(begin="IMMEDIATE"), expire_on_commit=False)
+@contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """A session for writing. Its transaction takes the write lock when it begins.
+
+    Writers of this process wait for each other here, and not in SQLite, where they would have ``BUSY_SECONDS``.
+    Raises ``TimeoutError`` if one takes too long.
+    """
+    with alone(), Session(engine.execution_options(begin="IMMEDIATE"), expire_on_commit=False) as session:
+        yield session
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let no other thread of this process write. Raises ``TimeoutError`` if one takes too long."""
+    if not _writer.acquire(timeout=_OWN_WRITER_SECONDS):
+        raise TimeoutError(_("another change takes too long"))
+    try:
+        yield
+    finally:
+        _writer.release()
+
+
+def last_write(path: Path) -> float:
+    """When the index was written, in seconds since 1970; 0 if that is not known.
+
+    A journal is left by a server that was killed. Whoever opens the index then writes to it.
+    """
+    try:
+        return 0.0 if path.with_name(f"{path.name}-journal").exists() else path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def migrate(engine: Engine) -> None:

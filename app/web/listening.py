@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import resource
 import socket
@@ -72,9 +73,24 @@ def raise_file_limit() -> None:
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 that answers 503 above a number of connections, and closes one that never sends a request."""
+    """HTTP/1.1 that answers 503 above a number of connections, and closes one that never sends a whole request."""
 
     limit = 2**20
+    _head_timer: asyncio.TimerHandle | None = None  # set while a request has begun whose head is not complete
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        is_head_due = self.cycle is None or self.cycle.response_complete
+        if not is_head_due and self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        elif is_head_due and self._head_timer is None:
+            self._head_timer = self.loop.call_later(IDLE_SECONDS, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._head_timer is not None:
+            self._head_timer.cancel()
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)

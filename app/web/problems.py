@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from sqlalchemy.exc import DatabaseError
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
@@ -56,7 +57,7 @@ def handle_problems(app: FastAPI) -> None:
             app.state.runoff.indexer.suspect()
             app.state.runoff.scheduler.wake()
         problem = as_problem(error)
-        if problem.status == 503 and (missing := app.state.runoff.presence.problem()):
+        if problem.status == 503 and (missing := await run_in_threadpool(app.state.runoff.presence.problem)):
             problem = Unavailable(missing)
         return answer_problem(request.scope, problem)
 

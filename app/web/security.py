@@ -71,6 +71,8 @@ class Guard:
 
         headers = Headers(scope=scope)
         problem = self._refusal(scope, headers)
+        if problem is None and _is_upload(scope, headers):
+            problem = await run_in_threadpool(self._lacks_space, _length_of(headers))
         if problem is None and scope["method"] not in _SAFE and scope["path"] != "/login":
             missing = await run_in_threadpool(scope["app"].state.runoff.presence.problem)
             problem = Unavailable(missing) if missing else None
@@ -95,10 +97,8 @@ class Guard:
         open_path = scope["path"] in _OPEN_PATHS or scope["path"].startswith("/static/")
         if self.token and not open_path and not self._has_token(headers):
             return Problem(_("This server requires a token. Sign in, or send it as Authorization: Bearer."), status=401)
-        length = _length_of(headers)
-        if _is_upload(scope, headers):
-            return self._lacks_space(length)
-        return Problem(_too_large(), status=413) if length > LARGEST_BODY else None
+        is_too_large = _length_of(headers) > LARGEST_BODY and not _is_upload(scope, headers)
+        return Problem(_too_large(), status=413) if is_too_large else None
 
     def _lacks_space(self, num_bytes: int) -> Problem | None:
         """The answer to an upload that would not leave the reserve of the disk free."""
@@ -125,7 +125,7 @@ class Guard:
                 raise HTTPException(413, _too_large())
             if is_upload and unseen > _LOOK_BYTES:
                 unseen = 0
-                problem = self._lacks_space(0)
+                problem = await run_in_threadpool(self._lacks_space, 0)
                 if problem is not None:
                     raise HTTPException(problem.status, problem.detail)
             return message

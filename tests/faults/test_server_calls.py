@@ -85,7 +85,7 @@ class Lab:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     shared = Path("/dev/shm")  # where a sync costs nothing
     folder = Path(tempfile.mkdtemp(prefix="calls-", dir=shared if shared.is_dir() else tmp_path_factory.getbasetemp()))
-    library = folder / "fail_calls.so"
+    library = tmp_path_factory.mktemp("library") / "fail_calls.so"  # a shared memory may not hold programs
     subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"], check=True)
     with servers(library) as process:
         yield Lab(process, folder)

@@ -10,7 +10,7 @@ from fastapi import Header, Response
 from fastapi.responses import JSONResponse
 
 from app.errors import Conflict, Unavailable
-from app.runs import commands, idempotency
+from app.runs import commands, idempotency, starting
 from app.runs.commands import Started
 from app.runs.idempotency import KeyedRequest, Record
 from app.runs.plan import Plan
@@ -46,6 +46,8 @@ def start_once(state: Runoff, response: Response, key: str | None, asked: Any, p
         found = idempotency.find(home, keyed)
         if found is not None and found.answer is not None:
             return _sent(found.answer, found.sweep, found.runs[0])
+        if found is None and starting.is_noted(home, keyed):
+            raise _being_read()
         started = _started_before(state, found) if found else commands.start(state, plan(), keyed=keyed)
         ids = [run.id for run in started.runs]
         answer = _answer(started).model_dump(mode="json")
@@ -60,10 +62,14 @@ def _started_before(state: Runoff, found: Record) -> Started:
         runs = [run for run_id in found.runs if (run := session.get(Run, run_id)) is not None]
     missing = set(found.runs) - {run.id for run in runs}
     if any(state.run_folder(run_id).path.is_dir() for run_id in missing):
-        raise Unavailable(_("The runs of this request were started and are being read. Try again in a few seconds."))
+        raise _being_read()
     if missing:
         raise Conflict(_("This request was carried out, and its runs were deleted since. Use a new key."))
     return Started(runs, found.sweep, list(dict.fromkeys(warning for run in runs for warning in run.warnings)))
+
+
+def _being_read() -> Unavailable:
+    return Unavailable(_("The runs of this request were started and are being read. Try again in a few seconds."))
 
 
 def _answer(started: Started) -> RunOut | SweepOut:
