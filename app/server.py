@@ -1,4 +1,4 @@
-"""A server's hold on its home: the lock, what a killed server left behind, and the parts that work on it."""
+"""Starts and ends a server on its home: the lock, the leftovers of a killed server, and the server's parts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from trainer.i18n import _
 from trainer.run_folder import write_json
 
 logger = logging.getLogger(__name__)
-_UNFINISHED_SECONDS = 600.0  # after which nobody completes a temporary file
+_UNFINISHED_SECONDS = 600.0  # a temporary file that is older than this will not be completed
 
 
 class AlreadyRunning(RuntimeError):
@@ -54,9 +54,9 @@ def lock_home(settings: Settings) -> IO[bytes]:
 
 
 def prepare(settings: Settings) -> tuple[Engine, str]:
-    """Bring a locked home in order: its open index, and a sentence if that is a new one.
+    """Complete or remove what a killed server left in a locked home, and open its index.
 
-    What a killed server left unfinished is completed or removed. Raises ``IndexUnusable`` and ``OSError``.
+    Returns the index, and a sentence if it had to be made again. Raises ``IndexUnusable`` and ``OSError``.
     """
     _remove_leftovers(settings)
     home_id(settings.home)
@@ -99,10 +99,10 @@ def make_state(settings: Settings, engine: Engine | None = None) -> Runoff:
 def serving(
     settings: Settings, *, train: bool, lock: IO[bytes] | None = None, engine: Engine | None = None
 ) -> Iterator[Runoff]:
-    """The parts of a server at work, and their end. With ``train`` false no run is scheduled.
+    """Start the parts of a server, and end them afterwards. Without ``train`` no run is scheduled.
 
-    ``lock`` is what ``lock_home`` returned and ``engine`` is from ``prepare``, if the caller has called them already.
-    Raises what they raise.
+    ``lock`` comes from ``lock_home`` and ``engine`` from ``prepare``; both are called here if not given. Raises
+    ``AlreadyRunning``, ``IndexUnusable`` and ``OSError``.
     """
     with lock or lock_home(settings):
         if engine is None:
@@ -111,7 +111,7 @@ def serving(
                 logger.warning(told)
         state = make_state(settings, engine)
         address = settings.home / "server.json"
-        with suppress(OSError):  # a full disk: commands then don't find the server, but pages work
+        with suppress(OSError):  # on a full disk commands don't find the server, but pages work
             write_json(address, {"url": f"http://{_reachable_host(settings.host)}:{settings.port}"})
         state.imports.resume()
         if train:
@@ -127,7 +127,7 @@ def serving(
             state.checks.end()
             state.executor.close()
             state.engine.dispose()
-            with suppress(OSError):  # the home is gone
+            with suppress(OSError):  # the home may be gone
                 address.unlink(missing_ok=True)
 
 
@@ -138,11 +138,11 @@ def settle_memory() -> None:
 
 
 def _remove_leftovers(settings: Settings) -> None:
-    """Complete what a killed server left unfinished, or remove it: sweeps and deletions."""
+    """Complete or remove what a killed server left unfinished: sweeps, deletions and temporary files."""
     settings.runs.mkdir(parents=True, exist_ok=True)
     for path in settings.runs.glob(".deleted-*"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in [*settings.home.glob(".*.tmp"), *settings.home.glob(".*.new")]:  # not one that is being written now
+    for path in [*settings.home.glob(".*.tmp"), *settings.home.glob(".*.new")]:  # but not one that is being written now
         if time.time() - path.stat().st_mtime > _UNFINISHED_SECONDS:
             path.unlink(missing_ok=True)
     try:
@@ -150,7 +150,7 @@ def _remove_leftovers(settings: Settings) -> None:
     except OSError as error:
         if not is_full(error):
             raise
-        logger.warning("The disk is full: a sweep that was interrupted is completed by the next start.")
+        logger.warning("The disk is full, so runs whose start was interrupted are not started before a restart.")
     tidy(settings.home)
 
 

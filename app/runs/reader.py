@@ -1,6 +1,6 @@
-"""The process that reads many run folders into the index, so that pages and the queue do not wait for it.
+"""Reads many run folders into the index in a separate process, so that pages and the queue do not wait.
 
-In a thread of the server, reading takes the interpreter's lock from every request for milliseconds at a time.
+A thread of the server would hold the interpreter's lock for milliseconds at a time, and delay every request.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Report = Callable[[IndexProgress], None]
 
 
 class Reader:
-    """Starts the process, ``app.runs.read_many``, and relays its progress. One process reads at a time."""
+    """Starts the process ``app.runs.read_many`` and relays its progress. One process reads at a time."""
 
     def __init__(self, database: Path, runs: Path) -> None:
         self._arguments = [str(database), str(runs)]
@@ -30,7 +30,7 @@ class Reader:
         self._is_ending = False
 
     def begin(self, report: Report, on_end: Callable[[], None]) -> None:
-        """Read the new folders in the background. ``on_end`` is called whatever happens."""
+        """Read the new folders in the background. ``on_end`` is called at the end, also after an error."""
 
         def read() -> None:
             try:
@@ -41,7 +41,7 @@ class Reader:
         threading.Thread(target=read, name="reader", daemon=True).start()
 
     def rebuild(self, report: Report) -> int:
-        """Read all folders again; returns the number of runs. Raises ``Problem`` if the process ended before."""
+        """Read all folders again; returns the number of runs. Raises ``Problem`` if the process ends early."""
         count = self._read(["--all"], report)
         if count is None:
             message = _("Reading the run folders was interrupted. Try again; the server's log has the details.")
@@ -49,7 +49,7 @@ class Reader:
         return count
 
     def end(self) -> None:
-        """Stop reading: the server ends."""
+        """Stop the process, when the server ends."""
         self._is_ending = True
         if self._child is not None:
             self._child.terminate()

@@ -20,8 +20,8 @@ from trainer.files import now
 from trainer.i18n import _
 
 SCHEMA = "0005"  # the latest revision in app/store/migrations/versions
-BUSY_SECONDS = 2.0  # how long SQLite waits for another program's lock before a request is answered by 503
-_OPEN_SECONDS = 10.0  # the same at a start, which has nobody else to answer
+BUSY_SECONDS = 2.0  # how long SQLite waits for the lock of another program before the response is 503
+_OPEN_SECONDS = 10.0  # the same at the start, when no request waits
 _LONGEST_PATH = 500  # bytes; SQLite takes 511, with the suffix of its journal
 _NOT_DAMAGE = {  # SQLite's codes for what is in the way of a database that may be whole
     sqlite3.SQLITE_BUSY,
@@ -43,7 +43,7 @@ def make_engine(path: Path) -> Engine:
         path.touch()
 
     def connect() -> sqlite3.Connection:
-        """Open the file, but never make it: it may be missing because its disk is not mounted."""
+        """Open the file. A missing one is not created: its disk may not be mounted. Raises ``sqlite3.DatabaseError``."""
         if not path.exists():
             raise sqlite3.DatabaseError("the file is missing")
         address = f"file:{quote(str(path))}?mode=rw"
@@ -80,10 +80,10 @@ def make_engine(path: Path) -> Engine:
 
 
 def _journal_beside(path: Path) -> str:
-    """The journal mode for older versions of SQLite: on a full disk in memory.
+    """The journal mode for older versions of SQLite: in memory if the disk is full.
 
-    Rows can then still be changed, so that the true status of a run is shown. An index that a kill damages meanwhile is
-    made again.
+    Rows can then still be changed, so that pages show the true status of a run. If the process is killed at that moment
+    and the index is damaged, it is made again from the run folders.
     """
     try:
         is_full = shutil.disk_usage(path.parent).free < _JOURNAL_BYTES
@@ -143,7 +143,7 @@ def open_index(path: Path, *, replace_newer: bool = False) -> tuple[Engine, str]
         migrate(engine)
     except (sqlite3.OperationalError, OperationalError, OSError) as error:
         reason = getattr(error, "orig", None) or error
-        message = _("The index {path} can't be used: {reason}. Free some space, or end the program that holds it.")
+        message = _("The index {path} can't be used: {reason}. Free some space, or stop the program that uses it.")
         raise IndexUnusable(message.format(path=path, reason=reason)) from None
     return engine, told
 
@@ -225,7 +225,7 @@ def read_all_rows(connection: sqlite3.Connection) -> None:
 
 
 def is_locked(error: BaseException) -> bool:
-    """Whether an error of SQLite means that another program held the database for too long."""
+    """Whether an error of SQLite means that another program locked the database for too long."""
     cause = getattr(error, "orig", None) or error
     code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
