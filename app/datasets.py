@@ -31,8 +31,8 @@ from trainer.i18n import _
 
 logger = logging.getLogger(__name__)
 FAILED_KEPT_SECONDS = 24 * 3600.0  # how long the message about a failed import stays
-MOST_INTERRUPTIONS = 3  # of one import, so that an import that takes all memory does not end every server
-_POLL_SECONDS = 2.0  # between two looks at the free space
+MOST_INTERRUPTIONS = 3  # of one import: one that uses up all memory must not end every server that is started
+_POLL_SECONDS = 2.0  # between two checks of the free space
 _LONGEST_PAUSE_SECONDS = 60.0
 _PASSING = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # what a process lacks for some time only
 _ENDING_SECONDS = 5.0  # within which a server ends if its child process was asked to
@@ -69,7 +69,7 @@ class _Job:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def end(self) -> None:
-        """End the work soon. What an import has uploaded stays, unless the work is cancelled."""
+        """Ask the work to end. The upload of an import is kept unless the work is cancelled."""
         self.stop.set()
         if self.child is not None:
             self.child.terminate()
@@ -109,18 +109,18 @@ class Imports:
     # Beginning
 
     def resume(self) -> None:
-        """Continue the imports that an earlier server has not finished, and remove what else it has left."""
+        """Import again what an earlier server did not finish, and remove its other leftovers."""
         try:
             worker.remove_leftovers(self.home)
             for upload in uploads.stored(self.home):
                 self._resume(upload)
         except OSError as error:
-            logger.warning("Interrupted imports could not all be continued: %s", error)
+            logger.warning("Not all interrupted imports could be continued: %s", error)
 
     def _resume(self, upload: Upload) -> None:
         if upload.about.error is None and upload.about.interruptions >= MOST_INTERRUPTIONS:
-            message = _("The server ended unexpectedly {count} times during this import, so it was not tried again.")
-            advice = _("The memory may be too small for it. Import fewer or smaller images.")
+            message = _("The server ended unexpectedly {count} times during this import, so it was not started again.")
+            advice = _("It may need more memory than this machine has. Import fewer or smaller images.")
             upload = upload.fail({"message": message.format(count=upload.about.interruptions), "advice": advice})
         if upload.about.error is not None and upload.about.failed_at < _a_day_ago():
             upload.remove()
@@ -133,7 +133,8 @@ class Imports:
     def begin_import(self, file: BinaryIO, file_name: str, name: str, size: int) -> None:
         """Keep an uploaded archive under HOME and import it; images of other sizes become ``size`` pixels per side.
 
-        Raises ``Refused`` at the field ``name``, ``Conflict`` for a name that is taken, and ``InsufficientStorage``.
+        Raises ``Refused`` at the field ``name``, ``Conflict`` for a name that is taken, and
+        ``InsufficientStorage`` if the disk is full.
         """
         self._check_new_name(name)
         self._forget_old()
@@ -179,7 +180,7 @@ class Imports:
         self._begin(self._claim(DatasetWork(name=name, what="download", unit="bytes")))
 
     def _claim(self, work: DatasetWork) -> _Job:
-        """Take the name, in place of work that has failed. Raises ``Conflict`` while the name is busy."""
+        """Reserve the name; work on it that failed is forgotten. Raises ``Conflict`` while other work on it is in progress."""
         with self._lock:
             before = self._jobs.get(work.name)
             if before is not None and before.work.error is None:
@@ -205,7 +206,7 @@ class Imports:
             raise OSError(errno.EAGAIN, str(error)) from None
 
     def _follow(self, job: _Job) -> None:
-        """Work until the job is done, has failed, or is stopped; then remove its upload, or keep it for the next server."""
+        """Work until the job is done, has failed or is stopped. Then remove its upload, or keep it for the next server."""
         is_done, error = False, None
         try:
             is_done = self._work_until_stopped(job)
@@ -226,14 +227,14 @@ class Imports:
             job.work.error = error
 
     def _work_until_stopped(self, job: _Job) -> bool:
-        """Whether the job is done. While the disk is full it waits. Raises ``DatasetError``."""
+        """Work until the job is done (True) or stopped (False), and wait while the disk is full. Raises ``DatasetError``."""
         pause = _POLL_SECONDS
         while not job.stop.is_set():
             try:
                 self._work(job)
             except DiskFull as problem:
                 self._wait_for_space(job, problem, pause)
-                if not problem.needed:  # the free space does not tell whether it suffices, as with a quota
+                if not problem.needed:  # with a quota, the free space does not show when there is enough
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             except OSError as problem:
                 if problem.errno not in _PASSING:
@@ -244,7 +245,7 @@ class Imports:
                 job.stop.wait(pause)
                 job.work.waiting, pause = "", min(2 * pause, _LONGEST_PAUSE_SECONDS)
             except Interrupted:
-                # A service manager asks all processes of a server to end, and ours may not know yet.
+                # A service manager signals all processes at once, and this server may get its signal a moment later.
                 may_retry = job.upload is not None and job.upload.about.interruptions < MOST_INTERRUPTIONS
                 if not job.stop.wait(_ENDING_SECONDS) and not may_retry:
                     raise
@@ -318,7 +319,7 @@ def _settled(upload: Upload, error: dict[str, str] | None, *, is_over: bool) -> 
 
 
 def _changed(upload: Upload, interruptions: int) -> Upload:
-    """The upload with the count written, if the disk has room for it."""
+    """The upload with this count of interruptions, written unless the disk is full."""
     if upload.about.interruptions == interruptions:
         return upload
     try:

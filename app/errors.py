@@ -98,6 +98,6 @@ class Unavailable(Problem):
 
 
 class InsufficientStorage(Problem):
-    """The disk has no room for what was sent."""
+    """There is not enough space on the disk for an upload: 507."""
 
     status = 507

@@ -48,7 +48,7 @@ class OncePerMinute(logging.Filter):
 
 
 class NotCancelled(logging.Filter):
-    """Drops what a request says that was cancelled because the server ends: that is no failure."""
+    """Drops records of requests that were cancelled because the server ends: these are not failures."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is written."""
@@ -56,9 +56,9 @@ class NotCancelled(logging.Filter):
 
 
 def log_failure(logger: logging.Logger, text: str, error: BaseException) -> None:
-    """Log an error with its traceback; in one line if a disk or the database failed, where a traceback says nothing."""
+    """Log an error with its traceback, or in one line if the disk or the database failed: there a traceback does not help."""
     cause: BaseException | None = error
-    while cause is not None and not is_full(cause) and "disk is full" not in str(cause):  # SQLite has a text for it
+    while cause is not None and not is_full(cause) and "disk is full" not in str(cause):  # how SQLite reports it
         cause = cause.__context__
     if cause is not None or isinstance(error, OSError | DatabaseError):
         cause = cause or error
@@ -68,7 +68,7 @@ def log_failure(logger: logging.Logger, text: str, error: BaseException) -> None
 
 
 def uvicorn_config(defaults: dict[str, Any]) -> dict[str, Any]:
-    """uvicorn's configuration of logging, with the filter on its handlers and for the loggers of Runoff."""
+    """uvicorn's configuration of logging, with our filters on its handlers, also for the loggers of Runoff."""
     config = copy.deepcopy(defaults)
     config["filters"] = {"once": {"()": OncePerMinute}, "not cancelled": {"()": NotCancelled}}
     for handler in config["handlers"].values():

@@ -53,8 +53,8 @@ def create_app(
 ) -> FastAPI:
     """The web application. With ``train`` false nothing is scheduled and no host starts, for tests of pages and API.
 
-    ``state`` has the parts of a server that already work; without it they are started and ended with the application.
-    ``lock`` is the lock on the home, if the caller has it already.
+    ``state`` is a server whose parts are already running; without it, they start and end with the application. ``lock`` is
+    the lock on the home, if the caller holds it.
     """
     settings = settings or load_settings()
 

@@ -49,7 +49,7 @@ class RunOut(BaseModel):
     tags: list[str]
     notes: str
     archived: bool
-    imported: bool  # copied from another home, or from another run; not started by itself
+    imported: bool  # copied from another home, or from another run; never started automatically
     num_parameters: int | None
     device: str | None
     precision: str | None
@@ -215,7 +215,7 @@ class FileList(BaseModel):
 class DatasetWork(BaseModel):
     """Work on a data set: ``what`` is import, download or cache; ``error`` {message, advice} ends it.
 
-    ``waiting`` says what it waits for: space on the disk. It continues automatically.
+    ``waiting`` is a sentence while an import waits for space on the disk; it continues automatically.
     """
 
     name: str
@@ -302,7 +302,7 @@ class Description(BaseModel):
 
 
 class IndexProgress(BaseModel):
-    """How many of all run folders are in the index, while it is made again or catches up with many."""
+    """Progress of an index that is being made from many run folders: folders read, and all folders."""
 
     done: int
     total: int

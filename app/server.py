@@ -1,4 +1,4 @@
-"""A server's hold on its home: the lock, what a killed server left behind, and the parts that work on it."""
+"""Starts and ends a server on its home: the lock, the leftovers of a killed server, and the server's parts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from trainer.i18n import _
 from trainer.run_folder import write_json
 
 logger = logging.getLogger(__name__)
-_UNFINISHED_SECONDS = 600.0  # after which nobody completes a temporary file
+_UNFINISHED_SECONDS = 600.0  # a temporary file that is older than this will not be completed
 
 
 class AlreadyRunning(RuntimeError):
@@ -112,7 +112,7 @@ def make_state(settings: Settings, prepared: Prepared | None = None) -> Runoff:
 def serving(
     settings: Settings, *, train: bool, lock: IO[bytes] | None = None, prepared: Prepared | None = None
 ) -> Iterator[Runoff]:
-    """The parts of a server at work, and their end. With ``train`` false no run is scheduled.
+    """Start the parts of a server, and end them afterwards. Without ``train`` no run is scheduled.
 
     ``lock`` and ``prepared`` are what ``lock_home`` and ``prepare`` returned, if the caller has called them already.
     Raises what they raise.
@@ -120,7 +120,7 @@ def serving(
     with lock or lock_home(settings):
         state = make_state(settings, prepared or prepare(settings))
         address = settings.home / "server.json"
-        with suppress(OSError):  # a full disk: commands then don't find the server, but pages work
+        with suppress(OSError):  # on a full disk commands don't find the server, but pages work
             write_json(address, {"url": f"http://{_reachable_host(settings.host)}:{settings.port}"})
         state.imports.resume()
         if train:
@@ -136,7 +136,7 @@ def serving(
             state.checks.end()
             state.executor.close()
             state.engine.dispose()
-            with suppress(OSError):  # the home is gone
+            with suppress(OSError):  # the home may be gone
                 address.unlink(missing_ok=True)
 
 
@@ -147,11 +147,11 @@ def settle_memory() -> None:
 
 
 def _remove_leftovers(settings: Settings) -> None:
-    """Complete what a killed server left unfinished, or remove it: sweeps and deletions."""
+    """Complete or remove what a killed server left unfinished: sweeps, deletions and temporary files."""
     settings.runs.mkdir(parents=True, exist_ok=True)
     for path in settings.runs.glob(".deleted-*"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in [*settings.home.glob(".*.tmp"), *settings.home.glob(".*.new")]:  # not one that is being written now
+    for path in [*settings.home.glob(".*.tmp"), *settings.home.glob(".*.new")]:  # but not one that is being written now
         if time.time() - path.stat().st_mtime > _UNFINISHED_SECONDS:
             path.unlink(missing_ok=True)
     try:

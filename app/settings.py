@@ -40,10 +40,10 @@ class Settings(BaseSettings):
     hang_seconds: float | None = Field(
         None,
         gt=0,
-        description="End a run that has given no sign of life for so many seconds; it starts again from its last epoch.",
+        description="Kill a run that has given no sign of life for this many seconds; it resumes from its last completed epoch.",
     )
     reserve_mb: int = Field(
-        500, ge=0, description="Megabytes of the disk that are kept free: with less, no run is started."
+        500, ge=0, description="Megabytes of the disk to keep free: with less, no run starts, and uploads are refused."
     )
     measure: bool = Field(
         True, description="Measure, half a minute after the last run, which precision suits the nets that were trained."

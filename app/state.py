@@ -74,7 +74,7 @@ class DatasetJobs(Protocol):
 
 
 class HomeChecks(Protocol):
-    """Checks the home in the background, and restores damaged runs; see ``app.runs.checking.Checks``."""
+    """Checks the home in the background, and repairs damaged runs; see ``app.runs.checking.Checks``."""
 
     last_repair: Any
 
@@ -96,7 +96,7 @@ class Runoff:
     scheduler: Queue
     imports: DatasetJobs
     checks: HomeChecks
-    ending: Event = field(default_factory=Event)  # set when the server is asked to end, for streams
+    ending: Event = field(default_factory=Event)  # set when the server is asked to end, so that streams end
 
     def run_folder(self, run_id: str) -> RunFolder:
         """The folder of a run."""

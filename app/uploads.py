@@ -1,7 +1,7 @@
-"""Uploaded archives below ``HOME/uploads``, kept until they are imported: ``NAME/FILE``, and ``NAME.json`` about it.
+"""Uploaded archives below ``HOME/uploads``, kept until they are imported: ``NAME/FILE``, described by ``NAME.json``.
 
-The description is written last, so an upload without one is incomplete. It goes first, so an upload that is being removed
-is not imported again.
+The description is written last, so an upload without one is incomplete. It is removed first, so an upload that is removed
+only in part is not imported again.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from trainer.i18n import _
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of an upload beside its bytes. ``size`` is in pixels; ``error`` is why its import has failed."""
+    """The description of an upload. ``size`` is in pixels per side; ``error`` says why the import failed."""
 
     file: str
     num_bytes: int
     size: int
     received_at: str
-    interruptions: int = 0  # how often a server has ended, not on request, since the import began
+    interruptions: int = 0  # how often the import was started without an orderly end
     error: dict[str, str] | None = None
     failed_at: str = ""
 
@@ -68,8 +68,8 @@ class Upload:
 
 
 def store(home: Path, name: str, file: BinaryIO, file_name: str, size: int) -> Upload:
-    """Copy an uploaded file into the home. Raises ``OSError``, and then nothing of it is left."""
-    remove(home, name)  # a failed import of this name
+    """Copy an uploaded file into the home. Raises ``OSError`` and then leaves nothing behind."""
+    remove(home, name)  # what an earlier import of this name left
     folder = _folder(home) / name
     folder.mkdir(parents=True)
     try:
@@ -96,9 +96,9 @@ def remove(home: Path, name: str) -> None:
 
 
 def stored(home: Path) -> list[Upload]:
-    """All complete uploads, oldest first. Everything else below ``uploads`` is removed.
+    """All uploads that have a description, oldest first. Everything else below ``uploads`` is removed.
 
-    One whose description or archive is damaged gets an error that says so. Raises ``OSError``.
+    An upload whose description or archive is damaged is returned as failed. Raises ``OSError``.
     """
     folder = _folder(home)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def _read(home: Path, name: str) -> Upload:
     except (DamagedFile, TypeError, OSError):
         upload = Upload(home, name, Description(file="", num_bytes=0, size=0, received_at=now()))
     error = {
-        "message": _("The import was interrupted, and the uploaded archive is not complete any more."),
+        "message": _("The import was interrupted, and the uploaded archive is no longer complete."),
         "advice": _("Upload it again."),
     }
     return upload.fail(error)
@@ -137,6 +137,6 @@ def _description(home: Path, name: str) -> Path:
 
 
 def _safe_file_name(given: str) -> str:
-    """The last part of an uploaded file's name in harmless characters, with its ending: that tells the kind of archive."""
+    """The name of an uploaded file in safe characters. Its suffix is kept, because it tells the kind of archive."""
     kept = "".join(c if c.isalnum() or c in " ._-()" else "_" for c in Path(given).name[-60:])
     return kept.lstrip(".") or "archive"

@@ -93,7 +93,7 @@ def models() -> str:
         [f"`{name}`", info.title, info.summary, f"{info.default_width} {info.width_unit}", str(info.smallest_image)]
         for name, info in MODELS.items()
     ]
-    return table(["model", "title", "what it is", "default width", "smallest image (pixels per side)"], rows)
+    return table(["model", "title", "description", "default width", "smallest image (pixels per side)"], rows)
 
 
 def presets() -> str:
@@ -108,7 +108,7 @@ def settings() -> str:
     for name, info in Settings.model_fields.items():
         default = f"`{info.default}`" if info.default not in (None, "") else "not set"
         rows.append([f"`RUNOFF_{name.upper()}`", default, info.description or ""])
-    return table(["variable", "default", "what it is"], rows)
+    return table(["variable", "default", "meaning"], rows)
 
 
 # Interfaces ----------------------------------------------------------------------------------------------------------

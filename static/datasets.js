@@ -64,7 +64,7 @@ function replaceForm(html, keepFile) {
   return true;
 }
 
-/** What an error page says. */
+/** The sentence of an error page. */
 function detailOf(html) {
   return new DOMParser().parseFromString(html, "text/html").querySelector("main h1 + p")?.textContent;
 }

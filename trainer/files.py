@@ -18,7 +18,7 @@ from trainer.i18n import _
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error means that the disk, or a quota of it, is full."""
+    """Whether an error means that the disk or a quota is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

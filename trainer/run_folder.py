@@ -189,7 +189,7 @@ class RunFolder:
         return read_sealed_or_none(self.path / "run.json")
 
     def is_imported(self) -> bool:
-        """Whether the folder is a copy of a run of another home, or of another run: then nothing starts it by itself.
+        """Whether the folder is a copy of a run of another home, or of another run: then nothing starts it automatically.
 
         Folders from before homes had an id belong to the home that they lie in.
         """
@@ -198,7 +198,7 @@ class RunFolder:
         return record.get("id", self.id) != self.id or (home is not None and home != known_home_id(self.home))
 
     def write_run(self, run: dict[str, Any]) -> None:
-        """Replace run.json. Raises ``OSError`` if it is still as it was; not if only the sync of the folder failed."""
+        """Replace run.json. Raises ``OSError`` if it was not replaced, but not if only the sync of its folder failed."""
         try:
             write_sealed(self.path / "run.json", run)
         except OSError:

@@ -139,7 +139,7 @@ def socket_path(home: Path, version: str) -> Path:
     """Where the host listens: in ``home``, or in a private temporary folder where that path would be too long."""
     name = f"host-{version}.sock"
     folder = f"runoff-{os.geteuid()}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
-    temporary = os.environ.get("TMPDIR", "")  # not tempfile's, which a server sets to a folder of its own
+    temporary = os.environ.get("TMPDIR", "")  # not from tempfile, whose folder runoff serve sets to HOME/uploads
     for path in (home / name, Path(temporary if os.path.isdir(temporary) else "/tmp", folder, name)):
         if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
             return path

@@ -16,11 +16,11 @@ def backup(
     leave_out_caches: Annotated[
         bool,
         typer.Option(
-            "--leave-out-caches", help="Without the images of known data sets, which are downloaded or made again."
+            "--leave-out-caches", help="Leave out downloads and the images of built-in data sets; runs get them again."
         ),
     ] = False,
 ) -> None:
-    """Copy RUNOFF_HOME to a folder. The server may work and runs may train meanwhile."""
+    """Copy RUNOFF_HOME to a folder. The server may be running, and runs may train."""
     from app.store.backup import make_backup
 
     settings = load_settings()
@@ -31,7 +31,7 @@ def backup(
     for name, size in made.left_out.items():
         typer.echo(_("{name}: left out, {size} MB").format(name=f"{name}/", size=f"{size / 1e6:,.1f}"))
     if not made.has_index:
-        typer.echo(_("Without the index: the server makes it again from the run folders."))
+        typer.echo(_("The index was left out; the server makes it again from the run folders."))
     text = ngettext("{count} run backed up to {path}.", "{count} runs backed up to {path}.", made.num_runs)
     typer.echo(text.format(count=made.num_runs, path=destination))
 

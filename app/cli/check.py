@@ -19,16 +19,17 @@ def check(
         bool, typer.Option("--full", help="Read every file and compare it with its hash; sizes are compared anyway.")
     ] = False,
     restore: Annotated[
-        list[str] | None, typer.Option("--restore", help="Put back what other copies of this run's files hold.")
+        list[str] | None, typer.Option("--restore", help="Restore the damaged files of this run from intact copies.")
     ] = None,
-    backup: Annotated[
-        list[Path] | None, typer.Option(help="A backup that --restore may copy from, beside this home.")
-    ] = None,
+    backup: Annotated[list[Path] | None, typer.Option(help="A backup with further copies, for --restore.")] = None,
 ) -> None:
     """Check run folders, data sets and the index against their checksums. Nothing is changed without --restore.
 
     Exit status 1: something is damaged.
     """
+    if backup and not restore:
+        message = _("It is used only with --restore; add --restore ID, or leave out --backup.")
+        raise typer.BadParameter(message, param_hint="--backup")
     settings = load_settings()
     if restore:
         _restore(settings, restore, backup or [])

@@ -53,7 +53,7 @@ class Client:
         return self._call(lambda: self._http.request(method, path, **options))
 
     def _call_once(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """POST with a key, so that it can be sent again where the connection is lost or the server can't answer now."""
+        """POST with an idempotency key. Sent again once if the connection is lost, or after a 503 with Retry-After."""
 
         def send() -> httpx.Response:
             return self._http.post(path, json=body, headers={"Idempotency-Key": key})

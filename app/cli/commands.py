@@ -83,7 +83,7 @@ def reindex() -> None:
     settings = load_settings()
     client = servers.find_server(settings)
     if client is not None:
-        with console.status(_("Reading the run folders. Open the server's pages to see how far it is.")):
+        with console.status(_("Reading the run folders. The pages of the server show the progress.")):
             count = client.call("POST", "/reindex", timeout=None)["runs"]
     else:
         from app.runs.indexer import Indexer

@@ -1,4 +1,4 @@
-"""The command ``runoff serve``: everything that can prevent a start is one sentence, and a signal ends it quietly."""
+"""The command ``runoff serve``. A start that fails prints one sentence, and SIGTERM or SIGINT ends it without a traceback."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ def _serve(settings: Settings, lock: IO[bytes], prepared: Prepared, sockets: lis
         _greet(settings)
         server.run(sockets)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # it is ending
+            signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the shutdown
 
 
 def _serve_with_reload(settings: Settings) -> None:
-    """Serve in a child, which is replaced when the code changes. This process keeps the lock on the home."""
+    """Serve in a child process that is replaced when the code changes. This process holds the lock on the home."""
     import uvicorn
     from uvicorn.config import LOGGING_CONFIG
 
     from app.logs import uvicorn_config
 
     _greet(settings)
-    os.environ["PYTHONSAFEPATH"] = "1"  # for the child: as -P in python_command
+    os.environ["PYTHONSAFEPATH"] = "1"  # the child must not import modules from the working folder
     uvicorn.run(
         "app.cli.serve:app_of_child",
         factory=True,

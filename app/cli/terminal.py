@@ -38,7 +38,7 @@ def progress_bars() -> Progress:
 
 @contextmanager
 def passing_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is moved to (done, total), on a terminal only. Nothing of it is left at its end."""
+    """A progress bar, set by calls with (done, total). It is shown on terminals only, and removed at the end."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(bar, completed=done, total=total)

@@ -50,26 +50,29 @@ class Checked:
 
     name: str  # of a run its id
     problems: list[str]
-    remedies: list[str] = field(default_factory=list)  # of a run: what --restore would put back
+    remedies: list[str] = field(default_factory=list)  # of a run: what --restore can replace
     advice: str = ""  # what else to do
 
 
-Progress = Callable[[int, int], None]  # is told how many things of how many are checked
+# Takes the runs checked, all runs, and a sentence about what is read after them.
+Progress = Callable[[int, int, str], None]
 
 
 def check_home(
-    settings: Settings, runs: Sequence[str] = (), *, full: bool = False, progress: Progress = lambda _done, _total: None
+    settings: Settings, runs: Sequence[str] = (), *, full: bool = False, progress: Progress = lambda *_values: None
 ) -> Iterator[Checked]:
     """Check the runs with these ids, or the whole home. With ``full`` every file is read and compared with its SHA-256."""
     ids = list(runs) or _ids(settings.runs)
     engine = make_engine(settings.database) if settings.database.is_file() else None
     for number, run_id in enumerate(ids):
-        progress(number, len(ids))
+        progress(number, len(ids), "")
         yield _guarded(run_id, partial(_check_run, engine, RunFolder(settings.runs / run_id), full=full))
-    progress(len(ids), len(ids))
+    note = partial(progress, len(ids), len(ids))
+    note("")
     if not runs:
-        yield from _check_datasets(settings.home, full=full)
+        yield from _check_datasets(settings.home, note, full=full)
         yield _check_home_id(settings.home)
+        note(_("Reading the index."))
         yield _check_index(settings, ids, full=full)
 
 
@@ -95,7 +98,7 @@ def _check_run(engine: Engine | None, folder: RunFolder, *, full: bool) -> Check
         return Checked(folder.id, [])
     known = known_of(engine, folder.id)
     problems = _problems(folder, known, full=full)
-    if problems and folder.is_alive():  # it went on while its files were read: what is damaged stays so
+    if problems and folder.is_alive():  # the run may have changed files meanwhile; real damage is found twice
         again = _problems(folder, known, full=full)
         problems = [problem for problem in problems if problem in again]
     remedies = remedies_for(folder, known) if problems else []
@@ -112,8 +115,9 @@ def _problems(folder: RunFolder, known: Known | None, *, full: bool) -> list[str
     return [*problems, *unlike_the_log(folder, problems)] if full else problems
 
 
-def _check_datasets(home: Path, *, full: bool) -> Iterator[Checked]:
+def _check_datasets(home: Path, note: Callable[[str], None], *, full: bool) -> Iterator[Checked]:
     for dataset in catalogue.list_datasets(home):
+        note(_("Reading data set {name}.").format(name=dataset.name))
         if dataset.status == "damaged":
             yield Checked(dataset.name, [f"{dataset.problem} {dataset.advice}"])
         elif dataset.status == "ready":
@@ -156,7 +160,7 @@ def _check_index(settings: Settings, ids: Sequence[str], *, full: bool) -> Check
     except sqlite3.DatabaseError as error:
         problems = [_("SQLite says: {what}.").format(what=error)]
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return Checked(path.name, [_("Another program holds it, so it could not be checked. Try again.")])
+            return Checked(path.name, [_("Another program has locked it, so it could not be checked. Try again.")])
     advice = _("runoff reindex makes the index again from the run folders.")
     return Checked(path.name, problems, advice=advice if problems else "")
 

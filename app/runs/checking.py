@@ -24,15 +24,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Check:
-    """A check under way or ended. ``done`` and ``total`` count runs; ``failed`` says why it could not be completed."""
+    """A check, running or ended. ``done`` and ``total`` count runs; ``failed`` says why it could not be completed."""
 
     full: bool
     started_at: str
     done: int = 0
     total: int = 0
+    reading: str = ""  # what is read after the runs, as a sentence
     num_checked: int = 0  # things of all kinds
     damaged: tuple[Checked, ...] = ()
-    seconds: float | None = None  # None while it is under way
+    seconds: float | None = None  # None while it is running
     failed: str = ""
 
 
@@ -48,24 +49,24 @@ class Checks:
         self.last_repair: Repaired | None = None
 
     def latest(self) -> Check | None:
-        """The check under way, else the last one; None where there was none since the server started."""
+        """The check that is running, else the last one; None if there was none since the server started."""
         return self._latest
 
     def start(self, *, full: bool) -> Check:
-        """Begin a check. Raises ``Conflict`` while one is under way."""
+        """Begin a check. Raises ``Conflict`` while one is running."""
         with self._lock:
             if self._latest is not None and self._latest.seconds is None:
-                raise Conflict(_("A check is under way. Wait for it."))
+                raise Conflict(_("A check is already running. Wait until it ends."))
             self._latest = check = Check(full=full, started_at=now())
         threading.Thread(target=self._work, args=(full,), name="check", daemon=True).start()
         return check
 
     def end(self) -> None:
-        """Stop a check under way after what it is looking at."""
+        """Stop a running check after the run or data set that it is reading."""
         self._has_ended = True
 
     def restore(self, run_id: str, backups: Sequence[Path] = ()) -> Repaired:
-        """Put back what other copies of a run's files hold. Raises ``NotFound``, and ``Conflict`` for a running run."""
+        """Restore damaged files of a run from intact copies. Raises ``NotFound``, and ``Conflict`` for a running run."""
         folder = RunFolder(self._settings.runs / run_id)
         if not is_id(run_id) or not folder.path.is_dir():
             raise NotFound(_("There is no run {id}.").format(id=run_id[:40]))
@@ -89,8 +90,8 @@ class Checks:
         damaged = tuple(checked for checked in found if checked.problems)
         self._change(num_checked=len(found), damaged=damaged, failed=failed, seconds=time.monotonic() - begin)
 
-    def _note_progress(self, done: int, total: int) -> None:
-        self._change(done=done, total=total)
+    def _note_progress(self, done: int, total: int, reading: str) -> None:
+        self._change(done=done, total=total, reading=reading)
 
     def _change(self, **values: object) -> None:
         with self._lock:

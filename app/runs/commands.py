@@ -48,7 +48,8 @@ class Started:
 def start(state: Runoff, planned: Plan, sweep: str | None = None, keyed: KeyedRequest | None = None) -> Started:
     """Start all runs of a plan, or none, and record the key of the request with them.
 
-    With ``sweep`` they join that sweep, else a plan of a sweep starts a new one.
+    With ``sweep`` they join that sweep, otherwise a plan of a sweep starts a new one. Raises ``Problem`` if the disk
+    fails.
     """
     if not planned.is_sweep:
         return Started(_create(state, planned, planned.runs, None, keyed), None, planned.warnings)
@@ -64,7 +65,7 @@ def _create(
     """Write the folders of the runs, then their rows; after a failure no folder is left.
 
     A folder becomes a run by its run.json. The rows of a sweep are stored in one transaction, so that nobody sees only
-    some of its runs.
+    some of its runs. Raises ``Problem`` if the disk fails.
     """
     folders: list[RunFolder] = []
     name = new_id()
@@ -201,7 +202,7 @@ def change(state: Runoff, run_id: str, wanted: RunChange) -> Run:
             setattr(run, name, value)
         run.version = next_version(session)
         session.add(run)
-        session.flush()  # what the index can't take is refused before the folder has it
+        session.flush()  # refused here if the index can't be written, before the folder is changed
         folder.write_run(record | values)
         _commit(state, session, run_id)
     return run
@@ -222,7 +223,7 @@ def delete(state: Runoff, run_id: str) -> None:
 
 
 def restore(state: Runoff, run_id: str) -> Run:
-    """Take a deleted run back from the trash. One that was queued waits again. Raises ``NotFound`` or ``Conflict``."""
+    """Undelete a run. One that was queued is queued again. Raises ``NotFound`` and ``Conflict``."""
     with writing(state.engine) as session:
         session.connection()
         folder = trash.take_back(state.settings.home, run_id)
@@ -239,15 +240,15 @@ def restore(state: Runoff, run_id: str) -> Run:
 
 
 def _commit(state: Runoff, session: Session, run_id: str) -> None:
-    """Commit a change that the run's folder has already.
+    """Commit a change that is already in the run's folder.
 
-    It is final, so it is not refused where the index can't follow: the row is made again from the folder later.
+    It is final there, so it is not refused if the index can't be written: the row is made from the folder later.
     """
     session.flush()
     session.expunge_all()  # the caller shows the run, whatever comes of the commit
     try:
         session.commit()
     except DatabaseError as error:
-        logger.warning("The index can't follow a change of run %s yet: %s", run_id, error.orig)
+        logger.warning("A change of run %s will be read into the index later: %s", run_id, error.orig)
         session.rollback()
         state.indexer.read_again(run_id)

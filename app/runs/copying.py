@@ -1,4 +1,4 @@
-"""Whether a run folder is still being made or copied, so that it is not read by halves."""
+"""Whether a run folder is still being made or copied. Such a folder must not be read yet."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from trainer.run_folder import RunFolder
 
 _UNREADY_SECONDS = 600.0  # how long a new folder may lack its run.json: the time that a process needs to start
 COPYING_SECONDS = 10.0  # how long a copied folder must be without a change before it counts as complete
-_MADE_SECONDS = 5.0  # run.json follows config.json within this time, unless the folder is a copy
+_MADE_SECONDS = 5.0  # config.json is written within this time after the run was created, unless the folder is a copy
 
 
 def is_unready(folder: RunFolder) -> bool:
-    """Whether files may still be added to a new folder: its run.json is to come, or it is being copied here."""
+    """Whether files may still be added to a new folder: it has no run.json yet, or is being copied here."""
     try:
         if not (folder.path / "run.json").exists():
             return time.time() - folder.path.stat().st_mtime < _UNREADY_SECONDS
@@ -24,7 +24,7 @@ def is_unready(folder: RunFolder) -> bool:
 
 
 def _is_copy(folder: RunFolder) -> bool:
-    """Whether the files are younger than the run; also where run.json can't be read."""
+    """Whether the files are younger than the run, or run.json can't be read."""
     record = folder.read_run()
     if record is None or not folder.config_path.exists():
         return True
@@ -36,7 +36,7 @@ def _is_copy(folder: RunFolder) -> bool:
 
 
 def last_change(folder: RunFolder) -> float:
-    """When a file of the folder was last written, renamed or copied here; copying can't set this time to an older one."""
+    """When a file of the folder was last written, renamed or copied here. Copying can't set this time back."""
     changes = [0.0]
     for path in [folder.path, *folder.path.rglob("*")]:
         with suppress(FileNotFoundError):

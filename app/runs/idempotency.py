@@ -1,7 +1,7 @@
-"""Requests that can be repeated safely: what came of one with an ``Idempotency-Key`` is kept for a day.
+"""Requests that can be repeated safely: the result of one with an ``Idempotency-Key`` is recorded for 24 hours.
 
-A record is a file below ``idempotency`` in the home. It names the runs that were started, and it counts only while all of
-them exist. The note in ``starting`` carries the key together with the runs, so that there are both or neither.
+A record is a file below ``idempotency`` in the home. It names the runs that were started, and is valid only while all of
+them exist. The note of ``app.runs.starting`` has both key and runs, so that a killed server leaves both or neither.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _lock_of_locks = Lock()
 
 @dataclass(frozen=True)
 class KeyedRequest:
-    """A request with a key: the name of its record, a hash of what was asked, and when."""
+    """A request with a key: the name of its record, the hash of its content, and its time."""
 
     name: str
     request: str
@@ -40,7 +40,7 @@ class KeyedRequest:
 
     @classmethod
     def of(cls, key: str, asked: Any) -> KeyedRequest:
-        """The request that ``asked``, a JSON value, under a key. Raises ``Refused`` for a key that can't be used."""
+        """The request with the content ``asked``, a JSON value. Raises ``Refused`` for a key that can't be used."""
         if not re.fullmatch(r"[ -~]+", key) or len(key) > LONGEST:
             message = _("Give a key of 1 to {limit} printable ASCII characters, such as a UUID.").format(limit=LONGEST)
             raise Refused.fields([FieldProblem(field=FIELD, message=message)])
@@ -48,7 +48,7 @@ class KeyedRequest:
         return cls(_hash(key), _hash(text), time.time())
 
     def values(self) -> dict[str, Any]:
-        """The fields, to be kept with the runs."""
+        """The fields as JSON, for the note and the record."""
         return {"name": self.name, "request": self.request, "at": self.at}
 
     def path(self, home: Path) -> Path:
@@ -58,7 +58,7 @@ class KeyedRequest:
 
 @dataclass(frozen=True)
 class Record:
-    """What came of a request: the runs in the order in which they start, and the answer once it was given."""
+    """The result of a request: its runs in the order in which they start, and the response, if there was one."""
 
     runs: list[str]
     sweep: str | None
@@ -66,13 +66,13 @@ class Record:
 
 
 def answering(keyed: KeyedRequest) -> Lock:
-    """The lock to hold from looking for the record of a key until it is written."""
+    """The lock to hold from the look-up of a key's record until it is written. Requests with other keys do not wait."""
     with _lock_of_locks:
         return _locks.setdefault(keyed.name, Lock())
 
 
 def record(home: Path, keyed: KeyedRequest, runs: Sequence[str], sweep: str | None, answer: Any = None) -> None:
-    """Keep what came of a request."""
+    """Write the result of a request. Raises ``OSError``."""
     path = keyed.path(home)
     path.parent.mkdir(exist_ok=True)
     write_sealed(path, {**keyed.values(), "runs": list(runs), "sweep": sweep, "answer": answer})
@@ -84,14 +84,14 @@ def forget(home: Path, keyed: KeyedRequest) -> None:
 
 
 def find(home: Path, keyed: KeyedRequest) -> Record | None:
-    """What came of the same request in the last 24 hours; None if its key is new.
+    """The result of the same request in the last 24 hours; None if its key is new.
 
-    Raises ``Refused`` if the key came with another request, and ``Conflict`` if the record is damaged.
+    Raises ``Refused`` if the key was used for another request, and ``Conflict`` if the record is damaged.
     """
     try:
         values = read_sealed(keyed.path(home))
     except DamagedFile:
-        raise Conflict(_("What is known of this Idempotency-Key is damaged. Use another key.")) from None
+        raise Conflict(_("The record of this Idempotency-Key is damaged. Use a new key.")) from None
     if values is None or _is_old(values["at"]) or not all(_exists(home, run_id) for run_id in values["runs"]):
         return None
     if values["request"] != keyed.request:

@@ -36,14 +36,14 @@ from trainer.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 _LOOK_AT_ALL_SECONDS = 30.0
 _DISCOVER_SECONDS = 0.5  # how long a tick may read new folders; the rest follows at the next one
-_MANY = 200  # new folders from which on they are read by a process of its own: about a second's work
+_MANY = 200  # more new folders than this are read in a separate process: about a second's work
 _BATCH = 20  # folders whose rows are stored in one transaction, so that it holds the write lock for a moment only
 _BETWEEN_BATCHES_SECONDS = 0.002
 _COARSE_SECONDS = 1.0  # within it two changes of a folder may have the same time
 
 
 class Indexer:
-    """Keeps the database up to date with the folders below ``runs``. With a ``reader``, that process reads many.
+    """Keeps the database up to date with the folders below ``runs``. With a ``reader``, a process reads many folders.
 
     No row is removed while ``home_problem`` says that the folders are missing.
     """
@@ -65,7 +65,7 @@ class Indexer:
         self._may_read_many_at = 0.0
         self.progress: IndexProgress | None = None
         self._seen_mtime = 0.0
-        self._next_new = 0  # where the next tick begins among the new folders
+        self._next_new = 0  # index of the new folder with which the next tick begins
         self._look_at_all_at = 0.0
         self._file = self._file_now()
         self._is_suspect = False
@@ -101,7 +101,7 @@ class Indexer:
         self._again.add(run_id)
 
     def _find_what_came_later(self) -> None:
-        """At the first tick: find the runs that a killed server has changed in the folder, but not in the index."""
+        """At the first tick, find the runs that a killed server changed in the folder but not in the index."""
         if self._written_at is None:
             return
         with reading(self.engine) as session:
@@ -239,7 +239,7 @@ class Indexer:
         self.progress = progress
 
     def _read_some(self, new: Sequence[RunFolder]) -> tuple[bool, bool]:
-        """Read new folders for a moment: whether the index changed, and whether none of them is left."""
+        """Read new folders for half a second. Returns whether the index changed, and whether no new folder is left."""
         deadline = time.monotonic() + _DISCOVER_SECONDS
         start = self._next_new % max(len(new), 1)
         has_changed, num_seen, num_unready = False, 0, 0
@@ -250,7 +250,7 @@ class Indexer:
             num_unready += len(batch) - len(ready)
             if time.monotonic() >= deadline:
                 break
-        self._next_new = start + num_unready  # those that were read are not new any more
+        self._next_new = start + num_unready  # those that were read are no longer new
         return has_changed, num_seen == len(new) and not num_unready
 
     def read_new(self, report: Report) -> bool:
@@ -279,7 +279,7 @@ class Indexer:
         return True
 
     def _ingest(self, batch: Sequence[RunFolder]) -> list[bool]:
-        """Read whole folders and store their rows in one short transaction; whether each gave a row."""
+        """Read whole folders and store their rows in one short transaction. Returns for each whether it has a row."""
         rows = self._read_folders(batch)
         if rows:
             with writing(self.engine) as session:
@@ -319,7 +319,7 @@ class Indexer:
                     store(session, [rows])
 
     def _folders(self) -> list[RunFolder]:
-        """Every folder that may hold a run: not those that are being made now, or removed, which have a dot in front."""
+        """Every folder that may hold a run, but not those that are being made, or removed (with a leading dot)."""
         if not self.runs.is_dir():
             return []
         with os.scandir(self.runs) as entries:
@@ -330,7 +330,8 @@ class Indexer:
     def rebuild(self, report: Report = lambda progress: None) -> int:
         """Make every row again from its folder; returns the number of runs.
 
-        What a damaged folder has lost stays as the row knows it. Rows without a folder are removed.
+        Of a damaged folder, values that are lost stay in the row. Rows without a folder are removed. Raises ``Problem`` if
+        the process that reads the folders ends early.
         """
         self._is_suspect = True
         self._renew_if_lost()
@@ -347,7 +348,7 @@ class Indexer:
         return count
 
     def read_all(self, report: Report) -> int:
-        """Make the rows of all folders again, in an index that is intact; returns the number of runs."""
+        """Make the rows of all folders again in an intact index; returns the number of runs."""
         folders = self._folders()
         count = num_seen = 0
         for batch in _batches(folders):
@@ -357,13 +358,13 @@ class Indexer:
         return count
 
     def end(self) -> None:
-        """Stop reading: the server ends."""
+        """Stop the process that reads folders, when the server ends."""
         if self._reader is not None:
             self._reader.end()
 
 
 def _batches(folders: Sequence[RunFolder]) -> Iterator[Sequence[RunFolder]]:
-    """Folders to be stored in one transaction, with a pause in between in which others can write."""
+    """The folders in parts for one transaction each, with a pause between them in which others can write."""
     for start in range(0, len(folders), _BATCH):
         if start:
             time.sleep(_BETWEEN_BATCHES_SECONDS)
@@ -372,7 +373,7 @@ def _batches(folders: Sequence[RunFolder]) -> Iterator[Sequence[RunFolder]]:
 
 @contextmanager
 def _isolated(session: Session, run_id: str) -> Iterator[None]:
-    """As ``_logged``, and what was done in the session is undone."""
+    """Log the errors of a broken folder, and roll back what was done for its run."""
     with _logged(run_id), session.begin_nested():
         yield
 

@@ -78,7 +78,7 @@ def ask_to_stop(session: Session, folder: RunFolder, run: Run) -> None:
         raise Conflict(_("The run is {status}; only a running run can be stopped.").format(status=run.status))
     run.cancel_requested, run.version = True, next_version(session)
     session.add(run)
-    session.flush()  # what the index can't take is refused before the folder has it
+    session.flush()  # refused here if the index can't be written, before the folder is changed
     folder.request_stop()
 
 
@@ -122,8 +122,8 @@ def _requeue(
 
 
 def begin_attempt(session: Session, folder: RunFolder, run: Run, device: str) -> None:
-    """A queued run starts its next attempt, on ``device``."""
-    if not folder.is_alive():  # else they are those of the process that trains already
+    """Start the next attempt of a queued run on ``device``. Raises ``Conflict``."""
+    if not folder.is_alive():  # otherwise these files belong to a process that is already training
         folder.clear_stop()
         folder.heartbeat_path.unlink(missing_ok=True)
     values = _AT_REST | {"cancel_requested": folder.stop_requested()}
@@ -138,9 +138,9 @@ def note_queue_reason(session: Session, reason: str) -> None:
 
 
 def requeue_after_full_disk(session: Session, folder: RunFolder, run: Run) -> None:
-    """There is space again: a run that failed for lack of it continues from its last epoch.
+    """Queue a run again that failed because the disk was full. Raises ``Conflict``.
 
-    This counts as an attempt without a new epoch until there is one, so that it ends.
+    This counts as an attempt without a new epoch until there is one, so that a run can't fail and continue forever.
     """
     if run.fruitless_attempts < MAX_FRUITLESS_ATTEMPTS:
         _requeue(session, folder, run, "failed", fruitless_attempts=run.fruitless_attempts + 1)
@@ -191,7 +191,7 @@ def _not_finished_error(run: RunColumns) -> dict[str, str]:
     return {
         "error": "ImportedUnfinished",
         "message": message.format(epochs=run.epochs_done, total=run.epochs),
-        "advice": _("It is not continued by itself. Resume it to train the rest here."),
+        "advice": _("Resume it to train the rest here."),
     }
 
 
@@ -209,8 +209,8 @@ def damaged_error(problems: list[str]) -> dict[str, str]:
         "error": "RunDamaged",
         "message": " ".join(problems),
         "advice": _(
-            "What is intact is shown, and nothing is trained or deleted. Restore files puts back what another copy "
-            "holds. To copy from a backup, run runoff check --restore ID --backup FOLDER."
+            "What is intact is shown, and nothing is trained or deleted. Restore files replaces damaged files by "
+            "intact copies. To use a backup, run runoff check --restore ID --backup FOLDER."
         ),
     }
 

@@ -1,4 +1,4 @@
-"""Whether the home is still the folder that the server started with: it may be unmounted, moved or removed meanwhile."""
+"""Whether the home is still the folder with which the server started. It may have been unmounted, moved or removed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from trainer.home import home_id, known_home_id
 from trainer.i18n import _
 
-Check = Callable[[], str]  # a sentence if the home is not there, else an empty text
+Check = Callable[[], str]  # a sentence if the home is not there, otherwise an empty string
 
 
 def unchecked() -> str:
-    """The check of those that have no server around them: the home is always there."""
+    """A check for code that runs without a server: the home is always there."""
     return ""
 
 

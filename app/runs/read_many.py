@@ -1,6 +1,6 @@
-"""The process that ``app.runs.reader`` starts: reads run folders into the index, and prints progress as JSON lines.
+"""The process that ``app.runs.reader`` starts. It reads run folders into the index and prints its progress as JSON lines.
 
-It ends when its standard input is closed, so also if the server is killed.
+It ends when its standard input is closed, which also happens if the server is killed.
 """
 
 from __future__ import annotations

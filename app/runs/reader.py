@@ -1,6 +1,6 @@
-"""The process that reads many run folders into the index, so that pages and the queue do not wait for it.
+"""Reads many run folders into the index in a separate process, so that pages and the queue do not wait.
 
-In a thread of the server, reading takes the interpreter's lock from every request for milliseconds at a time.
+A thread of the server would hold the interpreter's lock for milliseconds at a time, and delay every request.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Report = Callable[[IndexProgress], None]
 
 
 class Reader:
-    """Starts the process, ``app.runs.read_many``, and relays its progress. One process reads at a time."""
+    """Starts the process ``app.runs.read_many`` and relays its progress. One process reads at a time."""
 
     def __init__(self, database: Path, runs: Path) -> None:
         self._arguments = [str(database), str(runs)]
@@ -49,7 +49,7 @@ class Reader:
             raise
 
     def rebuild(self, report: Report) -> int:
-        """Read all folders again; returns the number of runs. Raises ``Problem`` if the process ended before."""
+        """Read all folders again; returns the number of runs. Raises ``Problem`` if the process ends early."""
         count = self._read(["--all"], report)
         if count is None:
             message = _("Reading the run folders was interrupted. Try again; the server's log has the details.")
@@ -57,7 +57,7 @@ class Reader:
         return count
 
     def end(self) -> None:
-        """Stop reading: the server ends."""
+        """Stop the process, when the server ends."""
         self._is_ending = True
         if self._child is not None:
             self._child.terminate()

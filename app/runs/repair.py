@@ -44,7 +44,7 @@ def unlike_the_log(folder: RunFolder, known: Sequence[str] = ()) -> Iterator[str
 
 
 def repair(engine: Engine, folder: RunFolder, backups: Sequence[Path] = ()) -> Repaired:
-    """Put back every file that another copy holds, and give the row the status that the folder then proves.
+    """Restore every damaged file that has an intact copy, and give the row the status that the folder then proves.
 
     A run whose log or run.json had to be made again without an end is cancelled: it waits for a person. One that was
     queued or running when its folder was damaged continues. Raises ``Conflict`` while a process trains the run.

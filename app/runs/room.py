@@ -1,4 +1,4 @@
-"""Whether the disk has room for more: below a reserve no run is started."""
+"""Free space on the disk of the home. Below a reserve, no run is started and uploads are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Room:
         return self.free >= _ENOUGH * self.reserve
 
     def has_place_for(self, num_bytes: int) -> bool:
-        """Whether the reserve stays free when so many bytes are written."""
+        """Whether the reserve is still free after ``num_bytes`` are written."""
         return self.free - num_bytes >= self.reserve
 
     @property
@@ -43,6 +43,6 @@ class Room:
         if not self.is_short:
             return ""
         text = _(
-            "Only {free} MB are free in {home}, so no run is started. Free some space: runs then continue by themselves."
+            "Only {free} MB are free in {home}, so no run is started. Free some space; runs then continue automatically."
         )
         return text.format(free=f"{self.free / 1e6:,.0f}", home=self.home)

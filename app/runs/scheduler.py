@@ -65,7 +65,7 @@ class Scheduler:
         self._reserve = reserve  # bytes
         self._home_problem = home_problem
         self.watch_seconds = 30.0  # how long a hanging run must have been watched before it is ended
-        self._short_since: str | None = None  # since when the disk lacks room
+        self._short_since: str | None = None  # since when the free space is below the reserve
         self._silent: dict[str, tuple[float, float]] = {}  # run -> its last sign of life, and since when it was seen
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -150,7 +150,7 @@ class Scheduler:
                 self._has_completed_starts = True
 
     def _tidy(self) -> None:
-        """Once a day, remove what is kept for some days only."""
+        """Once a day, remove old deleted runs and old records of idempotency keys."""
         if time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + _TIDY_SECONDS
             tidy(self.folder.parent)
@@ -210,7 +210,7 @@ class Scheduler:
         return watched and time.time() - silent > limit
 
     def _look_at_room(self) -> Room:
-        """The room on the disk. It is noted since when there is too little."""
+        """The free space now. Also notes the time at which it falls below the reserve."""
         room = Room.of(self.folder.parent, self._reserve)
         if room.is_short and self._short_since is None:
             self._short_since = to_iso(time.time() - _BEFORE_SHORT_SECONDS)
@@ -254,7 +254,7 @@ class Scheduler:
                 session.commit()
 
     def _resume_after_full_disk(self, since: str) -> None:
-        """Queue the runs again that have failed after ``since`` because the disk was full."""
+        """Queue the runs again that failed after ``since`` because the disk was full."""
         with reading(self.engine) as session:
             failed = [run for run in failed_runs(session) if (run.error or {}).get("error") == "DiskFull"]
         for run in (run for run in failed if not run.archived and (run.finished_at or "") >= since):
@@ -280,7 +280,7 @@ class Scheduler:
                 logger.warning("The queue waits: %s", error)
             return None
         if devices is None:
-            return None  # it is starting; the reason why an earlier one ended is still of interest
+            return None  # the host is starting; why an earlier one ended may still matter, so the reason stays
         self._unavailable = ""
         return [str(d["name"]) for d in devices if d["name"] != "cpu"]
 

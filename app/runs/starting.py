@@ -1,8 +1,8 @@
-"""The runs of a sweep begin together or not at all, also if the server is killed in between.
+"""The runs of a sweep start together or not at all, even if the server is killed in between.
 
-Their run.json files, the record of the request's key and the rows of the index can't be written in one step. So all are
-noted in one file first. The indexer ignores the folders that a note names, and a server that starts completes what an
-earlier one has noted, or removes what that has refused.
+Their run.json files, the record of the idempotency key and the rows of the index can't be written in one step. So a note
+about all of them is written first. The indexer ignores the folders that a note names. At its start, a server completes the
+notes of an earlier one, or removes the folders of those that were refused.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from trainer.run_folder import RunFolder
 
 Announced = tuple[RunFolder, Mapping[str, Any]]  # a claimed folder, and the labels of its run.json
 _REFUSED = ".refused"
-_CLAIM_SECONDS = 600.0  # how old a folder without run.json is that nobody will complete
+_CLAIM_SECONDS = 600.0  # a folder without run.json that is older than this will not be completed
 
 
 def announce(home: Path, name: str, runs: Sequence[Announced], keyed: KeyedRequest | None = None) -> None:
-    """Make the claimed folders runs, all of them or none, and record the key of the request with them.
+    """Turn the claimed folders into runs, and record the key of the request with them. Raises ``OSError``.
 
-    Call ``settle`` once they are in the index, or ``take_back``.
+    Call ``settle`` once they are in the index, or ``take_back`` after a failure.
     """
     note = _notes(home) / f"{name}.json"
     note.parent.mkdir(exist_ok=True)
@@ -41,20 +41,20 @@ def announce(home: Path, name: str, runs: Sequence[Announced], keyed: KeyedReque
 
 
 def settle(home: Path, name: str) -> None:
-    """The announced runs are in the index."""
+    """Remove the note: the announced runs are in the index."""
     with suppress(OSError):  # the next start removes the note
         (_notes(home) / f"{name}.json").unlink(missing_ok=True)
 
 
 def pending(home: Path) -> set[str]:
-    """The ids of runs that are being made or taken back now."""
+    """The ids of runs that are being started or taken back now."""
     return {run["folder"] for note in _notes(home).glob("*") for run in _read(note).get("runs", [])}
 
 
 def take_back(home: Path, name: str, folders: Sequence[RunFolder], keyed: KeyedRequest | None = None) -> None:
-    """Remove the folders of runs that could not all be announced, and then what was recorded of their request.
+    """Remove the folders of runs that could not all be started, and the record of their request.
 
-    What is left of a folder is no run.
+    A folder that can't be removed at once no longer counts as a run.
     """
     note = _notes(home) / f"{name}.json"
     refused = note.with_suffix(_REFUSED)

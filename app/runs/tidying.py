@@ -1,4 +1,4 @@
-"""Removes what is kept for some time only: deleted runs after 30 days, records of keys after one."""
+"""Removes deleted runs after 30 days, and records of idempotency keys after 24 hours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def tidy(home: Path) -> None:
-    """Remove what has been kept long enough."""
+    """Remove old deleted runs and old records of idempotency keys. Raises ``OSError``."""
     idempotency.purge(home)
     for path in trash.purge(home):
         logger.warning("The deleted run %s was removed after %s days.", path.name, trash.DAYS_KEPT)

@@ -1,4 +1,4 @@
-"""Deleted runs: their folders lie in ``trash`` for 30 days, so that a deletion can be undone."""
+"""Deleted runs: their folders are kept in ``trash`` for 30 days, so that a deletion can be undone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DAY_SECONDS = 24 * 3600
 
 
 def put(folder: RunFolder) -> None:
-    """Move a run folder to the trash, in one step that a loss of power can't cut in half."""
+    """Move a run folder to the trash, in one step that a power cut can't interrupt. Raises ``OSError``."""
     target = _path(folder.home, folder.id)
     target.parent.mkdir(exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)  # an earlier run of this id
@@ -42,7 +42,7 @@ def take_back(home: Path, run_id: str) -> RunFolder:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Rename a folder. What was renamed is not refused where only the sync fails."""
+    """Rename a folder. If only the sync fails, the rename counts as done. Raises ``OSError``."""
     source.rename(target)
     with suppress(OSError):
         for parent in (source.parent, target.parent):
@@ -50,7 +50,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 def purge(home: Path) -> Iterator[Path]:
-    """Remove what was deleted 30 days ago or earlier, and what is left of it after an earlier try."""
+    """Remove runs that were deleted more than 30 days ago, and what an earlier try left of them; yield their paths."""
     for path in sorted((home / "trash").glob("*")):
         try:
             is_old = not path.is_symlink() and time.time() - path.lstat().st_mtime > DAYS_KEPT * _DAY_SECONDS

@@ -47,7 +47,7 @@ def make_engine(path: Path) -> Engine:
         path.touch()
 
     def connect() -> sqlite3.Connection:
-        """Open the file, but never make it: it may be missing because its disk is not mounted."""
+        """Open the file. A missing one is not created: its disk may not be mounted. Raises ``sqlite3.DatabaseError``."""
         if not path.exists():
             raise sqlite3.DatabaseError("the file is missing")
         address = f"file:{quote(str(path))}?mode=rw"
@@ -84,10 +84,10 @@ def make_engine(path: Path) -> Engine:
 
 
 def _journal_beside(path: Path) -> str:
-    """The journal mode for older versions of SQLite: on a full disk in memory.
+    """The journal mode for older versions of SQLite: in memory if the disk is full.
 
-    Rows can then still be changed, so that the true status of a run is shown. An index that a kill damages meanwhile is
-    made again.
+    Rows can then still be changed, so that pages show the true status of a run. If the process is killed at that moment
+    and the index is damaged, it is made again from the run folders.
     """
     try:
         is_full = shutil.disk_usage(path.parent).free < _JOURNAL_BYTES
@@ -175,7 +175,7 @@ def open_index(path: Path, *, replace_newer: bool = False) -> tuple[Engine, str]
         migrate(engine)
     except (sqlite3.OperationalError, OperationalError, OSError) as error:
         reason = getattr(error, "orig", None) or error
-        message = _("The index {path} can't be used: {reason}. Free some space, or end the program that holds it.")
+        message = _("The index {path} can't be used: {reason}. Free some space, or stop the program that uses it.")
         raise IndexUnusable(message.format(path=path, reason=reason)) from None
     return engine, told
 
@@ -257,7 +257,7 @@ def read_all_rows(connection: sqlite3.Connection) -> None:
 
 
 def is_locked(error: BaseException) -> bool:
-    """Whether an error of SQLite means that another program held the database for too long."""
+    """Whether an error of SQLite means that another program locked the database for too long."""
     cause = getattr(error, "orig", None) or error
     code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

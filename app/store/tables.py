@@ -18,7 +18,7 @@ STATUSES = ("running", "queued", "finished", "failed", "cancelled", "damaged")
 class RunColumns(SQLModel):
     """A run: its config, its status, and the results from its events so far.
 
-    A row that is not in the database yet is one of these: SQLAlchemy takes a hundred times as long to make a ``Run``.
+    Rows are made as this class and inserted: SQLAlchemy takes a hundred times as long to make a ``Run``.
     """
 
     id: str = Field(primary_key=True)

@@ -17,14 +17,14 @@ from trainer.i18n import _
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of every page shows of the server."""
+    """What the header of every page shows about the server."""
 
     num_running: int = 0
     num_queued: int = 0
     device: str = ""
     known: bool = False  # False on an error page, which must not touch the database
-    problem: str = ""  # what keeps the server from its work
-    notice: str = ""  # what it is busy with
+    problem: str = ""  # why runs can't start, as sentences
+    notice: str = ""  # what the server is reading, as a sentence
 
 
 def header_of(request: Request) -> Header:
@@ -51,7 +51,7 @@ def header_from(state: Runoff, counts: Mapping[str, int]) -> Header:
 
 
 def problems_of(state: Runoff) -> list[str]:
-    """What keeps the server from its work, as sentences: the home, the disk, or the trainer."""
+    """Why runs can't start, as sentences: the home is not there, the disk is full, or the trainer can't start."""
     if missing := state.presence.problem():
         return [missing]
     try:
@@ -62,11 +62,13 @@ def problems_of(state: Runoff) -> list[str]:
 
 
 def _notice_of(state: Runoff) -> str:
-    """What the server is busy with, as a sentence; empty if lists are complete."""
+    """How far the index is, as a sentence; empty unless many run folders are being read."""
     progress = state.indexer.progress
     if progress is None:
         return ""
-    text = _("The index is being made from the run folders: {done} of {total}. Lists are not complete yet.")
+    text = _(
+        "Run folders are being read into the index: {done} of {total}. Until all are read, lists may be incomplete."
+    )
     return text.format(done=f"{progress.done:,}", total=f"{progress.total:,}")
 
 

@@ -1,4 +1,4 @@
-"""The HTTP server under the application: its sockets, how many connections it holds, and how it ends."""
+"""The HTTP server under the application: its sockets, the limit on connections, and its end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RETRY_SECONDS = "2"
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen at all addresses of ``host``. Raises ``OSError``, for example if the port is in use."""
+    """Sockets that listen on all addresses of ``host``. Raises ``OSError``, for example if the port is in use."""
     listening: list[socket.socket] = []
     missing: OSError | None = None
     infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -46,7 +46,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             bound.bind(address)
-            bound.listen(BACKLOG)  # of two that are bound at the same moment, only one can listen
+            bound.listen(BACKLOG)  # two sockets may be bound at the same moment, but only one can listen
             bound.setblocking(False)
         except OSError:
             for each in listening:
@@ -58,7 +58,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 
 def most_connections() -> int:
-    """How many connections leave enough of the process's open files for the work on them."""
+    """How many connections the limit on open files allows, with the files that each needs while it is handled."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         limit = 2**20  # connections
@@ -66,9 +66,9 @@ def most_connections() -> int:
 
 
 def raise_file_limit() -> None:
-    """Allow as many open files as this process may have."""
+    """Raise the limit on open files as far as this process may."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS has a lower limit than it names
+    with suppress(OSError, ValueError):  # macOS allows less than it reports
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
@@ -112,7 +112,7 @@ async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Server(uvicorn.Server):
-    """A server that ends with status 0 on SIGTERM and SIGINT. ``at_end`` is called at once, so that streams end."""
+    """A server that ends with status 0 on SIGTERM and SIGINT. It calls ``at_end`` at once, so that streams end."""
 
     def __init__(self, app: ASGIApp, at_end: Callable[[], None]) -> None:
         Protocol.limit = most_connections()

@@ -74,7 +74,7 @@ def as_problem(error: Exception) -> Problem:
             return Refused.fields(field_problems(error.errors()))
         case HTTPException(status_code=404):
             return NotFound(_("There is nothing at this address."))
-        case HTTPException(__cause__=OSError() as cause):  # while the body was read
+        case HTTPException(__cause__=OSError() as cause):  # raised while the body was read
             if is_full(cause):
                 return InsufficientStorage(
                     _("The disk is full, so nothing was kept. Free some space, then send it again.")
@@ -90,8 +90,8 @@ def as_problem(error: Exception) -> Problem:
             message = _("The index is damaged or was removed. It is being made again from the run folders.")
             return Problem(f"{message} {_('Try again in a few seconds.')}", status=503)
         case DatabaseError() if is_locked(error):
-            logger.warning("Another program holds the database: %s", error.orig)
-            return Problem(_("Another program holds the database of the runs. Try again in a few seconds."), status=503)
+            logger.warning("Another program has locked the index: %s", error.orig)
+            return Problem(_("Another program has locked the index. Try again in a few seconds."), status=503)
         case DatabaseError() | OSError():
             log_failure(logger, "Storage failed.", error)
             message = _(

@@ -39,8 +39,8 @@ _SAFE = {"GET", "HEAD", "OPTIONS"}
 _OPEN_PATHS = {"/healthz", "/login"}
 _UPLOAD_PATHS = {"/datasets", "/api/v1/datasets"}  # read to a file on the disk, not into memory
 LARGEST_BODY = 2 * 2**20  # bytes, of any other request
-_COPIES = 2  # of an upload: as it arrives, and as it is kept until it is imported
-_LOOK_BYTES = 16 * 2**20  # of an upload between two looks at the free space
+_COPIES = 2  # of an upload on the disk: as received, and as kept until it is imported
+_LOOK_BYTES = 16 * 2**20  # of an upload between two checks of the free space
 
 
 class Guard:
@@ -101,7 +101,7 @@ class Guard:
         return Problem(_too_large(), status=413) if is_too_large else None
 
     def _lacks_space(self, num_bytes: int) -> Problem | None:
-        """The answer to an upload that would not leave the reserve of the disk free."""
+        """The response to an upload that would not leave the reserve free; None if there is enough space."""
         try:
             room = Room.of(self.home, self.reserve)
         except OSError:
@@ -109,7 +109,7 @@ class Guard:
         return None if room.has_place_for(_COPIES * num_bytes) else InsufficientStorage(_no_space(room.free, num_bytes))
 
     def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
-        """``receive`` that ends a body too long for the memory or the disk, whatever its headers say.
+        """``receive`` with a limit on the size of the body, whatever its headers say.
 
         Raises ``HTTPException`` 413 or 507.
         """
@@ -145,7 +145,7 @@ class Guard:
 
 
 def _length_of(headers: Headers) -> int:
-    """The length of the body as the request states it; 0 if it does not."""
+    """The length of the body that the request states; 0 if it states none."""
     length = headers.get("content-length", "")
     return int(length[:18]) if length.isascii() and length.isdigit() else 0
 

@@ -25,7 +25,7 @@ _YEAR_SECONDS = 365 * 24 * 3600
 class SystemOut(BaseModel):
     """``status`` is ok or degraded; ``problems`` are sentences. Sizes are in bytes.
 
-    ``indexing`` tells how far the index is while it is made from many run folders, else it is null.
+    ``indexing`` is the progress while many run folders are read into the index, and null otherwise.
     """
 
     status: str
@@ -43,7 +43,7 @@ def healthz(state: State) -> dict[str, str]:
 
 @router.get("/api/v1/system", tags=["system"])
 def system(state: State) -> SystemOut:
-    """What keeps the server from its work: the reasons why it is degraded."""
+    """The state of the server: why runs can't start, free space, and the progress of an index that is being made."""
     problems = problems_of(state)
     try:
         free = shutil.disk_usage(state.settings.home).free
@@ -60,7 +60,7 @@ def system(state: State) -> SystemOut:
 
 @router.post("/api/v1/reindex", tags=["system"])
 def reindex(state: State) -> dict[str, int]:
-    """Rebuild the database from the run folders; returns the number of runs. ``GET /system`` tells how far it is."""
+    """Rebuild the database from the run folders; returns the number of runs. ``GET /api/v1/system`` shows the progress."""
     return {"runs": state.indexer.rebuild()}
 
 

@@ -1,7 +1,7 @@
-"""Everything around a server that a test plays: time, the disk, the trainer host and the processes of runs.
+"""Simulates what is around a server: time, the disk, the trainer host and the processes of runs.
 
-The server's parts are real. ``World.installed`` puts the rest in their place. Operations on files and on the database are
-numbered while a server works, so that any of them can fail or be the last one before the server is killed.
+The server's parts are real. ``World.installed`` replaces the rest. Operations on files and on the database are numbered
+while a server works, so that any of them can fail or be the last one before the server is killed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Killed(BaseException):
 
 
 class Clock:
-    """The real time plus all that was passed over. The times of files are shown as they would be then."""
+    """The real time plus the time that was skipped. The times of files are shifted in the same way."""
 
     def __init__(self) -> None:
         self._instants, self._passed = [0.0], [0.0]
@@ -117,7 +117,7 @@ class Disk:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Something else than the server is at work."""
+        """Something other than the server is working."""
         before, self._is_working = self._is_working, False
         try:
             yield
@@ -170,7 +170,7 @@ def _is_write(statement: str) -> bool:
 
 
 def _engine_with_known_statements(*arguments: Any, **options: Any) -> Engine:
-    """An engine that keeps its connections, and need not compile again what another one has: each server has its own."""
+    """An engine that keeps its connections and shares compiled statements with the engines of other servers."""
     engine = create_engine(*arguments, **{**options, "poolclass": QueuePool})
     engine._compiled_cache = _statements
     return engine
@@ -217,7 +217,7 @@ class Process:
 
 @dataclass
 class World:
-    """The outside of a server: it outlives the server. Is also the executor of each server, as a host would be."""
+    """The world outside a server, which outlives it. It is also the executor of each server, in place of a host."""
 
     home: Path
     clock: Clock = field(default_factory=Clock)
@@ -288,7 +288,7 @@ class World:
 
     # what happens to processes
     def end(self, run_id: str, status: int = 0) -> None:
-        """The process ends. The host notes how, if there is one."""
+        """End the process. The host, if there is one, notes how it ended."""
         process = self.alive.pop(run_id, None)
         if process is not None and self.has_host and not self.disk.is_full and process.folder.path.exists():
             process.folder.write_exit(process.attempt, status)

@@ -192,7 +192,7 @@ def test_an_index_that_cannot_be_read_is_left_out(full: Runoff, tmp_path: Path, 
     before = answers(full.settings.home)
     full.settings.database.write_bytes(b"no database" * 1000)
     status, out, _err = runoff("backup", tmp_path / "made")
-    assert (status, "Without the index" in out) == (0, True)
+    assert (status, "The index was left out" in out) == (0, True)
     restore(settings := Settings(home=tmp_path / "restored"), tmp_path / "made", read_listing(tmp_path / "made"))
     with TestClient(create_app(settings, train=False), base_url="http://localhost/api/v1/") as api:
         api.app.state.runoff.indexer.rebuild()  # type: ignore[attr-defined]

@@ -70,6 +70,12 @@ def test_an_unknown_run_is_named(folder: RunFolder) -> None:
     assert (code, "There is no such run folder" in text) == (1, True)
 
 
+def test_a_backup_without_restore_is_refused(folder: RunFolder, tmp_path: Path) -> None:
+    code, text = check("--backup", str(tmp_path), folder.id)
+    assert code == 2
+    assert "used only with --restore" in " ".join(text.split())
+
+
 def test_a_changed_row_of_the_index_is_named(folder: RunFolder, home: Path) -> None:
     """SQLite itself finds no fault in a value that was changed."""
     indexer = Indexer(make_engine(home / "runoff.sqlite3"), home / "runs")

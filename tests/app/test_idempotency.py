@@ -1,4 +1,4 @@
-"""A request that is repeated with its Idempotency-Key starts nothing twice, whatever happened after the first one."""
+"""A request that is repeated with its Idempotency-Key starts nothing twice, whatever happened to the first one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_another_request_with_the_same_key_is_refused(home: Path) -> None:
         assert total(site) == 1
 
 
-@pytest.mark.parametrize("key", ["", "x" * 256, "caf\u00e9".encode(), b"a\x7fb", b"a\tb"])
+@pytest.mark.parametrize("key", ["", "x" * 256, "\u00e9".encode(), b"a\x7fb", b"a\tb"])
 def test_a_key_that_cannot_be_used_is_refused(home: Path, key: str | bytes) -> None:
     with serve(home) as site:
         answer = site.post("/api/v1/runs", json=RUN, headers={"Idempotency-Key": key})

@@ -211,7 +211,7 @@ def test_an_upload_that_is_damaged_says_so(imports: Imports, work: Work, kind: s
     }
     damages[kind]()
     server = restarted(imports)
-    assert "the uploaded archive is not complete any more. Upload it again." in error_of(server)
+    assert "the uploaded archive is no longer complete. Upload it again." in error_of(server)
     assert files_in(imports.home) == {"pets.json"}
     assert len(work.attempts) == 1
 

@@ -197,7 +197,7 @@ def test_an_index_that_another_program_holds_is_a_sentence_until_it_is_free(
         for answer in (api.get("/api/v1/runs"), api.get("/runs"), api.post("/api/v1/runs", json=run)):
             assert answer.status_code == 503
             assert answer.headers["retry-after"] == "2"
-            assert "Another program holds the database of the runs. Try again in a few seconds." in answer.text
+            assert "Another program has locked the index. Try again in a few seconds." in answer.text
         assert list((home / "runs").iterdir()) == []
     assert api.post("/api/v1/runs", json=run).status_code == 201
     assert api.get("/api/v1/runs").json()["total"] == 1

@@ -1,4 +1,4 @@
-"""The page of checks and its API: what is damaged is named, and what another copy holds can be put back."""
+"""The page of checks and its API: what is damaged is named, and files can be restored from intact copies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from app.runs.check import Checked
 from app.runs.indexer import Indexer
 from tests.app.run_folders import finish, new_run
 from tests.app.test_damage import cut
@@ -48,6 +49,21 @@ def test_a_whole_home(site: TestClient, site_app: Any) -> None:
     check = checked(site, full=True)
     assert (check["damaged"], check["failed"], check["done"]) == ([], "", 1)
     assert "nothing is damaged" in site.get("/check").text
+
+
+def test_the_page_says_what_is_read_after_the_runs(
+    site: TestClient, site_app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(new_run(site_app.state.runoff.settings.runs))
+    shown: list[str] = []
+
+    def check_index(*_arguments: object, **_options: object) -> Checked:
+        shown.append(site.get("/check").text)
+        return Checked("runoff.sqlite3", [])
+
+    monkeypatch.setattr("app.runs.check._check_index", check_index)
+    checked(site)
+    assert "1 of 1 run checked. Reading the index." in shown[0]
 
 
 def test_a_damaged_run_is_named_and_restored_from_the_page(site: TestClient, damaged: RunFolder) -> None:

@@ -208,7 +208,7 @@ def test_archive_and_restore(site: Client, site_app: FastAPI, answered: Run) -> 
     site.post(f"/runs/{answered.id}/archive")
     assert (row(site_app, answered.id) or answered).archived
     assert "Archived" in page(site, answered)
-    site.post(f"/runs/{answered.id}/restore")
+    site.post(f"/runs/{answered.id}/unarchive")
     assert not (row(site_app, answered.id) or answered).archived
 
 

@@ -344,10 +344,10 @@ def test_archive_and_undo(site: Client, add_run: Any) -> None:
     assert answer.status_code == 200
     assert answer.headers["HX-Trigger"] == "poll-now"
     assert "2 runs archived" in answer.text
-    assert 'name="action" value="restore"' in answer.text
+    assert 'name="action" value="unarchive"' in answer.text
     assert names_of(site.get("/runs").text) == []
     fields = re.findall(r'name="(\w+)" value="([^"]*)"', answer.text)
-    site.post("/runs/selected", data={"action": "restore", "run": [value for name, value in fields if name == "run"]})
+    site.post("/runs/selected", data={"action": "unarchive", "run": [value for name, value in fields if name == "run"]})
     assert names_of(site.get("/runs").text) == ["b", "a"]
 
 

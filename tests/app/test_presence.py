@@ -1,4 +1,4 @@
-"""While the home is not there nothing is created, started or removed; when it is back the server continues."""
+"""While the home is not there, nothing is created, started or removed. When it is back, the server continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``runoff check --restore`` puts back what another copy holds, keeps what it replaces, and trains nothing."""
+"""``runoff check --restore`` restores files from intact copies, keeps what it replaces, and trains nothing."""
 
 from __future__ import annotations
 

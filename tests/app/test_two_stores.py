@@ -226,7 +226,7 @@ def test_undo_in_the_table_of_runs(site: TestClient) -> None:
     assert "2 runs deleted" in answer.text
     assert 'hx-post="/runs/deleted"' in answer.text
     assert site.get("/api/v1/runs").json()["total"] == 0
-    assert "2 runs restored" in site.post("/runs/deleted", data={"run": runs}, headers=headers).text
+    assert "2 runs undeleted" in site.post("/runs/deleted", data={"run": runs}, headers=headers).text
     assert site.get("/api/v1/runs").json()["total"] == 2
 
 

@@ -1,4 +1,4 @@
-"""A server whose file operations fail, one at a time: forked from a process that has imported it, so that a try is cheap.
+"""A server of which one file operation fails. It is forked from a process that has loaded it, so that it starts fast.
 
 ``python -m tests.faults.server_calls`` is that process, with ``fail_calls.c`` preloaded.
 """

@@ -1,4 +1,4 @@
-"""The disk is filled, and freed again: the true state is shown, work continues automatically, and the log stays short.
+"""The disk is filled and freed again: the true state is shown, work continues automatically, and the log stays short.
 
 The home is on a small ext4 file system in a file.
 """

@@ -1,4 +1,4 @@
-"""Server, trainer host and runs are killed in random order. Every run ends with the same bits as one that was left alone."""
+"""Server, trainer host and runs are killed in random order. Every run ends with the same bits as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.faults
 
 ACTIVE = 3  # runs at a time: two train, one waits
 LONGEST_PAUSE_SECONDS = 0.6  # between two kills
-TRUE_SECONDS = 5.0  # from the first answer of a server until it shows what is the case
+TRUE_SECONDS = 5.0  # from the first response of a server until it shows the true state
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Killing:
     recipes: list[dict[str, Any]]
     runs: list[tuple[str, int]] = field(default_factory=list)  # id, number of the recipe
     killed: Counter[str] = field(default_factory=Counter)
-    seconds: list[float] = field(default_factory=list)  # until a server that was started again showed the truth
+    seconds: list[float] = field(default_factory=list)  # until a restarted server showed the true state
     problems: list[str] = field(default_factory=list)
     epochs_at_kill: dict[str, int] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""What ends a server, or stands in its way: signals, a second server, a missing home, clients without end."""
+"""Faults around a server: signals, a second server, a missing home, too many clients, a trainer host that can't start."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def spot(tmp_path: Path) -> Iterator[Path]:
-    """A home; its trainer host is ended in the end."""
+    """A home. Its trainer host is ended after the test."""
     home = tmp_path / "home"
     yield home
     LocalExecutor(home).end_host()
@@ -155,14 +155,14 @@ def test_a_signal_during_the_start_is_quiet(spot: Path, number: int, full: bool,
 
 @pytest.mark.full
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
 @pytest.mark.parametrize("part", ["home", "runs"])
-def test_an_unmounted_home_is_waited_for(spot: Path, part: str, tmp_path: Path, count: Count) -> None:
+def test_a_server_waits_for_an_unmounted_home(spot: Path, part: str, tmp_path: Path, count: Count) -> None:
     disk, point = tmp_path / "disk", spot if part == "home" else spot / "runs"
     disk.mkdir()
     point.mkdir(parents=True)
     if subprocess.run(["mount", "--bind", disk, point]).returncode:
-        pytest.skip("may not mount")
+        pytest.skip("this process can't mount a file system")
     server = Process(spot, free_port(), RUNOFF_SLOTS="1")
     try:
         first, second = (server.client.start_run(**{**BASE, "epochs": 12, "seed": seed})["id"] for seed in (1, 2))
@@ -220,7 +220,7 @@ def test_more_clients_than_descriptors_get_a_503(spot: Path, full: bool, count: 
 
 
 @pytest.mark.full
-def test_repeated_requests_without_sense_fill_no_log(spot: Path, count: Count) -> None:
+def test_repeated_bad_requests_do_not_fill_the_log(spot: Path, count: Count) -> None:
     server = Process(spot, free_port())
     with httpx.Client() as client:
         for _number in range(4000):

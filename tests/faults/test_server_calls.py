@@ -1,4 +1,4 @@
-"""Every call by which the server changes a file of its home fails, or is the last thing that it does.
+"""Every call by which the server changes a file of its home fails in turn, or is the last one before a kill.
 
 A small library counts the calls of a forked server, those of SQLite included. For each of them a server on a copy of the
 same home meets a fault there. After a restart without a fault, index and folders must agree, what was refused must not

@@ -1,4 +1,4 @@
-"""A server works for an hour: its memory, open files and log do not grow."""
+"""A server works for an hour. Its memory, open files and log do not grow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CALLS = ("/runs?limit=100", "/runs/{run}", "/runs/{run}/epochs", "/runs/{run}/st
 
 
 class Use:
-    """Clients that look at pages and call the API, as people and scripts do, and what they were answered."""
+    """Clients that read pages and call the API, as people and scripts do, and the responses that were wrong."""
 
     def __init__(self, server: Server, clients: int) -> None:
         self.server = server

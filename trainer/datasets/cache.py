@@ -178,7 +178,7 @@ def _write_images(path: Path, rows: Rows, done: int, total: int, report: Report)
 def _write_labels(path: Path, labels: NDArray[np.integer[Any]], num_classes: int) -> None:
     import numpy as np
 
-    content = io.BytesIO()  # numpy would report a full disk as an error without a number
+    content = io.BytesIO()  # numpy reports a full disk as an OSError without errno
     np.save(content, labels.astype(np.uint8 if num_classes <= 256 else np.uint16), allow_pickle=False)
     with path.open("wb") as file:
         file.write(content.getvalue())

@@ -13,7 +13,7 @@ class DatasetError(ValueError):
 
 
 class DiskFull(DatasetError):
-    """The disk is full. ``needed`` bytes must be free before another try makes sense; 0 if that is not known."""
+    """The disk is full. ``needed`` is how many bytes must be free for another try, 0 if unknown."""
 
     def __init__(self, message: str, advice: str = "", *, needed: int = 0) -> None:
         super().__init__(message, advice)
@@ -21,7 +21,7 @@ class DiskFull(DatasetError):
 
 
 class Interrupted(DatasetError):
-    """The process was asked to end, for example with its server, and left nothing behind."""
+    """The child process was asked to end, for example together with its server. It leaves nothing behind."""
 
 
 class DatasetDamaged(DatasetError):

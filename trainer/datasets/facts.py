@@ -13,7 +13,7 @@ from pathlib import Path
 from trainer.i18n import N_
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-PARTIAL = ".part"  # the ending of a file that is being downloaded
+PARTIAL = ".part"  # suffix of a file that is being downloaded
 
 
 @dataclass(frozen=True)

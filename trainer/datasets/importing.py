@@ -184,7 +184,7 @@ def _target(survey: Survey, places: layout.Layout, size: int) -> Target:
 
 
 def _check_space(folder: Path, count: int, target: Target, reserve: int) -> None:
-    """The decoded images are written twice for a moment. Raises ``DiskFull`` if that would not leave the reserve free."""
+    """Raise ``DiskFull`` if the decoded images, which are on the disk twice for a moment, would not leave the reserve free."""
     channels, height, width = target.shape
     needed, free = 2 * count * channels * height * width + reserve, shutil.disk_usage(folder).free
     if needed > free:

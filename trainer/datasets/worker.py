@@ -91,8 +91,8 @@ def import_images(
     """Cache the images of a zip, tar, tar.gz or folder of class folders under ``name``.
 
     ``size`` (pixels per side) is for images that are not all of one size of at most 64; ``reserve`` bytes of the disk are
-    kept free. Raises ``DatasetError`` with a sentence and an advice (``DiskFull`` if the disk is full, ``Interrupted`` if
-    the child was asked to end) and leaves nothing behind then. Closing the generator ends the child.
+    kept free. Raises ``DatasetError``, which is ``DiskFull`` if the disk is full and ``Interrupted`` if the child was asked
+    to end; then nothing is left behind. Closing the generator ends the child.
     """
     check_name(name)
     arguments = ["import", "--size", str(size), f"--reserve={reserve}"]
@@ -101,9 +101,9 @@ def import_images(
 
 
 def remove_leftovers(home: Path) -> None:
-    """Remove what killed processes have left unfinished: half-made caches and partial downloads.
+    """Remove half-made caches and partial downloads that killed processes left.
 
-    What a living process works on stays.
+    Those of a live process stay.
     """
     making = home / "datasets" / ".making"
     for name in [path.name for path in making.iterdir()] if making.is_dir() else []:
@@ -147,7 +147,7 @@ def _read(child: subprocess.Popen[bytes]) -> Generator[Progress, None, None]:
         yield Progress(**line)
     code = child.wait()
     if code in _ASKED_TO_END:
-        raise Interrupted(_("The images could not be read: the process was ended."), _("Try again."))
+        raise Interrupted(_("The images could not be read: the process was stopped."), _("Try again."))
     what = signal.Signals(-code).name if code < 0 else _("status {code}").format(code=code)
     raise DatasetError(
         _("The images could not be read: the process ended unexpectedly ({what}).").format(what=what),

@@ -1,4 +1,4 @@
-"""Checks of the home, and putting back what a damaged run has lost."""
+"""Checks of the home, and repairs of damaged runs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ router = APIRouter(tags=["system"])
 
 
 class DamagedThing(BaseModel):
-    """A run folder (``name`` is its id), a data set or the index, with what is wrong and what other copies hold."""
+    """A run folder (``name`` is its id), a data set or the index, with its damage and what can be restored."""
 
     name: str
     problems: list[str]
-    remedies: list[str]  # of a run: what a repair would put back
+    remedies: list[str]  # of a run: what a repair can restore
     advice: str
 
 
 class CheckOut(BaseModel):
-    """A check of run folders, data sets and the index. ``seconds`` is null while it is under way."""
+    """A check of run folders, data sets and the index. ``seconds`` is null while it is running."""
 
     full: bool
     started_at: str
@@ -42,7 +42,7 @@ class CheckOut(BaseModel):
 
 
 class RestoredRun(BaseModel):
-    """What was put back, and what is still wrong with the folder."""
+    """What was restored, and what is still damaged."""
 
     run: RunOut
     done: list[str]
@@ -60,7 +60,7 @@ def start_check(
 
 @router.get("/checks/latest")
 def latest_check(state: State) -> CheckOut:
-    """The check under way, else the last one since the server started."""
+    """The check that is running, else the last one since the server started."""
     check = state.checks.latest()
     if check is None:
         raise NotFound(_("Nothing was checked since the server started. Start a check first."))
@@ -69,7 +69,7 @@ def latest_check(state: State) -> CheckOut:
 
 @router.post("/runs/{run_id}/repair")
 def repair_run(state: State, run_id: str) -> RestoredRun:
-    """Put back the files of a damaged run that the index, its log or another run hold; nothing is trained."""
+    """Restore damaged files of a run from the index, its log or another run; nothing is trained."""
     result = state.checks.restore(run_id)
     with reading(state.engine) as session:
         run = run_out(queries.get_run(session, run_id))

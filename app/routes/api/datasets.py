@@ -33,11 +33,11 @@ def list_datasets(state: State) -> DatasetList:
     )
 
 
-@router.post("", status_code=202, responses={507: {"description": "The disk is full: nothing was kept."}})
+@router.post("", status_code=202, responses={507: {"description": "The disk is full; nothing was kept."}})
 def import_dataset(state: State, file: UploadFile, name: Annotated[str, Form()], size: ImageSize = 64) -> DatasetWork:
     """Import a zip, tar or tar.gz of class folders; follow it with ``GET /datasets/{name}``.
 
-    If the server is restarted meanwhile, the import starts again from the uploaded file.
+    If the server is restarted during the import, it imports the uploaded file again from the beginning.
     """
     state.imports.begin_import(file.file, file.filename or "", name, size)
     return DatasetWork(name=name, what="import")

@@ -99,7 +99,7 @@ def delete_run(state: State, run_id: str) -> None:
 
 @router.post("/{run_id}/restore")
 def restore_run(state: State, run_id: str) -> RunOut:
-    """Take a deleted run back from the trash."""
+    """Undelete a run: move its folder back from the trash."""
     return run_out(commands.restore(state, run_id))
 
 
@@ -180,7 +180,7 @@ async def follow_events(
     given = last_event_id or ""
     seen = int(given[:18]) if given.isascii() and given.isdigit() else 0
     offset = seq = 0
-    while not state.ending.is_set():  # sleeps without holding a thread, because many may listen
+    while not state.ending.is_set():  # asyncio sleeps without a thread, so many clients can listen
         is_active, chunk = await run_in_threadpool(_poll_events, state, run_id, offset, seq)
         for event in chunk.events:
             seq = event["seq"]

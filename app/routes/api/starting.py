@@ -1,4 +1,4 @@
-"""Starting runs once: a request that is repeated with its ``Idempotency-Key`` gets the first answer again."""
+"""Starting runs only once: a request that is repeated with its ``Idempotency-Key`` gets the first response again."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         alias=idempotency.FIELD,
-        description="Makes it safe to send the request again: within 24 hours the same key and body give the first "
-        "answer, and nothing is started twice. The same key with another body is refused (422).",
+        description="Makes it safe to send the request again: within 24 hours the same key and body get the first "
+        "response, and nothing is started twice. The same key with another body is refused with 422.",
     ),
 ]
 
 
 def start_once(state: Runoff, response: Response, key: str | None, asked: Any, plan: Callable[[], Plan]) -> Any:
-    """Start the runs of a plan, or give the answer again that the same request with the same key has got.
+    """Start the runs of a plan, or return the first response to the same request with the same key.
 
-    ``asked`` is the request as a JSON value. Raises ``Refused``, ``Conflict`` or ``Unavailable``.
+    ``asked`` is the request as a JSON value. Raises ``Refused``, ``Conflict`` and ``Unavailable``.
     """
     if key is None:
         started = commands.start(state, plan())
@@ -51,20 +51,20 @@ def start_once(state: Runoff, response: Response, key: str | None, asked: Any, p
         started = _started_before(state, found) if found else commands.start(state, plan(), keyed=keyed)
         ids = [run.id for run in started.runs]
         answer = _answer(started).model_dump(mode="json")
-        with suppress(OSError):  # a full disk: the answer is then made again from the runs
+        with suppress(OSError):  # on a full disk; a repeated request then gets an answer made from the runs
             idempotency.record(home, keyed, ids, started.sweep, answer)
     return _sent(answer, started.sweep, ids[0])
 
 
 def _started_before(state: Runoff, found: Record) -> Started:
-    """What a request had started before the server ended without an answer."""
+    """What a request started before the server ended without a response. Raises ``Unavailable`` and ``Conflict``."""
     with reading(state.engine) as session:
         runs = [run for run_id in found.runs if (run := session.get(Run, run_id)) is not None]
     missing = set(found.runs) - {run.id for run in runs}
     if any(state.run_folder(run_id).path.is_dir() for run_id in missing):
         raise _being_read()
     if missing:
-        raise Conflict(_("This request was carried out, and its runs were deleted since. Use a new key."))
+        raise Conflict(_("The runs of this request were started and then deleted. Use a new key."))
     return Started(runs, found.sweep, list(dict.fromkeys(warning for run in runs for warning in run.warnings)))
 
 

@@ -19,7 +19,9 @@ router = APIRouter(tags=["sweeps"])
 
 @router.post("/sweeps", status_code=201, response_model=SweepOut)
 def start_sweep(state: State, response: Response, sweep: SweepIn, idempotency_key: IdempotencyKey = None) -> Any:
-    """Start every combination of a grid, with repeats; all of the runs or none. Takes the header Idempotency-Key."""
+    """Start every combination of a grid, with repeats; all runs or none. With the header
+    Idempotency-Key it can be repeated safely.
+    """
     asked = ["sweeps", sweep.model_dump(exclude_unset=True)]
     return start_once(state, response, idempotency_key, asked, lambda: plan(state.settings.home, sweep))
 

@@ -1,4 +1,4 @@
-"""The page of checks: what is damaged in this home, and what other copies hold."""
+"""The page of checks: what is damaged in this home, and what can be restored."""
 
 from __future__ import annotations
 
@@ -46,8 +46,17 @@ class CheckPage:
         return self.check is not None and self.check.seconds is None
 
     @property
+    def progress_words(self) -> str:
+        """How far the check is."""
+        if self.check is None:
+            return ""
+        text = ngettext("{done} of {total} run checked.", "{done} of {total} runs checked.", self.check.total)
+        text = text.format(done=number(self.check.done), total=number(self.check.total))
+        return f"{text} {self.check.reading}".strip()
+
+    @property
     def repaired_words(self) -> str:
-        """What the last repair has done, and what is still wrong."""
+        """What the last repair restored, and what is still damaged."""
         if self.repaired is None:
             return ""
         nothing = _("Nothing could be restored.") if self.repaired.problems else _("Nothing was damaged.")
@@ -71,7 +80,7 @@ class CheckPage:
 
 @router.get("/check")
 def show(request: Request, state: State) -> Response:
-    """The page; it updates itself while a check is under way."""
+    """The page; it updates while a check is running."""
     check = state.checks.latest()
     damaged = check.damaged if check is not None else ()
     repaired: Repaired | None = state.checks.last_repair
@@ -102,6 +111,6 @@ def start(state: State, full: Annotated[bool, Form()] = False) -> Response:
 
 @router.post("/check/{run_id}")
 def restore(state: State, run_id: str) -> Response:
-    """Put back what other copies of a run's files hold, and redirect to the page."""
+    """Restore damaged files of a run from intact copies, and redirect to the page."""
     state.checks.restore(run_id)
     return RedirectResponse("/check", status_code=303)

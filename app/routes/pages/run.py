@@ -93,13 +93,13 @@ def _named(problems: list[FieldProblem]) -> list[FieldProblem]:
 
 @router.post("/runs/{run_id}/{action}")
 def act(
-    state: State, run_id: str, action: Literal["archive", "restore", "cancel", "stop", "resume", "repair", "delete"]
+    state: State, run_id: str, action: Literal["archive", "unarchive", "cancel", "stop", "resume", "repair", "delete"]
 ) -> Response:
     """Do the action of a button, and redirect to the run, or to the list of runs if it was deleted."""
     if action == "delete":
         commands.delete(state, run_id)
         return RedirectResponse("/runs", status_code=303)
-    if action in ("archive", "restore"):
+    if action in ("archive", "unarchive"):
         commands.change(state, run_id, RunChange(archived=action == "archive"))
     elif action == "cancel":
         commands.cancel(state, run_id)

@@ -28,7 +28,7 @@ from trainer.config import FieldProblem
 from trainer.i18n import _, ngettext
 
 router = APIRouter()
-Action = Literal["archive", "restore", "delete", "tag", "untag", "cancel", "resume"]
+Action = Literal["archive", "unarchive", "delete", "tag", "untag", "cancel", "resume"]
 
 
 @router.get("/")
@@ -128,7 +128,7 @@ def act(
     if "HX-Request" not in request.headers:
         return RedirectResponse("/runs", 303)
     message = _DONE[action](len(done)).format(n=len(done), tag=tag.strip())
-    undo = {"archive": "restore", "restore": "archive"}.get(action)
+    undo = {"archive": "unarchive", "unarchive": "archive"}.get(action)
     undo_by = ("/runs/selected", {"action": undo, "run": done}) if undo else None
     if action == "delete":
         undo_by = ("/runs/deleted", {"run": done})
@@ -136,8 +136,8 @@ def act(
 
 
 @router.post("/runs/deleted")
-def restore_deleted(request: Request, state: State, run: Annotated[list[str], Form()]) -> Response:
-    """Take deleted runs back from the trash, and respond with a toast."""
+def undelete(request: Request, state: State, run: Annotated[list[str], Form()]) -> Response:
+    """Undelete runs, and respond with a toast."""
     problems: list[Problem] = []
     for run_id in run:
         try:
@@ -149,7 +149,7 @@ def restore_deleted(request: Request, state: State, run: Annotated[list[str], Fo
     if "HX-Request" not in request.headers:
         return RedirectResponse("/runs", 303)
     count = len(run) - len(problems)
-    message = ngettext("{n} run restored", "{n} runs restored", count).format(n=count)
+    message = ngettext("{n} run undeleted", "{n} runs undeleted", count).format(n=count)
     return templating.toast("again", f"{message} {_rest(problems)}".strip())
 
 
@@ -177,7 +177,7 @@ def _change(state: Runoff, run: Run, **values: Any) -> None:
 
 _ACTIONS: dict[str, Callable[[Runoff, Run, str], object]] = {
     "archive": lambda state, run, tag: _change(state, run, archived=True),
-    "restore": lambda state, run, tag: _change(state, run, archived=False),
+    "unarchive": lambda state, run, tag: _change(state, run, archived=False),
     "delete": lambda state, run, tag: commands.delete(state, run.id),
     "tag": lambda state, run, tag: _change(state, run, tags=list(dict.fromkeys([*run.tags, tag]))),
     "untag": lambda state, run, tag: _change(state, run, tags=[other for other in run.tags if other != tag]),
@@ -186,7 +186,7 @@ _ACTIONS: dict[str, Callable[[Runoff, Run, str], object]] = {
 }
 _ICONS = {
     "archive": "archive",
-    "restore": "archive",
+    "unarchive": "archive",
     "delete": "trash",
     "tag": "tag",
     "untag": "tag",
@@ -195,7 +195,7 @@ _ICONS = {
 }
 _DONE: dict[str, Callable[[int], str]] = {
     "archive": lambda n: ngettext("{n} run archived", "{n} runs archived", n),
-    "restore": lambda n: ngettext("{n} run unarchived", "{n} runs unarchived", n),
+    "unarchive": lambda n: ngettext("{n} run unarchived", "{n} runs unarchived", n),
     "delete": lambda n: ngettext("{n} run deleted", "{n} runs deleted", n),
     "tag": lambda n: ngettext("{n} run tagged {tag}", "{n} runs tagged {tag}", n),
     "untag": lambda n: ngettext("Tag {tag} removed from {n} run", "Tag {tag} removed from {n} runs", n),

@@ -43,8 +43,8 @@ _LARGEST_LOG = 2**20  # bytes; a host.log above this size is overwritten by the 
 class LocalExecutor:
     """Starts runs on this machine, through the host of the folder ``home`` that runs this version of the code.
 
-    ``command`` replaces ``python -m trainer.host`` as the command that starts a host. None is started while
-    ``home_problem`` says why.
+    ``command`` replaces ``python -m trainer.host`` as the command that starts a host. No host is started
+    while ``home_problem`` returns a sentence.
     """
 
     def __init__(self, home: Path, *, command: list[str] | None = None, home_problem: Check = unchecked) -> None:
@@ -155,7 +155,7 @@ class LocalExecutor:
         )
 
     def _replace_host(self) -> None:
-        """Kill a host that does not even greet, such as a stopped process. Its runs go on without it."""
+        """Kill a host that does not send its greeting, such as a stopped process. Its runs continue."""
         with self._lock:
             logger.warning("The trainer host does not answer, so it is replaced.")
             end_holder(wire.lock_path(self._home, self._version))
