@@ -189,6 +189,7 @@ def _look(request: dict[str, Any], _library: object) -> dict[str, Any]:
     copying.COPYING_SECONDS = 0.0  # the home is a copy, of which nothing more will come
     with TestClient(create_app(Settings(home=home), train=False), base_url="http://localhost") as client:
         state = client.app.state.runoff  # type: ignore[attr-defined]
+        _wait_for_imports(client)  # an interrupted one continues
         state.indexer.tick()
         runs = client.get("/api/v1/runs?limit=1000").json()["runs"]
         rows = _rows(state.engine)
