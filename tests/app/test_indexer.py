@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from sqlmodel import select
 
 from app.runs import ingest as module
 from app.runs.indexer import Indexer
-from app.store.database import reading, writing
+from app.store.database import last_write, reading, writing
 from app.store.queries import next_version
 from app.store.tables import Epoch, Run
 from tests.app.run_folders import (
@@ -321,3 +323,46 @@ def test_seconds_left_come_from_this_attempt(index: Indexer, monkeypatch: pytest
     say(folder, [started(), steps(1), steps(2)])  # step 1 at second 1, step 11 a second later, of 30
     index.tick()
     assert only(index).seconds_left == pytest.approx(1.9)
+
+
+@pytest.mark.parametrize("unfit", ["\ud800", 10**30])
+def test_a_run_that_does_not_fit_the_index_stops_nobody(index: Indexer, unfit: object) -> None:
+    """SQLite refuses a text that is no Unicode, and a number of more than 64 bits, with errors of its own."""
+    good, bad = finish(new_run(index.runs)), finish(new_run(index.runs, seed=1))
+    name = "name" if isinstance(unfit, str) else "after_attempt"
+    record = json.dumps({**(bad.read_run() or {}), name: unfit})
+    (bad.path / "run.json").write_text(record)
+    index.tick()
+    assert good.id in [run["id"] for run in rows(index)[0]]
+    assert index.rebuild() >= 1
+
+
+def test_writers_of_one_process_wait_for_each_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.store.database.BUSY_SECONDS", 0.01)
+    failed: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            with writing(engine) as session:
+                session.connection()
+                time.sleep(0.05)
+                session.commit()
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write) for _number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
+def test_a_journal_of_a_killed_server_means_that_any_run_may_have_changed(tmp_path: Path) -> None:
+    """SQLite writes to the index when it is opened after a kill, so its time says nothing then."""
+    path = tmp_path / "index"
+    assert last_write(path) == 0.0
+    path.touch()
+    assert last_write(path) == path.stat().st_mtime
+    (tmp_path / "index-journal").touch()
+    assert last_write(path) == 0.0

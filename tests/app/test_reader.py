@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -113,3 +114,29 @@ def test_pages_and_api_say_how_far_the_index_is(api: TestClient, state: Runoff) 
     assert api.get("/api/v1/system").json()["indexing"] == {"done": 1_200, "total": 10_000}
     page = api.get("/runs", headers={"Accept": "text/html"}).text
     assert "1,200 of 10,000. Until all are read, lists may be incomplete." in page
+
+
+def test_folders_without_a_run_are_read_once(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.runs.indexer._MANY", 1)
+    monkeypatch.setattr("app.runs.indexer.COPYING_SECONDS", 0.0)
+    runs = tmp_path / "runs"
+    for number in range(3):
+        folder = new_run(runs, seed=number)
+        (folder.path / "run.json").write_text("{")  # damaged, and so old that nothing will be added to it
+        os.utime(folder.path, (0, 0))
+        os.rename(folder.path / "run.json", folder.path / "run.json.lost")
+        os.utime(folder.path, (0, 0))
+    os.utime(runs, (time.time() - 60,) * 2)
+    begun: list[bool] = []
+
+    class Counted(Reader):
+        def begin(self, *arguments: Any, **options: Any) -> None:
+            begun.append(True)
+            super().begin(*arguments, **options)
+
+    index = Indexer(engine, runs, reader=Counted(tmp_path / "db.sqlite3", runs))
+    index.discover()
+    wait_until(lambda: index._seen_mtime > 0)
+    for _tick in range(3):
+        index.discover()
+    assert begun == [True]

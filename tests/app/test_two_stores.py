@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from app.main import create_app
 from app.runs import commands, lifecycle, starting, trash
+from app.runs.idempotency import KeyedRequest
 from app.runs.plan import plan
 from app.schemas import SweepIn
 from app.server import make_state
@@ -464,3 +465,53 @@ def test_old_temporary_files_are_removed_at_the_start(home: Path) -> None:
     os.utime(home / ".server.json.1.tmp", (time.time() - 3600,) * 2)
     with TestClient(create_app(Settings(home=home), train=False)):
         assert [path.name for path in home.glob(".*.tmp")] == [".server.json.2.tmp"]
+
+
+def test_a_sweep_that_was_noted_on_a_full_disk_starts_when_there_is_space(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server was killed after its note, and the next one started on a full disk."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_arguments: object, **_labels: object) -> None:
+        raise Killed
+
+    def fail(*_arguments: object, **_labels: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    keyed = KeyedRequest.of("a key", ["sweeps", SWEEP])
+    state = make_state(Settings(home=home))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "announce", kill)
+        patch.setattr(starting, "take_back", lambda *_arguments: None)
+        with pytest.raises(Killed):
+            commands.start(state, plan(home, SweepIn.model_validate(SWEEP)), keyed=keyed)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "announce", fail)
+        client = TestClient(create_app(Settings(home=home), train=False), base_url="http://localhost")
+        site = client.__enter__()
+    try:
+        assert starting.is_noted(home, keyed)
+        assert site.post("/api/v1/sweeps", json=SWEEP, headers={"Idempotency-Key": "a key"}).status_code == 503
+        scheduler: Any = site.app.state.runoff.scheduler  # type: ignore[attr-defined]
+        scheduler._began_at = time.time() + 1
+        scheduler._complete_starts()
+        scheduler.indexer.tick()
+        assert site.get("/api/v1/runs").json()["total"] == 3
+    finally:
+        client.__exit__(None, None, None)
+
+
+def test_what_cannot_be_removed_from_the_trash_stops_no_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = home / "trash" / "abc"
+    old.mkdir(parents=True)
+    os.utime(old, (0, 0))
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    assert list(trash.purge(home)) == []
+    assert old.is_dir()
