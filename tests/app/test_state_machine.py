@@ -297,7 +297,8 @@ class Machine(RuleBasedStateMachine):
         }
         self.world.next_start = start
         before = {run_id: run.status for run_id, run in self.rows().items()}
-        touched: set[str] = set()
+        # A change whose commit failed is in the folder, and the index follows at the next tick.
+        touched: set[str] = {*self.state.indexer._again}  # type: ignore[attr-defined]
         if intruder is not None:
             self.world.disk.intrudes_at, name, number = intruder
             run_id = self.run(number, "trash" if name == "restore" else "runs")
