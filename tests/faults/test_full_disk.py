@@ -26,6 +26,7 @@ from tests.faults.test_power_cuts import Disk, disk
 __all__ = ["disk"]  # a fixture
 pytestmark = [
     pytest.mark.faults,
+    pytest.mark.full,
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system"),
     pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="mkfs.ext4 is not installed"),
@@ -204,14 +205,7 @@ def is_degraded(server: Server) -> bool:
 
 
 @pytest.mark.parametrize(
-    "round_of",
-    [
-        during_a_run,
-        pytest.param(during_an_import, marks=pytest.mark.full),
-        pytest.param(during_an_upload, marks=pytest.mark.full),
-        pytest.param(during_a_start, marks=pytest.mark.full),
-        pytest.param(during_a_migration, marks=pytest.mark.full),
-    ],
+    "round_of", [during_a_run, during_an_import, during_an_upload, during_a_start, during_a_migration]
 )
 def test_a_full_disk(small: Server, filler: Filler, archive: bytes, full: bool, count: Count, round_of: Round) -> None:
     rounds = 6 if full else 1

@@ -20,7 +20,7 @@ from trainer import wire
 from trainer.event_log import read_log
 from trainer.lock_holder import holder
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.full]
 
 ACTIVE = 3  # runs at a time: two train, one waits
 LONGEST_PAUSE_SECONDS = 0.6  # between two kills
