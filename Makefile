@@ -11,7 +11,7 @@ help:
 	@echo "make demo   set up, serve, train FC, CNN and permuted CNN, print the link to their comparison (ARGS=--exit, ARGS=--again)"
 	@echo "make serve  serve on http://127.0.0.1:8000, restarting when the code changes"
 	@echo "make test   set up and run all tests but faults (ARGS=\"-m 'not slow'\" leaves out the slow ones)"
-	@echo "make faults flip bits, kill processes, cut the power and fail system calls, as docs/reliability.md says (ARGS=--quick: a few of each, in a minute)"
+	@echo "make faults flip bits, kill processes, cut the power and fail system calls, as docs/reliability.md says (ARGS=--quick: a few of each, in two minutes)"
 	@echo "make check  format and lint of Python, templates, CSS and JavaScript, types, import contracts, spelling"
 	@echo "make format writes Python, templates, CSS and JavaScript in the project's format"
 	@echo "make bench  the benchmarks, about two and a half hours; writes docs/lab/benchmarks.md (ARGS=--quick goes through them in a few steps)"
