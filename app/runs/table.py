@@ -29,7 +29,7 @@ from trainer.run_folder import RunFolder
 MOST_AT_ONCE = 1000  # runs that one action may touch
 PAGE_SIZE = 100  # rows; a group counts as one
 SPARK_POINTS = 44
-KEPT_ROWS = 1000
+KEPT_RUNS = 1000  # whose rows are kept; a group counts as its runs
 _NOT_SHOWN = [defer(getattr(Run, name)) for name in ("class_names", "warnings")]
 _ENOUGH_EPOCHS = 12  # from here on a sparkline is drawn from epochs, not from steps
 
@@ -173,6 +173,7 @@ class _RowCache:
 
     def __init__(self) -> None:
         self._rows: OrderedDict[_Key, Row] = OrderedDict()
+        self._num_runs = 0
         self._lock = Lock()
 
     def get(self, key: _Key | None) -> Row | None:
@@ -184,14 +185,17 @@ class _RowCache:
 
     def put(self, key: _Key | None, row: Row) -> None:
         with self._lock:
-            if key is not None:
+            if key is not None and key not in self._rows:
                 self._rows[key] = row
-            while len(self._rows) > KEPT_ROWS:
-                self._rows.popitem(last=False)
+                self._num_runs += len(key[2])
+            while self._num_runs > KEPT_RUNS and len(self._rows) > 1:
+                (_folder, _is_open, runs), _row = self._rows.popitem(last=False)
+                self._num_runs -= len(runs)
 
     def clear(self) -> None:
         with self._lock:
             self._rows.clear()
+            self._num_runs = 0
 
 
 _cache = _RowCache()

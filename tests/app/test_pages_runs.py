@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -636,7 +637,7 @@ def test_a_sparkline_needs_only_its_points(site: Client, site_app: Any, add_run:
 
 
 def test_rows_that_did_not_change_are_neither_read_nor_drawn_again(
-    site: Client, add_run: Any, statements: list[tuple[str, int]]
+    site: Client, add_run: Any, statements: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repeat(add_run, [9_500, 9_400])
     run = add_run("CNN", learning_rate=0.5, tags=["x"])
@@ -647,15 +648,23 @@ def test_rows_that_did_not_change_are_neither_read_nor_drawn_again(
         return sum(rows for statement, rows in statements if "run.config" in statement)
 
     statements.clear()
-    drawn = runs_view._drawn.cache_info().misses
+    drawn: list[Any] = []
+    real = runs_view._draw
+
+    def draw(row: Any, *arguments: Any) -> Any:
+        drawn.append(row)
+        return real(row, *arguments)
+
+    monkeypatch.setattr(runs_view, "_draw", draw)
     assert site.get("/runs").text == before
     assert read() == 1  # only the running one
-    assert runs_view._drawn.cache_info().misses == drawn
+    assert [row.has_ended for row in drawn] == [False]
+    drawn.clear()
     site.patch(f"/api/v1/runs/{run.id}", json={"tags": ["y"]})
     statements.clear()
     assert "?tag=y" in site.get("/runs").text
     assert read() == 2
-    assert runs_view._drawn.cache_info().misses == drawn + 1
+    assert sorted(row.has_ended for row in drawn) == [False, True]
 
 
 @pytest.mark.slow
@@ -734,12 +743,25 @@ def test_two_who_ask_at_once_get_each_row_once(
 
 
 def test_only_the_rows_asked_for_last_are_kept(site: Client, add_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_table, "KEPT_ROWS", 2)
+    monkeypatch.setattr(run_table, "KEPT_RUNS", 2)
     for rate in (0.1, 0.2, 0.3):
         add_run("CNN", learning_rate=rate)
     before = site.get("/runs").text
     assert len(run_table._cache._rows) == 2
     assert site.get("/runs").text == before
+
+
+def test_a_group_that_grows_keeps_no_old_rows(site: Client, add_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each repeat that is added makes another row of the group, with all its runs."""
+    monkeypatch.setattr(run_table, "KEPT_RUNS", 12)
+    for seed in range(10):
+        add_run("CNN", seed=seed)
+        site.get("/runs")
+    kept = [len(runs) for _folder, _is_open, runs in run_table._cache._rows]
+    assert kept[-1] == 10
+    assert sum(kept) == run_table._cache._num_runs <= 12
+    gc.collect()
+    assert len(runs_view._html) <= len(kept) + 1
 
 
 # Defects ------------------------------------------------------------------------------------------------------------------

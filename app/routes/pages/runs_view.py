@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any
 from urllib.parse import urlencode
+from weakref import WeakKeyDictionary
 
 from markupsafe import Markup
 from pydantic import BaseModel, Field
@@ -14,7 +15,7 @@ from app.compare.load import MAX_COMPARED
 from app.draw.small import Scale, scale_of
 from app.runs.columns import DEFAULT_COLUMNS, Column, all_columns
 from app.runs.rows import GroupRow, Row
-from app.runs.table import KEPT_ROWS, MOST_AT_ONCE, PAGE_SIZE, RunTable
+from app.runs.table import MOST_AT_ONCE, PAGE_SIZE, RunTable
 from app.store.fields import fields
 from app.store.queries import RunFilter
 from app.store.search import SearchError
@@ -315,7 +316,7 @@ class RunsPage:
     def drawn(self, row: Row) -> Markup:
         """The HTML of a row, with the repeats of an open group."""
         toggle_url = self.toggle_url(row.group) if isinstance(row, GroupRow) else ""
-        draw = _drawn if row.has_ended else _drawn.__wrapped__  # not cached: live runs keep changing
+        draw = _drawn if row.has_ended else _draw  # live runs keep changing
         return draw(row, toggle_url, self._view)
 
     @cached_property
@@ -329,6 +330,9 @@ class RunsPage:
         return self.query.url(open=[g for g in self.query.open if g != group] if is_open else [*self.query.open, group])
 
 
+_KEPT_VIEWS = 8  # of a row: one for each choice of columns, order and filters
+
+
 @dataclass(frozen=True)
 class _View:
     """Everything that the HTML of a row depends on, except the row itself and the link that opens it."""
@@ -340,7 +344,20 @@ class _View:
     columns: list[Column] = field(compare=False)
 
 
-@lru_cache(maxsize=KEPT_ROWS)
-def _drawn(row: Row, toggle_url: str, view: _View) -> Markup:
+_html: WeakKeyDictionary[Row, dict[tuple[str, _View], Markup]] = WeakKeyDictionary()  # it goes with the row
+
+
+def _draw(row: Row, toggle_url: str, view: _View) -> Markup:
     macros: Any = templating.environment().get_template("macros/runs.html").module
     return Markup(macros.unit(row, view.scale, toggle_url, view.query, view.columns))
+
+
+def _drawn(row: Row, toggle_url: str, view: _View) -> Markup:
+    known = _html.setdefault(row, {})
+    html = known.get((toggle_url, view))
+    if html is None:
+        html = _draw(row, toggle_url, view)
+        if len(known) >= _KEPT_VIEWS:
+            known.clear()
+        known[toggle_url, view] = html
+    return html
