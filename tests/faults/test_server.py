@@ -75,6 +75,7 @@ def spot(tmp_path: Path) -> Iterator[Path]:
     LocalExecutor(home).end_host()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("same", ["port", pytest.param("home", marks=full_form), pytest.param("link", marks=full_form)])
 def test_of_two_servers_one_ends_with_a_sentence(spot: Path, same: str, full: bool, count: Count) -> None:
     times = 10 if full else 1
@@ -142,6 +143,7 @@ def _lines(stream: httpx.Response) -> Iterator[str]:
         yield from stream.iter_lines()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=full_form)])
 def test_a_signal_during_the_start_is_quiet(spot: Path, number: int, full: bool, count: Count) -> None:
     delays = [0.05 * step for step in range(60)] if full else [0.2, 0.7, 1.2]
