@@ -13,57 +13,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.faults.forking import ForkingProcess
 from trainer.event_log import read_log
 from trainer.run_folder import RunFolder
 
 SPARE_SECONDS = 120.0  # an attempt of these tests takes about one; after this it ends itself
 
 
-class Attempts:
+class Attempts(ForkingProcess):
     """The process that forks attempts for one home. ``run`` waits for the end of an attempt."""
 
     def __init__(self, home: Path) -> None:
-        environment = {**os.environ, "RUNOFF_HOME": str(home), "OPENBLAS_NUM_THREADS": "1"}
-        environment.pop("RUNOFF_DATASETS", None)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.attempts"],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__("tests.faults.attempts", {"RUNOFF_HOME": str(home), "OPENBLAS_NUM_THREADS": "1"})
 
     def run(
         self, folder: RunFolder, attempt: int, *, strace: Sequence[str] = (), kill_after_epochs: int | None = None
     ) -> int:
         """Run an attempt, watched by strace if it has arguments. Returns its exit status, or minus the signal."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         request = {"folder": str(folder.path), "attempt": attempt, "strace": list(strace), "epochs": kill_after_epochs}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return int(json.loads(self._process.stdout.readline())["exit"])
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
-
-
-@contextmanager
-def attempts(home: Path) -> Iterator[Attempts]:
-    process = Attempts(home)
-    try:
-        yield process
-    finally:
-        process.close()
+        return int(self.ask(request)["exit"])
 
 
 # The process ---------------------------------------------------------------------------------------------------------

@@ -10,18 +10,17 @@ import ctypes
 import json
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.faults.forking import ForkingProcess
 from trainer.config import RunConfig
 from trainer.run_folder import RunFolder
 
@@ -30,45 +29,17 @@ SWEEP = {"base": {"dataset": "digits", "model": "fc"}, "grid": {"seed": [10, 11,
 Request = tuple[str, str, dict[str, Any] | None]  # method, path, JSON
 
 
-class Servers:
+class Servers(ForkingProcess):
     """The process that forks servers."""
 
     def __init__(self, library: Path) -> None:
-        environment = {**os.environ, "LD_PRELOAD": str(library), "RUNOFF_FAULTS": str(library)}
-        environment |= {"RUNOFF_RESERVE_MB": "0", "RUNOFF_MEASURE": "false"}
-        environment.pop("RUNOFF_DATASETS", None)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.server_calls"],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        variables = {"LD_PRELOAD": str(library), "RUNOFF_FAULTS": str(library)}
+        variables |= {"RUNOFF_RESERVE_MB": "0", "RUNOFF_MEASURE": "false"}
+        super().__init__("tests.faults.server_calls", variables)
 
     def run(self, home: Path, **request: Any) -> dict[str, Any]:
         """Fork a server for a request of this module. Returns its answer, and what it wrote as ``log``."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"home": str(home), **request}) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
-
-
-@contextmanager
-def servers(library: Path) -> Iterator[Servers]:
-    process = Servers(library)
-    try:
-        yield process
-    finally:
-        process.close()
+        return self.ask({"home": str(home), **request})
 
 
 # The process ---------------------------------------------------------------------------------------------------------

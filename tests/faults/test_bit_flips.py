@@ -27,7 +27,7 @@ from app.runs.scheduler import Scheduler
 from app.settings import Settings
 from app.store.database import make_engine, migrate, reading
 from app.store.tables import Epoch, Run
-from tests.faults.attempts import Attempts, attempts
+from tests.faults.attempts import Attempts
 from tests.faults.conftest import Count
 from tests.faults.results import damage_in, ending, reported_epochs, results
 from trainer.config import parse_config
@@ -154,7 +154,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         config, _warnings = parse_config({"dataset": "digits", "model": "fc", "batch_size": 16, "epochs": epochs})
         return RunFolder.create(settings.runs, config, name=name, tags=["some", "tags"], notes="a few words")
 
-    with attempts(settings.home) as process:
+    with Attempts(settings.home) as process:
         undisturbed, finished, interrupted = new_run(EPOCHS, "u"), new_run(3, "finished"), new_run(EPOCHS, "stopped")
         for folder in (undisturbed, finished):
             assert process.run(folder, 1) == 0

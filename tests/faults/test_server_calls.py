@@ -28,7 +28,7 @@ from PIL import Image
 
 from app.runs import starting
 from tests.faults.conftest import Count
-from tests.faults.server_calls import SWEEP, Servers, servers
+from tests.faults.server_calls import SWEEP, Servers
 from trainer.config import parse_config
 from trainer.run_folder import RunFolder
 
@@ -87,7 +87,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = Path(tempfile.mkdtemp(prefix="calls-", dir=shared if shared.is_dir() else tmp_path_factory.getbasetemp()))
     library = tmp_path_factory.mktemp("library") / "fail_calls.so"  # a shared memory may not hold programs
     subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"], check=True)
-    with servers(library) as process:
+    with Servers(library) as process:
         yield Lab(process, folder)
     shutil.rmtree(folder)
 

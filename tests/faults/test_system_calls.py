@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.attempts import Attempts, attempts
+from tests.faults.attempts import Attempts
 from tests.faults.conftest import Count
 from tests.faults.results import ending, problems_of, results
 from tests.faults.servers import wait_for
@@ -92,7 +92,7 @@ class Trial:
 
 @pytest.fixture(scope="module")
 def trial(home: Path) -> Iterator[Trial]:
-    with attempts(home) as process:
+    with Attempts(home) as process:
         trial = Trial(process, home / "runs", home / "trace")
         trial.attempts.run(trial.new_run(), 1)
         data = [path.stat().st_mtime for path in home.glob("datasets/digits/*")]
